@@ -1,0 +1,76 @@
+"""CLIP (arXiv:2103.00020)."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from .base import DualEncoderConfig, TextConfig, VisionConfig
+
+
+@strict
+class CLIPVisionConfig(VisionConfig):
+    """The image tower of CLIP; defaults are those of ViT-B/32."""
+
+    model_type = "clip_vision_model"
+
+    patch_size: int = 32
+    projection_dim: int = 512
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    initializer_factor: float | int = 1.0
+
+    initialization = "clip"
+    class_token = True
+    patch_bias = False
+    pre_norm = True
+    norm_first = False
+    pooling = "class_token"
+
+
+@strict
+class CLIPTextConfig(TextConfig):
+    """The text tower of CLIP; defaults are those of ViT-B/32. Its two special tokens are the vocabulary's last."""
+
+    model_type = "clip_text_model"
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    projection_dim: int = 512
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    initializer_factor: float | int = 1.0
+    pad_token_id: int | None = 1
+
+    initialization = "clip"
+    causal = True
+    fixed_length = False
+    pooling = "first_eos"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.bos_token_id is None:
+            self.bos_token_id = self.vocab_size - 2
+        if self.eos_token_id is None:
+            self.eos_token_id = self.vocab_size - 1
+        super().__post_init__(**kwargs)
+
+
+@strict
+class CLIPConfig(DualEncoderConfig):
+    """CLIP: class-token pooling, a causal text tower, two projections, the symmetric softmax loss."""
+
+    model_type = "clip"
+    sub_configs: ClassVar = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
+    sub_configs_defaults: ClassVar = sub_configs  # the name that newer transformers reads
+
+    projection_dim: int = 512
+    logit_scale_init_value: float | int = 2.6592
+
+    projection = True
+    logit_shape = ()
+    logit_bias_init_value = None
+    loss = "softmax"

@@ -1,0 +1,92 @@
+"""What a file or folder is: family, geometry, dtypes, parameters, hash. Nothing in it is executed."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..configuration import DualEncoderConfig
+from ..formats import Checkpoint, read_checkpoint
+
+# safetensors' names of dtypes -> torch's
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+
+
+def inspect_source(source: str | Path, *, image_size: int | None = None) -> dict[str, Any]:
+    """Describe an official checkpoint, or a transformers folder from its config.json and its safetensors headers."""
+    source = Path(source)
+    if source.is_dir():
+        return _describe_folder(source)
+    return describe_checkpoint(read_checkpoint(source, image_size=image_size))
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """JSON-ready: files with size and sha256, format, layout, family, geometry, dtypes (values of each), parameters."""
+    tensors = ((str(tensor.dtype).removeprefix("torch."), tensor.numel()) for tensor in checkpoint.tensors.values())
+    return {
+        "format": checkpoint.format,
+        "layout": checkpoint.layout,
+        "files": [_describe_file(Path(checkpoint.path))],
+        **_describe_config(checkpoint.config),
+        **_describe_values(tensors),
+    }
+
+
+def _describe_folder(folder: Path) -> dict[str, Any]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not files:
+        raise ValueError(
+            f"Expected an official checkpoint file or a folder with config.json and .safetensors files. {folder} holds "
+            f"{', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'}."
+        )
+    headers = [entry for file in files for name, entry in _safetensors_header(file).items() if name != "__metadata__"]
+    tensors = ((_DTYPES.get(entry["dtype"], entry["dtype"]), math.prod(entry["shape"])) for entry in headers)
+    return {
+        "format": "transformers",
+        "layout": "sharded" if len(files) > 1 else "one file",
+        "files": [_describe_file(file) for file in files],
+        **_describe_config(DualEncoderConfig.from_pretrained(folder)),
+        **_describe_values(tensors),
+    }
+
+
+def _safetensors_header(file: Path) -> dict[str, Any]:
+    """Its first eight bytes are the length of a JSON object, which follows: name -> dtype, shape, place."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > file.stat().st_size:
+            raise ValueError(f"Expected a safetensors file. {file} promises a header of {length} bytes and is shorter.")
+        return json.loads(stream.read(length))
+
+
+def _describe_file(file: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"name": file.name, "bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
+    vision, text = config.vision_config, config.text_config
+    tower = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    return {
+        "family": config.model_type,
+        "geometry": {
+            "vision": {name: getattr(vision, name) for name in ("image_size", "patch_size", *tower)},
+            "text": {name: getattr(text, name) for name in ("max_position_embeddings", "vocab_size", *tower)},
+        },
+    }
+
+
+def _describe_values(tensors: Iterable[tuple[str, int]]) -> dict[str, Any]:
+    dtypes: Counter[str] = Counter()
+    for dtype, values in tensors:
+        dtypes[dtype] += values
+    parameters = sum(values for dtype, values in dtypes.items() if "float" in dtype)  # OpenAI's archives hold integers
+    return {"dtypes": dict(sorted(dtypes.items())), "parameters": parameters}

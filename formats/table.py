@@ -1,0 +1,179 @@
+"""Conversion as data: rows of names, shapes and reversible operations, and the engine that checks and applies them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+class FormatError(ValueError):
+    """A source that is not a checkpoint we can read; the message says what was expected, what was given, what to do."""
+
+
+class Operation(NamedTuple):
+    """A named change of values or shapes that can be undone bit by bit."""
+
+    name: str
+    forward: Callable[[list[Tensor]], list[Tensor]]
+    reverse: Callable[[list[Tensor], list[Shape]], list[Tensor]]  # is also given the shapes that the sources had
+
+
+def _one(name: str, forward: Callable[[Tensor], Tensor], reverse: Callable[[Tensor, Shape], Tensor]) -> Operation:
+    return Operation(name, lambda given: [forward(given[0])], lambda given, shapes: [reverse(given[0], shapes[0])])
+
+
+def join(operation: Operation, parts: int = 3) -> Operation:
+    """Apply `operation` to each source and concatenate: separate query, key, value -> one `in_proj`."""
+    return Operation(
+        f"join {parts} of {operation.name}",
+        lambda given: [torch.cat([operation.forward([part])[0] for part in given])],
+        lambda given, shapes: [
+            operation.reverse([part], [shape])[0] for part, shape in zip(given[0].chunk(parts), shapes, strict=True)
+        ],
+    )
+
+
+def stack(operation: Operation) -> Operation:
+    """Apply `operation` to each entry of the leading axis: one array for all layers -> one tensor a layer."""
+    return Operation(
+        f"stacked {operation.name}",
+        lambda given: [operation.forward([layer])[0] for layer in given[0]],
+        lambda given, shapes: [torch.stack([operation.reverse([layer], [shapes[0][1:]])[0] for layer in given])],
+    )
+
+
+def _without_identity_head(given: list[Tensor], shapes: list[Shape]) -> list[Tensor]:
+    scale, bias, head_weight, head_bias = given
+    if not torch.equal(head_weight, torch.eye(len(bias)).to(head_weight)) or head_bias.any():
+        raise FormatError("this layout has no text head, so the head must be the identity without bias; it is not.")
+    return [scale, bias]
+
+
+KEEP = _one("keep", lambda tensor: tensor, lambda tensor, shape: tensor)
+TRANSPOSE = _one("transpose", lambda matrix: matrix.T, lambda matrix, shape: matrix.T)
+FLATTEN = _one("flatten", lambda tensor: tensor.flatten(), lambda tensor, shape: tensor.reshape(shape))
+SQUEEZE = _one("squeeze", lambda tensor: tensor[0], lambda tensor, shape: tensor[None])
+# flax kernels are (in, out), (in, heads, head_dim) or (heads, head_dim, out); torch weights are (out, in).
+KERNEL = _one("kernel", lambda kernel: kernel.flatten(1).T, lambda weight, shape: weight.T.reshape(shape))
+OUT_KERNEL = _one("out kernel", lambda kernel: kernel.flatten(0, 1).T, lambda weight, shape: weight.T.reshape(shape))
+PATCHES = _one("patches", lambda hwio: hwio.permute(3, 2, 0, 1), lambda oihw, shape: oihw.permute(2, 3, 1, 0))
+SPLIT = Operation("split", lambda given: list(given[0].chunk(3)), lambda given, shapes: [torch.cat(given)])
+# Adding -0.0 leaves every number as it is, the sign of zero included.
+ADD = Operation("add", lambda given: [sum(given[1:], given[0])], lambda given, _: [given[0], -torch.zeros_like(given[0])])
+IDENTITY_HEAD = Operation(
+    "identity head", lambda given: [*given, torch.ones_like(given[0]).diag(), torch.zeros_like(given[1])],
+    _without_identity_head,
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """Official names -> transformers' names. `shape` is that of each source, in numbers and named sizes."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    shape: tuple[str, ...]
+    operation: Operation
+
+
+def row(sources: str, targets: str, shape: str, operation: Operation = KEEP) -> Row:
+    """A row from names separated by blanks. A size is `4`, `embed`, `.width` (of the tower at hand) or `3*.width`."""
+    return Row(tuple(sources.split()), tuple(targets.split()), tuple(shape.split()), operation)
+
+
+def expand(rows: Sequence[Row], tower: str, source: str = "", target: str = "") -> list[Row]:
+    """The rows of one tower, with prefixes."""
+    return [
+        Row(
+            tuple(source + name for name in row.sources),
+            tuple(target + name for name in row.targets),
+            tuple(size.replace(".", f"{tower}.") for size in row.shape),
+            row.operation,
+        )
+        for row in rows
+    ]
+
+
+def expand_layers(rows: Sequence[Row], tower: str, layers: int, source: str, target: str) -> list[Row]:
+    """The rows of each layer; `{n}` is its number. A `source` without `{n}` holds all layers on a leading axis."""
+    if "{n}" in source:
+        return [
+            row for n in range(layers) for row in expand(rows, tower, source.format(n=n), target.format(n=n))
+        ]  # fmt: skip
+    return [
+        Row(row.sources, tuple(row.targets[0].format(n=n) for n in range(layers)), row.shape, stack(row.operation))
+        for row in expand([row._replace(shape=(".layers", *row.shape)) for row in rows], tower, source, target)
+    ]
+
+
+def solve(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], list[str]]:
+    """The sizes that the shapes state, and everything in which `tensors` is not what `table` describes."""
+    sizes: dict[str, int] = {}
+    expected = {name: row.shape for row in table for name in row.sources}
+    violations = _compare_names(expected, tensors)
+    for name, shape in expected.items():
+        if name not in tensors:
+            continue
+        given = tuple(tensors[name].shape)
+        for symbol, size in zip(shape, given, strict=False):
+            if "*" not in symbol and not symbol.isdigit():
+                sizes.setdefault(symbol, size)
+        if 0 in given or tuple(_size(symbol, sizes) for symbol in shape) != given:
+            wanted = ", ".join(f"{symbol}={_size(symbol, sizes)}" for symbol in shape)
+            violations.append(f"{name} has shape {given}, expected ({wanted})")
+        if not tensors[name].is_floating_point():
+            violations.append(f"{name} has dtype {tensors[name].dtype}, expected floating point")
+        elif not tensors[name].isfinite().all():
+            violations.append(f"{name} has NaN or infinite values")
+    return sizes, violations
+
+
+def to_transformers(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that `solve` found no fault with, in transformers' names and shapes."""
+    return {
+        name: _own(tensor)
+        for row in table
+        for name, tensor in zip(row.targets, row.operation.forward([tensors[n] for n in row.sources]), strict=True)
+    }
+
+
+def to_official(
+    table: Sequence[Row], state_dict: Mapping[str, Tensor], sizes: Mapping[str, int]
+) -> dict[str, Tensor]:  # fmt: skip
+    """The reverse of `to_transformers`. Raises FormatError with every name and shape that does not fit."""
+    shapes = [tuple(_size(symbol, sizes) or 0 for symbol in row.shape) for row in table]
+    expected: dict[str, Shape] = {}
+    for row, shape in zip(table, shapes, strict=True):
+        models = row.operation.forward([torch.empty(shape, device="meta") for _ in row.sources])
+        expected |= {name: tuple(model.shape) for name, model in zip(row.targets, models, strict=True)}
+    violations = _compare_names(expected, state_dict) + [
+        f"{name} has shape {tuple(state_dict[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in state_dict and state_dict[name].shape != shape
+    ]
+    if violations:
+        raise FormatError(f"the weights do not fit the official layout: {'; '.join(violations)}.")
+    official = {}
+    for row, shape in zip(table, shapes, strict=True):
+        sources = row.operation.reverse([state_dict[name] for name in row.targets], [shape] * len(row.sources))
+        official |= {name: _own(tensor) for name, tensor in zip(row.sources, sources, strict=True)}
+    return official
+
+
+def _compare_names(expected: Mapping[str, object], given: Mapping[str, object]) -> list[str]:
+    missing = [f"{name} is missing" for name in expected if name not in given]
+    return missing + [f"{name} is not expected" for name in given if name not in expected]
+
+
+def _size(symbol: str, sizes: Mapping[str, int]) -> int | None:
+    factor, _, name = symbol.rpartition("*")
+    size = int(name) if name.isdigit() else sizes.get(name)
+    return None if size is None else size * int(factor or 1)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """`tensor`, contiguous and alone in its memory: what safetensors and `torch.save` expect."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -1,0 +1,29 @@
+"""Models: one encoder, two families, transformers' class names."""
+
+from .clip import (
+    CLIPForImageClassification,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+)
+from .dual_encoder import DualEncoderModel
+from .losses import sigmoid_loss, softmax_loss
+from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel
+
+__all__ = [
+    "CLIPForImageClassification",
+    "CLIPModel",
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "CLIPVisionModel",
+    "CLIPVisionModelWithProjection",
+    "DualEncoderModel",
+    "SiglipForImageClassification",
+    "SiglipModel",
+    "SiglipTextModel",
+    "SiglipVisionModel",
+    "sigmoid_loss",
+    "softmax_loss",
+]

@@ -1,0 +1,121 @@
+"""From pixels and token ids to the first hidden states, with the guards that keep wrong input from passing silently."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from ..configuration import TextConfig, VisionConfig
+
+
+class VisionEmbeddings(nn.Module):
+    """Patches as a convolution, a class token where the family has one, learned positions."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.class_token:
+            self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=config.patch_size,
+            stride=config.patch_size,
+            bias=config.patch_bias,
+        )
+        self.num_positions = config.grid_size**2 + config.class_token
+        self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
+
+    def initialize_own_parameters(self, config: VisionConfig) -> None:
+        if config.class_token:
+            init.normal_(self.class_embedding, std=config.hidden_size**-0.5 * config.initializer_factor)
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        self.check(pixel_values, interpolate_pos_encoding)
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        grid = patches.shape[-2:]
+        embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
+        if self.config.class_token:
+            class_token = self.class_embedding.expand(len(pixel_values), 1, -1)
+            embeddings = torch.cat([class_token, embeddings], dim=1)
+        return embeddings + self.positions(grid if interpolate_pos_encoding else None)
+
+    def positions(self, grid: torch.Size | None) -> Tensor:
+        """The position table (1, tokens, width), resized to `grid` as transformers does: bicubic, no antialias."""
+        table = self.position_embedding(torch.arange(self.num_positions, device=self.position_embedding.weight.device))
+        table, side = table[None], self.config.grid_size
+        if grid is None or tuple(grid) == (side, side):
+            return table
+        class_position, table = table[:, : self.config.class_token], table[:, self.config.class_token :]
+        table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
+        table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
+        return torch.cat([class_position, table.flatten(2).transpose(1, 2)], dim=1)
+
+    def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
+        config = self.config
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
+            raise ValueError(
+                f"pixel_values must have shape (batch, {config.num_channels}, height, width), "
+                f"got {tuple(pixel_values.shape)}."
+            )
+        height, width = pixel_values.shape[-2:]
+        if not interpolate_pos_encoding and (height, width) != (config.image_size, config.image_size):
+            raise ValueError(
+                f"Images must be {config.image_size}x{config.image_size} (config.image_size), got {height}x{width}. "
+                "Use the checkpoint's processor, or pass interpolate_pos_encoding=True to resize the position table."
+            )
+
+
+class TextEmbeddings(nn.Module):
+    """Token and position embeddings."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(
+        self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> Tensor:
+        if inputs_embeds is None:
+            if self.config.fixed_length:
+                input_ids = fit_length(input_ids, self.config)
+            inputs_embeds = self.token_embedding(input_ids)
+        elif self.config.fixed_length and inputs_embeds.shape[1] < self.config.max_position_embeddings:
+            missing = self.config.max_position_embeddings - inputs_embeds.shape[1]
+            padding = inputs_embeds.new_full((len(inputs_embeds), missing), self.config.pad_token_id, dtype=torch.long)
+            inputs_embeds = torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
+        length = inputs_embeds.shape[1]
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"Texts may have at most {self.config.max_position_embeddings} tokens "
+                f"(config.max_position_embeddings), got {length}. Use the checkpoint's processor, or truncation=True."
+            )
+        if position_ids is None:
+            position_ids = torch.arange(length, device=inputs_embeds.device)[None]
+        elif position_ids.shape[-1] != length:
+            raise ValueError(f"position_ids must name all {length} positions, got {position_ids.shape[-1]}.")
+        return inputs_embeds + self.position_embedding(position_ids)  # (batch, length, width)
+
+
+def fit_length(input_ids: Tensor, config: TextConfig) -> Tensor:
+    """Token ids as a tower of fixed length was trained on them: (batch, length) to (batch, max_position_embeddings).
+
+    Padding stands on the right, short texts are padded, long ones cut, and a text that fills all positions ends in
+    end-of-text. Ids that are right already come back unchanged.
+    """
+    length = config.max_position_embeddings
+    if config.eos_token_id is not None:
+        # Padded on the left (the default of transformers' Siglip2Tokenizer): padding first, end-of-text last.
+        is_left_padded = (input_ids[:, :1] == config.pad_token_id) & (input_ids[:, -1:] == config.eos_token_id)
+        leading = (input_ids != config.pad_token_id).int().argmax(dim=1, keepdim=True) * is_left_padded
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        input_ids = input_ids.gather(1, (positions + leading) % input_ids.shape[1])
+    if input_ids.shape[1] > length:
+        kept, last = input_ids[:, : length - 1], input_ids[:, length - 1]
+        if config.eos_token_id is not None:
+            last = last.masked_fill(last != config.pad_token_id, config.eos_token_id)
+        return torch.cat([kept, last[:, None]], dim=1)
+    return nn.functional.pad(input_ids, (0, length - input_ids.shape[1]), value=config.pad_token_id)

@@ -1,0 +1,55 @@
+"""The transformer encoder that every tower of every family is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import Attention
+from .initialization import linear
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = linear(config.hidden_size, config.intermediate_size, "mlp_in")
+        self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = Attention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)[0]
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+
+
+class Encoder(nn.Module):
+    """A stack of blocks. `attention_mask` is None or what `create_causal_mask` and its like return."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return hidden_states  # (batch, length, width)

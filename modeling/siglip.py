@@ -1,0 +1,46 @@
+"""SigLIP and fixed-size SigLIP 2 under transformers' class names: configuration, towers, output classes."""
+
+from transformers.models.siglip.modeling_siglip import SiglipOutput
+
+from ..configuration import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
+from .attention import Attention, PoolingAttention
+from .dual_encoder import DualEncoderModel
+from .encoder import EncoderLayer
+from .towers import ImageClassifier, TextTower, VisionTower
+
+
+class SiglipVisionModel(VisionTower):
+    """SigLIP's image tower.
+
+    `output_pooling_attentions=True` adds `pooling_attentions`, the head's map (batch, heads, 1, patches).
+    """
+
+    config: SiglipVisionConfig
+    _can_record_outputs = {
+        "hidden_states": EncoderLayer,
+        "attentions": Attention,
+        "pooling_attentions": PoolingAttention,
+    }
+
+
+class SiglipTextModel(TextTower):
+    """SigLIP's text tower."""
+
+    config: SiglipTextConfig
+
+
+class SiglipModel(DualEncoderModel):
+    """SigLIP (arXiv:2303.15343); fixed-size SigLIP 2 (arXiv:2502.14786) is the same model."""
+
+    config: SiglipConfig
+    base_model_prefix = "siglip"
+    vision_class = SiglipVisionModel
+    text_class = SiglipTextModel
+    output_class = SiglipOutput
+
+
+class SiglipForImageClassification(ImageClassifier):
+    """SigLIP's image tower under a linear classifier of the mean over patches."""
+
+    config: SiglipConfig
+    tower_class = SiglipVisionModel

@@ -1,0 +1,223 @@
+"""The two towers, alone or with the heads that transformers gives them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.models.clip.modeling_clip import CLIPTextModelOutput, CLIPVisionModelOutput
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
+from .attention import causal_mask
+from .embeddings import TextEmbeddings, VisionEmbeddings
+from .encoder import Encoder
+from .pooling import POOLERS, AttentionPoolingHead
+from .pretrained import EncoderPreTrainedModel
+
+
+class VisionTower(EncoderPreTrainedModel):
+    """Image encoder: embeddings, (norm), encoder, then norm and pooling in the family's order.
+
+    `pooled=False` leaves out the weights of pooling: no parameter that nothing uses.
+    """
+
+    config: VisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
+        super().__init__(config)
+        config = self.config
+        self.pooled = pooled and getattr(config, "vision_use_head", True)
+        self.embeddings = VisionEmbeddings(config)
+        if config.pre_norm:  # spelt as in every CLIP checkpoint of transformers
+            self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = Encoder(config)
+        if config.norm_first or self.pooled:
+            self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if self.pooled and config.pooling == "attention":
+            self.head = AttentionPoolingHead(config)
+        self.post_init()
+
+    @property
+    def vision_model(self) -> "VisionTower":
+        """Itself: code written for the towers of transformers before 5.6 goes on working."""
+        return self
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode images (batch, channels, height, width), normalised by the checkpoint's processor."""
+        kwargs.setdefault("output_attentions", self.config.output_attentions)
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)  # (batch, tokens, width)
+        if self.config.pre_norm:
+            hidden_states = self.pre_layrnorm(hidden_states)
+        hidden_states = self.encoder(hidden_states, **kwargs)
+        if self.config.norm_first:
+            hidden_states = self.post_layernorm(hidden_states)
+        pooled = None
+        if self.pooled:
+            pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs)  # (batch, width)
+            if not self.config.norm_first:
+                pooled = self.post_layernorm(pooled)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+
+class TextTower(EncoderPreTrainedModel):
+    """Text encoder: embeddings, encoder, norm, pooling, and SigLIP's linear head."""
+
+    config: TextConfig
+    base_model_prefix = "text_model"
+    input_modalities = ("text",)
+    _input_embed_layer = "token_embedding"
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__(config)
+        config = self.config
+        self.embeddings = TextEmbeddings(config)
+        self.encoder = Encoder(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        projection_size = getattr(config, "projection_size", None)
+        self.head = nn.Linear(config.hidden_size, projection_size) if projection_size else nn.Identity()
+        self.post_init()
+
+    @property
+    def text_model(self) -> "TextTower":
+        """Itself: code written for the towers of transformers before 5.6 goes on working."""
+        return self
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts (batch, length). With `inputs_embeds` (batch, length, width), ids only say where texts end.
+
+        A bidirectional family attends to its padding, as trained: `attention_mask` has no effect there.
+        """
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("A text tower needs input_ids (batch, length) or inputs_embeds, got neither.")
+        kwargs.setdefault("output_attentions", self.config.output_attentions)
+        hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
+        mask = None
+        if self.config.causal:
+            mask = causal_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
+        hidden_states = self.encoder(hidden_states, mask, **{**kwargs, "is_causal": self.config.causal})
+        hidden_states = self.final_layer_norm(hidden_states)
+        pooled = POOLERS[self.config.pooling](
+            self, hidden_states, input_ids=input_ids, attention_mask=attention_mask
+        )  # (batch, width)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(pooled))
+
+
+class VisionTowerWithProjection(EncoderPreTrainedModel):
+    """Image tower and projection; `image_embeds` (batch, projection_dim) is not normalised."""
+
+    config: VisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    tower_class: type[VisionTower]
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__(config)
+        self.vision_model = self.tower_class._from_config(self.config)
+        self.visual_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> CLIPVisionModelOutput:
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
+        return CLIPVisionModelOutput(
+            image_embeds=self.visual_projection(outputs.pooler_output),
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class TextTowerWithProjection(EncoderPreTrainedModel):
+    """Text tower and projection; `text_embeds` (batch, projection_dim) is not normalised."""
+
+    config: TextConfig
+    base_model_prefix = "text_model"
+    input_modalities = ("text",)
+    tower_class: type[TextTower]
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__(config)
+        self.text_model = self.tower_class._from_config(self.config)
+        self.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CLIPTextModelOutput:
+        outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        return CLIPTextModelOutput(
+            text_embeds=self.text_projection(outputs.pooler_output),
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ImageClassifier(EncoderPreTrainedModel):
+    """Image tower without its pooling, the mean over patches, a linear classifier."""
+
+    config: DualEncoderConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _input_embed_layer = "patch_embedding"
+    # What a dual encoder or transformers' own classifier has beyond the weights that a classifier uses.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^text_model\.",
+        r"^(visual|text)_projection\.",
+        r"^logit_(scale|bias)$",
+        r"^vision_model\.head\.",
+    ]
+    tower_class: type[VisionTower]
+
+    def __init__(self, config: DualEncoderConfig) -> None:
+        super().__init__(config)
+        vision_config = self.config.vision_config
+        self.num_labels = self.config.num_labels
+        self.vision_model = self.tower_class._from_config(vision_config, pooled=False)
+        has_labels = self.config.num_labels > 0
+        self.classifier = nn.Linear(vision_config.hidden_size, self.config.num_labels) if has_labels else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
+        patches = outputs.last_hidden_state[:, self.config.vision_config.class_token :]
+        logits = self.classifier(torch.mean(patches, dim=1))  # (batch, num_labels)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,0 +1,172 @@
+"""The float64 reference against the official code: recorded outputs of big_vision, and OpenAI's own model where installed."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from twinlens.conversion import reference_forward
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def _load(name):
+    folder = FIXTURES / name
+    checkpoint, inputs, expected = (
+        dict(np.load(folder / f"{part}.npz")) for part in ("checkpoint", "inputs", "expected")
+    )
+    return checkpoint, (inputs["pixel_values_nhwc"].transpose(0, 3, 1, 2), inputs["input_ids"]), expected
+
+
+@pytest.fixture(scope="module", params=["siglip_v1", "siglip_v2_scanned"])
+def official(request):
+    return _load(request.param)
+
+
+@pytest.fixture
+def siglip_v1():
+    return _load("siglip_v1")
+
+
+def _assert_same(result, expected):
+    for tower in ("image", "text"):
+        ours, theirs = getattr(result, tower), getattr(expected, tower)
+        for state, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+            np.testing.assert_allclose(state, other, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(ours.embeds, theirs.embeds, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.logits_per_image, expected.logits_per_image, rtol=0, atol=1e-12)
+
+
+def test_big_vision_float64_outputs(official):
+    checkpoint, inputs, expected = official
+    result = reference_forward(checkpoint, *inputs)
+    for output, name in [
+        (result.image.pooler_output, "image_pre_logits"),
+        (result.text.pooler_output, "text_logits"),
+        (result.image.embeds, "image_embeds_normalized"),
+        (result.text.embeds, "text_embeds_normalized"),
+        (result.logits_per_image, "logits_per_image"),
+    ]:
+        np.testing.assert_allclose(output, expected[f"f64/{name}"], rtol=0, atol=1e-12)
+
+
+def test_big_vision_every_block(official):
+    checkpoint, inputs, expected = official
+    result = reference_forward(checkpoint, *inputs)
+    recorded = {"image": "image_encoded", "text": "text_transformed"}
+    for name, last in recorded.items():
+        tower = getattr(result, name)
+        blocks = sorted(key for key in expected if key.startswith(f"{name}_block") and key.endswith("+mlp"))
+        assert len(tower.hidden_states) == len(blocks) + 1
+        outputs = [*tower.hidden_states[1:], tower.last_hidden_state]
+        for output, key in zip(outputs, [*blocks, last], strict=True):
+            # Recorded in float32, whose own error (meta.json) is up to 5e-6.
+            np.testing.assert_allclose(output[:3], expected[key], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(result.image.hidden_states[0][:3], expected["image_with_posemb"], rtol=0, atol=1e-5)
+
+
+def _without_params(weights):
+    return {name.removeprefix("params/"): value for name, value in weights.items()}
+
+
+def _scanned(weights, tower):
+    """The same weights with the blocks of one tower stacked on a leading layer axis."""
+    blocks = sorted({name.split(f"{tower}/encoderblock_")[1][0] for name in weights if f"{tower}/encoderblock_" in name})
+    first = [name for name in weights if f"{tower}/encoderblock_0/" in name]
+    rest = {name: value for name, value in weights.items() if f"{tower}/encoderblock_" not in name}
+    return rest | {
+        name.replace("encoderblock_0", "encoderblock"): np.stack(
+            [weights[name.replace("encoderblock_0", f"encoderblock_{index}")] for index in blocks]
+        )
+        for name in first
+    }
+
+
+def _old_layout(weights):
+    """No prefix, the text position table in two summands, the image table among the encoder's weights."""
+    weights = _without_params(weights)
+    table = weights.pop("txt/pos_embedding").astype(np.float64)
+    weights["txt/pos_embedding"], weights["txt/Encoder_0/pos_embedding"] = table - 0.25, np.full_like(table, 0.25)
+    weights["img/Transformer/pos_embedding"] = weights.pop("img/pos_embedding")
+    return weights
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(_without_params, id="without_params"),
+        pytest.param(lambda weights: _scanned(weights, "txt/Encoder_0"), id="text_scanned"),
+        pytest.param(lambda weights: _scanned(weights, "img/Transformer"), id="image_scanned"),
+        pytest.param(lambda weights: _scanned(_scanned(weights, "img/Transformer"), "txt/Encoder_0"), id="both_scanned"),
+        pytest.param(_old_layout, id="old"),
+        pytest.param(lambda weights: {k: torch.from_numpy(v) for k, v in weights.items()}, id="torch"),
+    ],
+)
+def test_same_weights_in_another_layout(siglip_v1, layout):
+    checkpoint, inputs, _ = siglip_v1
+    _assert_same(reference_forward(layout(checkpoint), *inputs), reference_forward(checkpoint, *inputs))
+
+
+def test_bfloat16_as_numpy_stores_it(siglip_v1):
+    checkpoint, inputs, _ = siglip_v1
+    rounded = {name: torch.from_numpy(value).bfloat16() for name, value in checkpoint.items()}
+    stored = {name: value.view(torch.int16).numpy().view("V2") for name, value in rounded.items()}
+    _assert_same(reference_forward(stored, *inputs), reference_forward(rounded, *inputs))
+
+
+def test_text_without_head(siglip_v1):
+    checkpoint, inputs, _ = siglip_v1
+    headless = {name: value for name, value in checkpoint.items() if "txt/head" not in name}
+    identity = {"params/txt/head/kernel": np.eye(32), "params/txt/head/bias": np.zeros(32)}
+    _assert_same(reference_forward(headless, *inputs), reference_forward(headless | identity, *inputs))
+
+
+def test_pixels_beyond_the_last_whole_patch_are_dropped(siglip_v1):
+    checkpoint, (pixels, ids), _ = siglip_v1
+    wider = np.pad(pixels, ((0, 0), (0, 0), (0, 5), (0, 5)), constant_values=9.0)
+    _assert_same(reference_forward(checkpoint, wider, ids), reference_forward(checkpoint, pixels, ids))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"Expected weights under OpenAI's names .* Got \['encoder.weight'\]"):
+        reference_forward({"encoder.weight": np.zeros(1)}, np.zeros((1, 3, 2, 2)), np.zeros((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def clip_source():
+    """`clip/model.py` of the openai-clip distribution, without the package around it, which needs torchvision."""
+    package = importlib.util.find_spec("clip")
+    if package is None or package.submodule_search_locations is None:
+        pytest.skip("openai-clip is not installed (the extra `reference`)")
+    spec = importlib.util.spec_from_file_location("openai_clip_model", Path(package.submodule_search_locations[0]) / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.LayerNorm.forward = torch.nn.LayerNorm.forward  # the original casts to float32
+    return module
+
+
+def test_openai_model_in_float64(clip_source):
+    generator = torch.Generator().manual_seed(0)
+    model = clip_source.CLIP(48, 56, 3, 128, 14, 16, 100, 64, 1, 2)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    clip_source.convert_weights(model)  # mixed float16 and float32, as released
+    released = {name: value.clone() for name, value in model.state_dict().items()}
+    model.double()
+
+    rng = np.random.default_rng(0)
+    pixels, ids = rng.uniform(-2, 2, (3, 3, 56, 56)), rng.integers(0, 99, (4, 16))
+    ids[:, 9] = 99
+    ids[0, 10:] = 99  # padded with the end of text
+    ids[1, 10:] = 0
+    with torch.no_grad():
+        image, text = model.encode_image(torch.from_numpy(pixels)), model.encode_text(torch.from_numpy(ids))
+        logits, _ = model(torch.from_numpy(pixels), torch.from_numpy(ids))
+
+    result = reference_forward(released, pixels, ids)
+    np.testing.assert_allclose(result.image.pooler_output, image, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.text.pooler_output, text, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.logits_per_image, logits, rtol=0, atol=1e-12)
+    assert math.isclose(np.linalg.norm(result.image.embeds[0]), 1, abs_tol=1e-12)

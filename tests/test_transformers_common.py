@@ -1,0 +1,281 @@
+"""transformers' own common tests, run on every model and configuration class of this package."""
+
+import os
+import tempfile
+import unittest
+from fnmatch import fnmatch
+from importlib import import_module
+from unittest.mock import patch
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from torch import nn
+from transformers import MODEL_MAPPING, PreTrainedModel
+from transformers.testing_utils import force_serialization_as_bin_files, torch_device
+from transformers_sources import transformers_tests
+
+transformers_tests()
+
+from tests.test_configuration_common import ConfigTester  # noqa: E402
+from tests.test_modeling_common import ModelTesterMixin  # noqa: E402
+
+# `COMMON_TESTS_OF=transformers pytest tests/test_transformers_common.py` shows what transformers' own classes fail.
+LIBRARY = import_module(os.environ.get("COMMON_TESTS_OF", "twinlens"))
+
+TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2}
+VISION = {**TOWER, "image_size": 12, "patch_size": 4}
+TEXT = {
+    **TOWER,
+    "vocab_size": 99,
+    "max_position_embeddings": 7,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+}
+
+
+class SmallModel:
+    """What the common tests ask of a `model_tester`: a small configuration, inputs for it, and their sizes."""
+
+    batch_size = 3
+    is_training = True
+    hidden_size = TOWER["hidden_size"]
+    num_attention_heads = TOWER["num_attention_heads"]
+    num_hidden_layers = TOWER["num_hidden_layers"]
+
+    def __init__(self, config_class, inputs, class_tokens):
+        self.config_class, self.inputs = config_class, inputs
+        patches = (VISION["image_size"] // VISION["patch_size"]) ** 2
+        self.seq_length = TEXT["max_position_embeddings"] if "text" in inputs else patches + class_tokens
+
+    def settings(self):
+        if not self.config_class.sub_configs:
+            return dict(VISION if self.inputs == ("image",) else TEXT)
+        return {"vision_config": dict(VISION), "text_config": dict(TEXT)}
+
+    def get_config(self):
+        return self.config_class(**self.settings())
+
+    def prepare_config_and_inputs_for_common(self):
+        generator = torch.Generator().manual_seed(0)
+        inputs = {}
+        if "text" in self.inputs:
+            ids = torch.randint(4, TEXT["vocab_size"], (self.batch_size, self.seq_length), generator=generator)
+            ids[:, -1] = TEXT["eos_token_id"]
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if "image" in self.inputs:
+            shape = (self.batch_size, 3, VISION["image_size"], VISION["image_size"])
+            inputs["pixel_values"] = torch.randn(shape, generator=generator)
+        inputs = {name: value.to(torch_device) for name, value in inputs.items()}
+        return self.get_config(), inputs
+
+
+def trainable(model_class):
+    """`model_class` with a loss where it has none: upstream trains only models with a head, these are all trained."""
+
+    class Trainable(model_class):
+        def forward(self, *args, **kwargs):
+            outputs = super().forward(*args, **kwargs)
+            if "loss" not in outputs:
+                outputs.loss = outputs[1 if "pooler_output" in outputs else 0].square().mean()
+            return outputs
+
+    return Trainable
+
+
+# Every test that leaves itself out has to be listed here, by a pattern of its name. (Those that need an accelerator or
+# a package that is not installed say so themselves.)
+NOT_FOR_US = {
+    "test_*_rope*": "positions are learned, not rotary",
+    "test_causal_lm_loss_honors_shift_labels": "no language modelling",
+    "test_eager_matches_batched_and_grouped_inference*": "no mixture of experts",
+    "test_encoder_decoder_loss_no_double_shift": "no language modelling",
+    "test_keep_in_fp32_modules*": "no weight is kept in float32: the steps that need it compute in it",
+    "test_moe_models_record_router_logits": "no mixture of experts",
+    "test_output_router_logits_from_config": "no mixture of experts",
+    "test_resize_position_vector_embeddings": "position tables are not resized in place",
+    "test_reverse_loading_mapping": "parameters have the names they have in the files",
+    "test_sliding_window_mask": "attention reaches over the whole sequence",
+    "test_tied_head_has_a_tp_plan_entry": "no plan for tensor parallelism",
+    "test_tp_plan_matches_params": "no plan for tensor parallelism",
+}
+NOT_FOR_TOWERS = {
+    "test_*_composite_model*": "one tower, one configuration",
+    "test_internal_model_config_and_subconfig_are_same": "one tower, one configuration",
+}
+NOT_FOR_IMAGES = {
+    "test_inputs_embeds*": "images have no `inputs_embeds`",
+    "test_resize_*": "images have no token embeddings",
+}
+NOT_FOR_DUAL_ENCODERS = {"test_inputs_embeds*": "`inputs_embeds` go to the text tower"}
+
+
+class CommonTests(ModelTesterMixin):
+    inputs = ()
+    skipped = NOT_FOR_US
+    test_can_init_all_missing_weights_before_2023 = True
+    additional_model_inputs = ("pixel_values",)
+
+    def setUp(self):
+        model_class = self.all_model_classes[0]
+        config_class = model_class.config_class
+        self.model_tester = SmallModel(config_class, self.inputs, model_class.__name__.startswith("CLIP"))
+        self._is_composite = bool(config_class.sub_configs) and "non_composite" not in self._testMethodName
+        if "training" in self._testMethodName and not model_class.__name__.endswith("ForImageClassification"):
+            self.all_model_classes = (trainable(model_class),)
+
+    def skipTest(self, reason):
+        """Leave a test out for the reason listed for it, and fail it when there is none."""
+        for pattern, listed in self.skipped.items():
+            if fnmatch(self._testMethodName, pattern):
+                super().skipTest(listed)
+        self.fail(f"left out without a listed reason: {reason}")
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if return_labels and len(self.inputs) == 2:
+            inputs["return_loss"] = True
+        return inputs
+
+    def model_and_inputs(self, attn_implementation="sdpa"):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        torch.manual_seed(0)
+        model = self.all_model_classes[0]._from_config(config, attn_implementation=attn_implementation)
+        return model.eval().to(torch_device), inputs
+
+    def towers(self, outputs):
+        return [outputs.vision_model_output, outputs.text_model_output] if len(self.inputs) == 2 else [outputs]
+
+    def test_config(self):
+        settings = {} if self.model_tester.config_class.sub_configs else self.model_tester.settings()
+        tester = ConfigTester(self, self.model_tester.config_class, self.inputs == ("text",), **settings)
+        tester.run_common_tests()
+
+    def test_torch_save_load(self):
+        """Upstream's test, which wants to find our configurations in its registry and leaves the class there out."""
+        with patch.dict(MODEL_MAPPING._extra_content, {self.model_tester.config_class: PreTrainedModel}):
+            super().test_torch_save_load()
+
+    def test_attention_outputs_under_sdpa(self):
+        eager, inputs = self.model_and_inputs("eager")
+        sdpa, _ = self.model_and_inputs("sdpa")
+        expected = self.towers(eager(**inputs, output_attentions=True))
+        for tower, expected_tower in zip(self.towers(sdpa(**inputs, output_attentions=True)), expected, strict=True):
+            assert len(tower.attentions) == TOWER["num_hidden_layers"]
+            torch.testing.assert_close(tower.attentions, expected_tower.attentions)
+
+    def test_training_reaches_every_trainable_parameter(self):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model_class = self.all_model_classes[0]
+        model = model_class.from_pretrained(None, config=config, state_dict={}).to(torch_device).train()
+        model(**self._prepare_for_class(inputs, model_class, return_labels=True)).loss.backward()
+        assert [name for name, x in model.named_parameters() if x.requires_grad and x.grad is None] == []
+
+    # Upstream's off-loading tests need an accelerator. Without one, these do the same with the CPU in its place.
+
+    def test_cpu_offload(self):
+        if torch_device != "cpu":
+            return super().test_cpu_offload()
+        model, inputs = self.model_and_inputs()
+        expected = model(**inputs)
+        cpu_offload(model, execution_device=torch.device("cpu"))
+        return self.check_offloaded(model, inputs, expected)
+
+    def test_disk_offload_safetensors(self):
+        return super().test_disk_offload_safetensors() if torch_device != "cpu" else self.check_disk_offload()
+
+    def test_disk_offload_bin(self):
+        if torch_device != "cpu":
+            return super().test_disk_offload_bin()
+        with force_serialization_as_bin_files():
+            return self.check_disk_offload(use_safetensors=False)
+
+    def check_disk_offload(self, **loading):
+        model, inputs = self.model_and_inputs()
+        expected = model(**inputs)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            model = type(model).from_pretrained(folder, device_map={"": "disk"}, offload_folder=folder, **loading)
+            self.check_offloaded(model, inputs, expected)
+
+    def check_offloaded(self, model, inputs, expected):
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+        torch.testing.assert_close(model(**inputs)[0], expected[0])
+
+
+class ImageTests(CommonTests):
+    inputs = ("image",)
+    skipped = NOT_FOR_US | NOT_FOR_TOWERS | NOT_FOR_IMAGES
+    test_resize_embeddings = False
+
+    def test_model_get_set_embeddings(self):
+        """As upstream's, for a model whose input embeddings are a convolution."""
+        model, _ = self.model_and_inputs()
+        assert isinstance(model.get_input_embeddings(), nn.Conv2d)
+        embeddings = nn.Conv2d(3, 3, 3)
+        model.set_input_embeddings(embeddings)
+        assert model.get_input_embeddings() is embeddings
+
+
+class TextTests(CommonTests):
+    inputs = ("text",)
+    skipped = NOT_FOR_US | NOT_FOR_TOWERS
+
+
+class DualTests(CommonTests):
+    inputs = ("text", "image")
+    skipped = NOT_FOR_US | NOT_FOR_DUAL_ENCODERS
+
+    # Upstream expects these outputs at top level; a dual encoder has them per tower.
+
+    def test_hidden_states_output(self):
+        model, inputs = self.model_and_inputs()
+        for tower in self.towers(model(**inputs, output_hidden_states=True)):
+            assert len(tower.hidden_states) == TOWER["num_hidden_layers"] + 1
+            for hidden_states in tower.hidden_states:
+                assert hidden_states.shape == tower.last_hidden_state.shape
+
+    def test_attention_outputs(self):
+        model, inputs = self.model_and_inputs("eager")
+        for tower in self.towers(model(**inputs, output_attentions=True)):
+            batch, length, _ = tower.last_hidden_state.shape
+            shape = (batch, TOWER["num_attention_heads"], length, length)
+            assert [attentions.shape for attentions in tower.attentions] == [shape] * TOWER["num_hidden_layers"]
+
+    def test_retain_grad_hidden_states_attentions(self):
+        model, inputs = self.model_and_inputs("eager")
+        outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
+        kept = [x for tower in self.towers(outputs) for x in (tower.hidden_states[0], tower.attentions[0])]
+        for x in kept:
+            x.retain_grad()
+        outputs.logits_per_image[0, 0].backward()
+        for x in kept:
+            assert x.grad is not None
+
+
+CLASSES = {
+    "SiglipVisionModel": ImageTests,
+    "SiglipTextModel": TextTests,
+    "SiglipModel": DualTests,
+    "SiglipForImageClassification": ImageTests,
+    "CLIPVisionModel": ImageTests,
+    "CLIPTextModel": TextTests,
+    "CLIPVisionModelWithProjection": ImageTests,
+    "CLIPTextModelWithProjection": TextTests,
+    "CLIPModel": DualTests,
+    "CLIPForImageClassification": ImageTests,
+}
+
+for _name, _tests in CLASSES.items():
+    _attributes = {"all_model_classes": (getattr(LIBRARY, _name),), "__module__": __name__}
+    globals()[f"Test{_name}"] = type(f"Test{_name}", (_tests, unittest.TestCase), _attributes)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """With models this small a second thread makes the tests three times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
