@@ -169,14 +169,16 @@ class TextConfig(TowerConfig):
                 raise ValueError(
                     f"{name} must lie inside the vocabulary, got {name}={value} and vocab_size={self.vocab_size}."
                 )
+            if value is None and self.fixed_length and name != "bos_token_id":
+                raise ValueError(f"{name} must be given: texts are padded, or cut, to their full length. Got None.")
 
 
 @strict
 class DualEncoderConfig(StrictConfig):
     """Two towers and what compares them: the base of every family, and the entry point that finds the right one."""
 
-    text_config: dict | PreTrainedConfig | None = None
-    vision_config: dict | PreTrainedConfig | None = None
+    text_config: Any = None  # the family's TextConfig, or a dict of its fields
+    vision_config: Any = None  # the family's VisionConfig, or a dict of its fields
     initializer_factor: float | int = 1.0
 
     projection: ClassVar[bool]  # bias-free linear maps of both pooled outputs to `projection_dim`
@@ -189,11 +191,11 @@ class DualEncoderConfig(StrictConfig):
             value = getattr(self, name)
             # Old CLIP folders say some things twice; what stands under the second name wins.
             overrides = kwargs.pop(f"{name}_dict", None) or {}
-            if not isinstance(value, PreTrainedConfig):
+            if value is None or isinstance(value, dict):
                 setattr(self, name, sub_config(**{**(value or {}), **overrides}))
             elif not isinstance(value, sub_config):
                 raise TypeError(
-                    f"{type(self).__name__} takes a {sub_config.__name__} as {name}, got {type(value).__name__}."
+                    f"{type(self).__name__} takes a {sub_config.__name__} or a dict as {name}, got a {type(value)}."
                 )
         super().__post_init__(**kwargs)
 

@@ -176,9 +176,8 @@ def certify(
 ) -> Certificate:
     """Compare a float32 CPU model with the float64 reference run on the official weights of `checkpoint`.
 
-    `native` is transformers' own model with the weights that were stored; it is compared with `rounded` where given, else
-    with `model`. `rounded` is our model with the stored weights where storing rounded them: its distance from the reference
-    is reported without a verdict.
+    `rounded` is our model with the weights as stored, where storing rounded them: its distance from the reference is
+    reported without a verdict. `native` is transformers' own model with the weights as stored.
     """
     for candidate in filter(None, (model, native, rounded)):
         if candidate.dtype != torch.float32 or candidate.device.type != "cpu":
@@ -211,7 +210,7 @@ def certify(
 
 
 def probe_inputs(config: Any, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Three images (noise, blocks, waves; -1..1) and four texts (full length, short, one word, something after the end)."""
+    """Three images (noise, blocks, waves; -1..1) and four texts (full length, short, one token, ids after the end)."""
     rng = np.random.default_rng(seed)
     size, text = config.vision_config.image_size, config.text_config
     blocks = rng.uniform(-1, 1, (3, 4, 4)).repeat(-(-size // 4), 1).repeat(-(-size // 4), 2)[:, :size, :size]
@@ -222,21 +221,21 @@ def probe_inputs(config: Any, seed: int) -> tuple[npt.NDArray[np.float32], npt.N
 
     length, vocabulary = text.max_position_embeddings, text.vocab_size
     if config.model_type == "clip":
-        # OpenAI's start and end are the two highest ids and the end is found by argmax. Taking both from the vocabulary,
-        # not from the configuration, lets a wrong `eos_token_id` show.
+        # OpenAI's start and end are the two highest ids, and the end is found by argmax. Taking both from the size of
+        # the vocabulary, not from the configuration, lets a wrong `eos_token_id` show.
         ids = rng.integers(1, vocabulary - 2, (4, length))
         ids[:, 0] = vocabulary - 2
         ids[range(4), [length - 1, length // 2, 2, length // 2]] = vocabulary - 1
         ids[1, length // 2 + 1 :] = 0
         ids[2, 3:] = vocabulary - 1  # hub folders pad with the end of text
     else:
-        ids = rng.integers(0, vocabulary, (4, length))
+        ids = rng.integers(2, vocabulary, (4, length))
         ids[1, length // 2 :] = ids[2, 1:] = text.pad_token_id or 0
     return images, ids
 
 
 def _reference_outputs(reference: Reference) -> dict[str, npt.NDArray[np.float64]]:
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for name, tower in (("image", reference.image), ("text", reference.text)):
         outputs |= {f"{name}.hidden_states.{index}": state for index, state in enumerate(tower.hidden_states)}
         outputs[f"{name}.last_hidden_state"] = tower.last_hidden_state
@@ -255,7 +254,7 @@ def _model_outputs(
             input_ids=torch.from_numpy(input_ids),
             output_hidden_states=True,
         )
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for name, tower in (("image", result.vision_model_output), ("text", result.text_model_output)):
         outputs |= {f"{name}.hidden_states.{index}": state for index, state in enumerate(tower.hidden_states)}
         outputs[f"{name}.last_hidden_state"] = tower.last_hidden_state

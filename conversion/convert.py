@@ -1,6 +1,5 @@
 """An official checkpoint file becomes a folder that plain transformers loads, with the proof that nothing changed."""
 
-import copy
 import logging
 import os
 import secrets
@@ -10,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Literal, NoReturn, get_args
 
 import torch
 import transformers
@@ -27,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 DType = Literal["float32", "float16", "bfloat16", "keep"]
 NO_TOKENIZER = (
-    "This folder has no tokenizer: images work, text needs SigLIP's SentencePiece model. "
-    "Convert again with --tokenizer FILE to add it."
+    "The folder has no tokenizer, so it takes images and token ids, not text. "
+    "Convert again with --tokenizer and the vocabulary that the model was trained with."
 )
 
 
@@ -39,7 +38,7 @@ class ParityError(ValueError):
         comparison, row = certificate.worst
         super().__init__(
             f"The conversion is wrong: {row.name} of {comparison.subject} is {row.scaled_error:.1e} from "
-            f"{comparison.reference}, the bar is {row.bar:.0e}. Nothing was written; --no-verify writes it all the same."
+            f"{comparison.reference}, the bar is {row.bar:.0e}. Nothing was written; --no-verify writes it regardless."
         )
         self.certificate = certificate
 
@@ -58,29 +57,31 @@ def convert(
 ) -> Certificate | None:
     """Convert an official checkpoint to a transformers folder, measured against the references; None without `verify`.
 
-    `dtype` is float32 unless given; "keep" is the file's own where it has only one. The folder appears complete or not at
-    all. Raises ParityError where a bar is missed, FileExistsError for a destination that is not empty.
+    `dtype` is float32 unless given; "keep" is the file's own where it has only one. The folder appears complete or not
+    at all. Raises ParityError where a bar is missed, FileExistsError for a destination that is not empty.
     """
     source, folder = Path(source), Path(folder).expanduser().resolve()
     _check_destination(source, folder, overwrite)
     progress(f"reading {source.name}")
     checkpoint = read_checkpoint(source, image_size=image_size)
     stored_dtype = _stored_dtype(checkpoint, dtype)
-    processor: Any = build_processor(checkpoint.config, tokenizer=tokenizer, text_cleanup=text_cleanup)
-    notes = () if getattr(processor, "tokenizer", processor) else (NO_TOKENIZER,)
+    processor = build_processor(checkpoint.config, tokenizer=tokenizer, text_cleanup=text_cleanup)
+    notes: tuple[str, ...] = (NO_TOKENIZER,) if processor.tokenizer is None else ()
 
     with _complete_or_absent(folder, overwrite) as partial:
         progress("writing weights")
-        model = _build(checkpoint)
-        _save(model, partial, stored_dtype)
+        _save(_build(checkpoint, stored_dtype), partial)
         processor.save_pretrained(partial)
         certificate = None
         if verify:
-            certificate = _certify_folder(checkpoint, model, partial, stored_dtype, notes, progress)
+            certificate = _certify_folder(checkpoint, partial, stored_dtype, notes, progress)
             if not certificate.passed:
                 raise ParityError(certificate)
             certificate.save(partial / "parity.json")
-        (partial / "README.md").write_text(model_card(checkpoint, certificate, has_tokenizer=not notes, notes=notes), encoding="utf-8")
+            notes = certificate.notes
+        (partial / "README.md").write_text(
+            model_card(checkpoint, certificate, has_tokenizer=not notes, notes=notes), encoding="utf-8"
+        )
     for note in notes:
         logger.warning(note)
     return certificate
@@ -91,20 +92,20 @@ def _stored_dtype(checkpoint: Checkpoint, dtype: DType | None) -> torch.dtype:
         raise ValueError(f"dtype must be one of {', '.join(get_args(DType))}, got {dtype!r}.")
     if dtype != "keep":
         return getattr(torch, dtype or "float32")
-    found = {tensor.dtype for tensor in checkpoint.tensors.values() if tensor.is_floating_point()}
+    found = {tensor.dtype for tensor in checkpoint.tensors.values()}
     if len(found) > 1:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
         raise ValueError(f"dtype keep needs a file with one dtype, {checkpoint.path} has {names}. Choose one of them.")
     return found.pop()
 
 
-def _build(checkpoint: Checkpoint) -> PreTrainedModel:
-    """Our float32 model with the official weights, every one of them and no other."""
+def _build(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """Our model with the official weights, every one of them and no other."""
     model, info = DualEncoderModel.from_pretrained(
         None,
         config=checkpoint.config,
         state_dict=checkpoint.state_dict(),
-        dtype=torch.float32,
+        dtype=dtype,
         output_loading_info=True,
     )
     if problems := {name: sorted(keys) for name, keys in info.items() if keys}:
@@ -112,39 +113,33 @@ def _build(checkpoint: Checkpoint) -> PreTrainedModel:
     return model.eval()
 
 
-def _save(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
-    stored = copy.deepcopy(model).to(dtype)
-    for name, value in stored.state_dict().items():
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    for name, value in model.state_dict().items():
         if not value.isfinite().all():
-            raise ValueError(f"{name} has values beyond the range of {dtype}. Choose bfloat16 or float32.")
-    stored.save_pretrained(folder)
+            raise ValueError(f"{name} has values beyond the range of {value.dtype}. Choose bfloat16 or float32.")
+    model.save_pretrained(folder)
 
 
 def _certify_folder(
-    checkpoint: Checkpoint,
-    model: PreTrainedModel,
-    folder: Path,
-    dtype: torch.dtype,
-    notes: tuple[str, ...],
-    progress: Callable[[str], None],
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, notes: tuple[str, ...], progress: Callable[[str], None]
 ) -> Certificate:
-    """Judge the folder as it loads. Where its dtype rounds the weights: judge `model`, report what rounding costs."""
-    stored = type(model).from_pretrained(folder, dtype=torch.float32).eval()
-    native = getattr(transformers, type(model).__name__).from_pretrained(folder, dtype=torch.float32)
-    weights = model.state_dict()
+    """Judge the folder as it loads; where its dtype rounds the weights, judge them unrounded and report the cost."""
+    original = _build(checkpoint, torch.float32)
+    stored = type(original).from_pretrained(folder, dtype=torch.float32).eval()
+    native = getattr(transformers, type(original).__name__).from_pretrained(folder, dtype=torch.float32)
+    weights = original.state_dict()
     exact = True
     for name, value in stored.state_dict().items():
         if not torch.equal(value, weights[name].to(dtype).float()):
             raise ValueError(f"{name} as read back from the new folder differs from what was written there.")
         exact = exact and torch.equal(value, weights[name])
-    return certify(
-        checkpoint,
-        stored if exact else model,
-        rounded=None if exact else stored,
-        native=native,
-        notes=notes,
-        progress=progress,
+    if exact:
+        return certify(checkpoint, stored, native=native, notes=notes, progress=progress)
+    notes = (
+        *notes,
+        f"The weights are rounded to {str(dtype).removeprefix('torch.')}; the parity table says what it costs.",
     )
+    return certify(checkpoint, original, rounded=stored, native=native, notes=notes, progress=progress)
 
 
 def _check_destination(source: Path, folder: Path, overwrite: bool) -> None:

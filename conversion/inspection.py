@@ -5,13 +5,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from ..configuration import DualEncoderConfig
-from ..formats import Checkpoint, read_checkpoint
+from ..formats import Checkpoint, Layout, read_checkpoint
 
 # safetensors' names of dtypes -> torch's
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
@@ -30,11 +31,23 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     tensors = ((str(tensor.dtype).removeprefix("torch."), tensor.numel()) for tensor in checkpoint.tensors.values())
     return {
         "format": checkpoint.format,
-        "layout": checkpoint.layout,
+        "layout": _describe_layout(checkpoint.layout),
         "files": [_describe_file(Path(checkpoint.path))],
         **_describe_config(checkpoint.config),
         **_describe_values(tensors),
     }
+
+
+def _describe_layout(layout: Layout) -> str:
+    """Its container and what is special about it: "npz, prefix params/, text scanned, text head"."""
+    parts = [layout.container]
+    for field in fields(layout):
+        value, name = getattr(layout, field.name), field.name.replace("_", " ")
+        if value is True:
+            parts.append(name)
+        elif isinstance(value, str) and value and field.name != "container":
+            parts.append(f"{name} {value}")
+    return ", ".join(parts)
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
@@ -88,5 +101,5 @@ def _describe_values(tensors: Iterable[tuple[str, int]]) -> dict[str, Any]:
     dtypes: Counter[str] = Counter()
     for dtype, values in tensors:
         dtypes[dtype] += values
-    parameters = sum(values for dtype, values in dtypes.items() if "float" in dtype)  # OpenAI's archives hold integers
+    parameters = sum(values for dtype, values in dtypes.items() if "float" in dtype)  # old folders hold `position_ids`
     return {"dtypes": dict(sorted(dtypes.items())), "parameters": parameters}

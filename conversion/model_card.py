@@ -1,10 +1,27 @@
 """The README.md of a converted folder."""
 
+from typing import NamedTuple
+
+from PIL import Image
+
 from ..formats import Checkpoint
+from ..processing import DualEncoderProcessor
 from .certificate import RULE, Certificate
 
-# format -> what it is called, licence of its official release (github.com/openai/CLIP, google-research/big_vision)
-_ORIGINS = {"openai": ("CLIP", "OpenAI's", "mit"), "big_vision": ("SigLIP", "big_vision's", "apache-2.0")}
+
+class _Origin(NamedTuple):
+    title: str
+    layout: str
+    license: str  # of the official release
+    resizing: str  # how training resized images, where that is not what the folder says
+
+
+_ORIGINS = {
+    "openai": _Origin("CLIP", "OpenAI's", "mit", ""),
+    "big_vision": _Origin(  # pp/ops_image.py
+        "SigLIP", "big_vision's", "apache-2.0", " big_vision itself resizes bilinearly without antialiasing."
+    ),
+}
 
 _CARD = """\
 ---
@@ -19,9 +36,11 @@ tags:
 
 # {title} converted from `{file}`
 
-Converted by twinlens from a checkpoint in {origin} layout ({layout}). Who trained the weights, and whether anybody did,
-cannot be read from such a file: the table below shows that the conversion changed nothing, not that the weights are good.
-The licence above is that of the official release; check it if this file is another one.
+Converted by twinlens from a checkpoint in {origin} layout. Who trained the weights, and whether anybody did, cannot be
+read from such a file: the table below shows that the conversion changed nothing, not that the weights are good. The
+licence above is that of the official release; check it if this file is another one.
+
+Images are resized to {image_size} pixels with PIL's {resample} filter, as the Hub folders of this family say.{resizing}
 {notes}
 ## Use
 
@@ -60,17 +79,23 @@ features = model.get_image_features(**image_processor(images=images, return_tens
 
 
 def model_card(
-    checkpoint: Checkpoint, certificate: Certificate | None, *, has_tokenizer: bool, notes: tuple[str, ...] = ()
+    checkpoint: Checkpoint,
+    processor: DualEncoderProcessor,
+    certificate: Certificate | None,
+    notes: tuple[str, ...],
 ) -> str:
     """YAML metadata, provenance as far as it is known, usage, and the measured parity table."""
-    title, origin, license = _ORIGINS[checkpoint.format]
+    origin = _ORIGINS[checkpoint.format]
+    has_tokenizer = processor.tokenizer is not None
     return _CARD.format(
-        license=license,
+        license=origin.license,
         family=checkpoint.config.model_type,
-        title=title,
+        title=origin.title,
         file=checkpoint.path.name,
-        origin=origin,
-        layout=checkpoint.layout,
+        origin=origin.layout,
+        image_size=checkpoint.config.vision_config.image_size,
+        resample=Image.Resampling(processor.image_processor.resample).name.lower(),
+        resizing=origin.resizing,
         notes="".join(f"\n**{note}**\n" for note in notes),
         twinlens_use=_USE if has_tokenizer else _IMAGES_ONLY_USE,
         transformers_use=_TRANSFORMERS_USE if has_tokenizer else _IMAGES_ONLY_TRANSFORMERS_USE,

@@ -1,14 +1,14 @@
-"""SigLIP and the fixed-size SigLIP 2 of google-research/big_vision (models/vit.py, two_towers.py): rows and geometry."""
+"""SigLIP and fixed-size SigLIP 2 (google-research/big_vision, models/vit.py and two_towers.py): rows and geometry."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from ..configuration import SiglipConfig
-from .geometry import image_side, number_of_layers
+from .layout import Layout, image_side, number_of_layers
 from .table import (
     ADD,
     FLATTEN,
@@ -49,23 +49,14 @@ PATCH_EMBEDDING = (
     row("embedding/bias", "embeddings.patch_embedding.bias", ".width"),
 )
 IMAGE_POSITIONS = row("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
-IMAGE_POSITIONS_BEFORE_2022 = IMAGE_POSITIONS._replace(sources=("Transformer/pos_embedding",))
+OLD_IMAGE_POSITIONS = IMAGE_POSITIONS._replace(sources=("Transformer/pos_embedding",))
+QUERY_KEY_VALUE = " ".join(f"MAPHead_0/{ATTENTION}/{part}/{{0}}" for part in ("query", "key", "value"))
 IMAGE_POOLING = (
     row("Transformer/encoder_norm/scale", "post_layernorm.weight", ".width"),
     row("Transformer/encoder_norm/bias", "post_layernorm.bias", ".width"),
     row("MAPHead_0/probe", "head.probe", "1 1 .width"),
-    row(
-        " ".join(f"MAPHead_0/{ATTENTION}/{part}/kernel" for part in ("query", "key", "value")),
-        "head.attention.in_proj_weight",
-        ".width .heads .head_dim",
-        join(KERNEL),
-    ),
-    row(
-        " ".join(f"MAPHead_0/{ATTENTION}/{part}/bias" for part in ("query", "key", "value")),
-        "head.attention.in_proj_bias",
-        ".heads .head_dim",
-        join(FLATTEN),
-    ),
+    row(QUERY_KEY_VALUE.format("kernel"), "head.attention.in_proj_weight", ".width .heads .head_dim", join(KERNEL)),
+    row(QUERY_KEY_VALUE.format("bias"), "head.attention.in_proj_bias", ".heads .head_dim", join(FLATTEN)),
     row(f"MAPHead_0/{ATTENTION}/out/kernel", "head.attention.out_proj.weight", ".heads .head_dim .width", OUT_KERNEL),
     row(f"MAPHead_0/{ATTENTION}/out/bias", "head.attention.out_proj.bias", ".width"),
     row("MAPHead_0/LayerNorm_0/scale", "head.layernorm.weight", ".width"),
@@ -77,5 +68,140 @@ IMAGE_POOLING = (
 )
 TOKENS = row("Embed_0/embedding", "embeddings.token_embedding.weight", ".vocabulary .width")
 TEXT_POSITIONS = row("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
-# Old text towers added a second table in the encoder; `text_transformer.load` merges the two as well.
-TEXT_POSITIONS_TWICE = TEXT_POSITIONS._replace(sources=("pos_embedding", "Encoder_0/pos_embedding"), operation=join(SQUEEZE))
+# Old text towers added a second table in the encoder by mistake; `text_transformer.load` merges the two as well.
+TEXT_POSITIONS_TWICE = TEXT_POSITIONS._replace(sources=("pos_embedding", "Encoder_0/pos_embedding"), operation=ADD)
+TEXT_NORM = (
+    row("Encoder_0/encoder_norm/scale", "final_layer_norm.weight", ".width"),
+    row("Encoder_0/encoder_norm/bias", "final_layer_norm.bias", ".width"),
+)
+HEAD = (row("head/kernel", "head.weight", ".width embed", KERNEL), row("head/bias", "head.bias", "embed"))
+# A tower without a head is one whose head changes nothing; transformers has no class without one.
+TEXT_NORM_WITHOUT_HEAD = row(
+    "Encoder_0/encoder_norm/scale Encoder_0/encoder_norm/bias",
+    "final_layer_norm.weight final_layer_norm.bias head.weight head.bias",
+    ".width",
+    IDENTITY_HEAD,
+)
+# What tells SigLIP from the other two-tower models of big_vision, whose poolings and losses are others.
+ALWAYS = {
+    "img/MAPHead_0/": "attention pooling of images (img/MAPHead_0)",
+    "txt/": "text tower (txt)",
+    "t$": "temperature (t)",
+    "b$": "bias of the sigmoid loss (b)",
+}
+NEVER = {
+    "img/cls$": "a class token (img/cls)",
+    "img/head/": "an image projection (img/head)",
+    "txt/MAPHead_0/": "attention pooling of texts (txt/MAPHead_0)",
+}
+LOGITS = (row("t", "logit_scale", "1"), row("b", "logit_bias", "1"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigVisionLayout(Layout):
+    """The layouts that released files of SigLIP and SigLIP 2 have, and every mixture of them."""
+
+    format: ClassVar[str] = "big_vision"
+
+    prefix: str  # "params/" or ""
+    image_scanned: bool  # all layers in one array, on a leading axis
+    text_scanned: bool
+    old_image_positions: bool  # under `img/Transformer/`
+    text_positions_twice: bool
+    text_head: bool
+
+    @classmethod
+    def of(cls, container: str, tensors: Mapping[str, Tensor]) -> "BigVisionLayout | None":
+        if not any(re.match("(params/)?(img|txt)/", name) for name in tensors):
+            return None
+        prefix = "params/" if any(name.startswith("params/") for name in tensors) else ""
+        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        _refuse_other_models(inside)
+        image, text = "img/Transformer/encoderblock", "txt/Encoder_0/encoderblock"
+        image_stack, text_stack = _stacked_layers(inside, f"{image}/"), _stacked_layers(inside, f"{text}/")
+        return cls(
+            container=container,
+            prefix=prefix,
+            image_layers=image_stack or number_of_layers(inside, rf"{image}_(\d+)/"),
+            text_layers=text_stack or number_of_layers(inside, rf"{text}_(\d+)/"),
+            image_scanned=image_stack > 0,
+            text_scanned=text_stack > 0,
+            old_image_positions="img/Transformer/pos_embedding" in inside and "img/pos_embedding" not in inside,
+            text_positions_twice="txt/Encoder_0/pos_embedding" in inside,
+            text_head=any(name.startswith("txt/head/") for name in inside),
+        )
+
+    def table(self) -> list[Row]:
+        image, text = f"{self.prefix}img/", f"{self.prefix}txt/"
+        image_block = f"{image}Transformer/encoderblock{'' if self.image_scanned else '_{n}'}/"
+        text_block = f"{text}Encoder_0/encoderblock{'' if self.text_scanned else '_{n}'}/"
+        image_positions = OLD_IMAGE_POSITIONS if self.old_image_positions else IMAGE_POSITIONS
+        text_positions = TEXT_POSITIONS_TWICE if self.text_positions_twice else TEXT_POSITIONS
+        text_head = (*TEXT_NORM, *HEAD) if self.text_head else (TEXT_NORM_WITHOUT_HEAD,)
+        return [
+            *expand((*PATCH_EMBEDDING, image_positions, *IMAGE_POOLING), "vision", image, "vision_model."),
+            *expand_layers(BLOCK, "vision", self.image_layers, image_block, "vision_model.encoder.layers.{n}."),
+            *expand((TOKENS, text_positions, *text_head), "text", text, "text_model."),
+            *expand_layers(BLOCK, "text", self.text_layers, text_block, "text_model.encoder.layers.{n}."),
+            *expand(LOGITS, "", self.prefix),
+        ]
+
+    def config(self, image_size: int | None = None) -> SiglipConfig:
+        """Geometry from the shapes; special ids as in the official configurations."""
+        sizes = self.sizes
+        text_width, vision_width = sizes.get("embed", sizes["text.width"]), sizes["vision.width"]
+        if text_width != vision_width:
+            raise FormatError(f"text embeddings have {text_width} values, but image embeddings {vision_width}.")
+        vocabulary = sizes["text.vocabulary"]
+        # SigLIP 2 (scanned, 256000 pieces of Gemma) pads with 0; SigLIP, its multilingual model included, with 1.
+        pad = 0 if self.text_scanned or vocabulary == 256_000 else 1
+        return SiglipConfig(
+            vision_config={
+                **_tower(sizes, "vision", self.image_layers),
+                "patch_size": sizes["vision.patch"],
+                "image_size": image_side(sizes["vision.positions"], sizes["vision.patch"], image_size),
+            },
+            text_config={
+                **_tower(sizes, "text", self.text_layers),
+                "projection_size": text_width,
+                "vocab_size": vocabulary,
+                "max_position_embeddings": sizes["text.positions"],
+                "pad_token_id": pad,
+                "bos_token_id": None,
+                "eos_token_id": 1,
+            },
+        )
+
+
+def _refuse_other_models(tensors: Mapping[str, Tensor]) -> None:
+    kernel = tensors.get("img/embedding/kernel")
+    if kernel is not None and kernel.ndim == 2:
+        raise FormatError("this is a NaFlex SigLIP 2; this version converts only those of a fixed size.")
+
+    def has(pattern: str) -> bool:
+        return any(re.match(pattern, name) for name in tensors)
+
+    wrong = [f"no {what}" for pattern, what in ALWAYS.items() if not has(pattern)]
+    wrong += [what for pattern, what in NEVER.items() if has(pattern)]
+    if wrong:
+        raise FormatError(f"expected a SigLIP of big_vision, but this model has {', '.join(wrong)}.")
+
+
+def _stacked_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    return next((tensor.shape[0] for name, tensor in tensors.items() if name.startswith(prefix) and tensor.ndim), 0)
+
+
+def _tower(sizes: Mapping[str, int], tower: str, layers: int) -> dict[str, int | float | str]:
+    width, heads, head_dim = (sizes[f"{tower}.{name}"] for name in ("width", "heads", "head_dim"))
+    if heads * head_dim != width:
+        raise FormatError(
+            f"the {tower} tower has {heads} heads of {head_dim}, expected them to fill its width {width}."
+        )
+    return {
+        "hidden_size": width,
+        "intermediate_size": sizes[f"{tower}.mlp"],
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+    }

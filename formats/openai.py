@@ -1,15 +1,14 @@
 """OpenAI's CLIP with a ViT (openai/CLIP, clip/model.py): rows and geometry."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from ..configuration import CLIPConfig
-from .geometry import image_side, number_of_layers
-from .table import SPLIT, TRANSPOSE, FormatError, Row, expand, expand_layers, row
+from .layout import Layout, image_side, number_of_layers
+from .table import KERNEL, SPLIT, FormatError, Row, expand, expand_layers, row
 
 BLOCK = (
     row("ln_1.weight", "layer_norm1.weight", ".width"),
@@ -38,42 +37,34 @@ VISION = (
     row("visual.ln_pre.bias", "vision_model.pre_layrnorm.bias", ".width"),
     row("visual.ln_post.weight", "vision_model.post_layernorm.weight", ".width"),
     row("visual.ln_post.bias", "vision_model.post_layernorm.bias", ".width"),
-    row("visual.proj", "visual_projection.weight", ".width embed", TRANSPOSE),
+    row("visual.proj", "visual_projection.weight", ".width embed", KERNEL),
 )
 TEXT = (
     row("token_embedding.weight", "text_model.embeddings.token_embedding.weight", ".vocabulary .width"),
     row("positional_embedding", "text_model.embeddings.position_embedding.weight", ".positions .width"),
     row("ln_final.weight", "text_model.final_layer_norm.weight", ".width"),
     row("ln_final.bias", "text_model.final_layer_norm.bias", ".width"),
-    row("text_projection", "text_projection.weight", ".width embed", TRANSPOSE),
+    row("text_projection", "text_projection.weight", ".width embed", KERNEL),
     row("logit_scale", "logit_scale", ""),
 )
 INTEGERS = ("input_resolution", "context_length", "vocab_size")  # buffers of the archives; they repeat the shapes
 
 
-@dataclass(frozen=True)
-class OpenAILayout:
-    """What differs between two files of this format, and is needed to write one back."""
+@dataclass(frozen=True, kw_only=True)
+class OpenAILayout(Layout):
+    """An archive or a plain state dict; all of them name and shape their weights alike."""
 
     format: ClassVar[str] = "openai"
 
-    container: str  # "torchscript", "torch" or "safetensors"
-    image_layers: int
-    text_layers: int
-    integers: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @staticmethod
-    def recognises(names: list[str]) -> bool:
-        return any(name.startswith("visual.transformer.resblocks.") for name in names)
-
     @classmethod
-    def of(cls, container: str, tensors: Mapping[str, Tensor]) -> "OpenAILayout":
+    def of(cls, container: str, tensors: Mapping[str, Tensor]) -> "OpenAILayout | None":
+        if not any(name.startswith("visual.transformer.resblocks.") for name in tensors):
+            return None
         return cls(
-            container,
-            number_of_layers(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
-            number_of_layers(tensors, r"transformer\.resblocks\.(\d+)\."),
-            {name: tensors[name] for name in INTEGERS if name in tensors and not tensors[name].is_floating_point()},
+            container=container,
+            image_layers=number_of_layers(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
+            text_layers=number_of_layers(tensors, r"transformer\.resblocks\.(\d+)\."),
+            integers={name: tensors[name] for name in INTEGERS if name in tensors},
         )
 
     def table(self) -> list[Row]:

@@ -25,13 +25,13 @@ def _one(name: str, forward: Callable[[Tensor], Tensor], reverse: Callable[[Tens
     return Operation(name, lambda given: [forward(given[0])], lambda given, shapes: [reverse(given[0], shapes[0])])
 
 
-def join(operation: Operation, parts: int = 3) -> Operation:
-    """Apply `operation` to each source and concatenate: separate query, key, value -> one `in_proj`."""
+def join(operation: Operation) -> Operation:
+    """Apply `operation` to query, key and value, and concatenate them: what `in_proj` holds."""
     return Operation(
-        f"join {parts} of {operation.name}",
+        f"joined {operation.name}",
         lambda given: [torch.cat([operation.forward([part])[0] for part in given])],
         lambda given, shapes: [
-            operation.reverse([part], [shape])[0] for part, shape in zip(given[0].chunk(parts), shapes, strict=True)
+            operation.reverse([part], [shape])[0] for part, shape in zip(given[0].chunk(3), shapes, strict=True)
         ],
     )
 
@@ -53,7 +53,6 @@ def _without_identity_head(given: list[Tensor], shapes: list[Shape]) -> list[Ten
 
 
 KEEP = _one("keep", lambda tensor: tensor, lambda tensor, shape: tensor)
-TRANSPOSE = _one("transpose", lambda matrix: matrix.T, lambda matrix, shape: matrix.T)
 FLATTEN = _one("flatten", lambda tensor: tensor.flatten(), lambda tensor, shape: tensor.reshape(shape))
 SQUEEZE = _one("squeeze", lambda tensor: tensor[0], lambda tensor, shape: tensor[None])
 # flax kernels are (in, out), (in, heads, head_dim) or (heads, head_dim, out); torch weights are (out, in).
@@ -62,11 +61,16 @@ OUT_KERNEL = _one("out kernel", lambda kernel: kernel.flatten(0, 1).T, lambda we
 PATCHES = _one("patches", lambda hwio: hwio.permute(3, 2, 0, 1), lambda oihw, shape: oihw.permute(2, 3, 1, 0))
 SPLIT = Operation("split", lambda given: list(given[0].chunk(3)), lambda given, shapes: [torch.cat(given)])
 # Adding -0.0 leaves every number as it is, the sign of zero included.
-ADD = Operation("add", lambda given: [sum(given[1:], given[0])], lambda given, _: [given[0], -torch.zeros_like(given[0])])
+ADD = Operation(
+    "add",
+    lambda given: [(given[0] + given[1])[0]],
+    lambda given, shapes: [given[0][None], torch.full_like(given[0][None], -0.0)],
+)
 IDENTITY_HEAD = Operation(
-    "identity head", lambda given: [*given, torch.ones_like(given[0]).diag(), torch.zeros_like(given[1])],
+    "identity head",
+    lambda given: [*given, torch.ones_like(given[0]).diag(), torch.zeros_like(given[1])],
     _without_identity_head,
-)  # fmt: skip
+)
 
 
 class Row(NamedTuple):
@@ -99,9 +103,7 @@ def expand(rows: Sequence[Row], tower: str, source: str = "", target: str = "") 
 def expand_layers(rows: Sequence[Row], tower: str, layers: int, source: str, target: str) -> list[Row]:
     """The rows of each layer; `{n}` is its number. A `source` without `{n}` holds all layers on a leading axis."""
     if "{n}" in source:
-        return [
-            row for n in range(layers) for row in expand(rows, tower, source.format(n=n), target.format(n=n))
-        ]  # fmt: skip
+        return [row for n in range(layers) for row in expand(rows, tower, source.format(n=n), target.format(n=n))]
     return [
         Row(row.sources, tuple(row.targets[0].format(n=n) for n in range(layers)), row.shape, stack(row.operation))
         for row in expand([row._replace(shape=(".layers", *row.shape)) for row in rows], tower, source, target)
@@ -121,7 +123,7 @@ def solve(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> tuple[dict[str
             if "*" not in symbol and not symbol.isdigit():
                 sizes.setdefault(symbol, size)
         if 0 in given or tuple(_size(symbol, sizes) for symbol in shape) != given:
-            wanted = ", ".join(f"{symbol}={_size(symbol, sizes)}" for symbol in shape)
+            wanted = ", ".join(symbol if symbol.isdigit() else f"{symbol}={_size(symbol, sizes)}" for symbol in shape)
             violations.append(f"{name} has shape {given}, expected ({wanted})")
         if not tensors[name].is_floating_point():
             violations.append(f"{name} has dtype {tensors[name].dtype}, expected floating point")
@@ -139,9 +141,7 @@ def to_transformers(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict
     }
 
 
-def to_official(
-    table: Sequence[Row], state_dict: Mapping[str, Tensor], sizes: Mapping[str, int]
-) -> dict[str, Tensor]:  # fmt: skip
+def to_official(table: Sequence[Row], state_dict: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """The reverse of `to_transformers`. Raises FormatError with every name and shape that does not fit."""
     shapes = [tuple(_size(symbol, sizes) or 0 for symbol in row.shape) for row in table]
     expected: dict[str, Shape] = {}
@@ -155,7 +155,7 @@ def to_official(
     ]
     if violations:
         raise FormatError(f"the weights do not fit the official layout: {'; '.join(violations)}.")
-    official = {}
+    official: dict[str, Tensor] = {}
     for row, shape in zip(table, shapes, strict=True):
         sources = row.operation.reverse([state_dict[name] for name in row.targets], [shape] * len(row.sources))
         official |= {name: _own(tensor) for name, tensor in zip(row.sources, sources, strict=True)}

@@ -11,19 +11,3 @@ from .clip import (
 from .dual_encoder import DualEncoderModel
 from .losses import sigmoid_loss, softmax_loss
 from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel
-
-__all__ = [
-    "CLIPForImageClassification",
-    "CLIPModel",
-    "CLIPTextModel",
-    "CLIPTextModelWithProjection",
-    "CLIPVisionModel",
-    "CLIPVisionModelWithProjection",
-    "DualEncoderModel",
-    "SiglipForImageClassification",
-    "SiglipModel",
-    "SiglipTextModel",
-    "SiglipVisionModel",
-    "sigmoid_loss",
-    "softmax_loss",
-]

@@ -1,7 +1,5 @@
 """Multi-head attention: of tokens among themselves, and of one learned probe over all tokens."""
 
-from __future__ import annotations
-
 from copy import copy
 from typing import Any
 
@@ -11,41 +9,16 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from .initialization import linear
 
 
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Softmax(query key^T scaling + mask) value, of (batch, heads, length, head_dim); softmax in float32."""
-    weights = query @ key.transpose(-1, -2) * scaling  # (batch, heads, queries, keys)
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights  # (batch, queries, heads, head_dim)
-
-
-def with_attention_maps(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same configuration under the one kernel that has attention maps to show."""
-    config = copy(config)
-    config._attn_implementation_internal = "eager"
-    return config
-
-
-def causal_mask(
-    config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, output_attentions: bool
-) -> Any:
+def causal_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Any, output_attentions: bool) -> Any:
     """Causal and padding mask in the form that the kernel wants; None where its `is_causal` flag says it all."""
-    config = with_attention_maps(config) if output_attentions else config
+    if output_attentions:  # then the kernel is the eager one, see MultiHeadAttention
+        config = copy(config)
+        config._attn_implementation_internal = "eager"
     return create_causal_mask(config, inputs_embeds, attention_mask, past_key_values=None)
 
 
@@ -60,26 +33,15 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.out_proj = linear(config.hidden_size, config.hidden_size, "attention_out")
 
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, output_attentions: bool, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attention of (batch, length, width) tensors; with its map (batch, heads, queries, keys) if asked for."""
-        query, key, value = (
-            x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2) for x in (query, key, value)
-        )  # (batch, heads, length, head_dim)
-        kernel = eager_attention
-        if not output_attentions:  # no other kernel has maps to show
-            kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        output, weights = kernel(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.head_dim**-0.5,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            **kwargs,
-        )
+    def attend(self, *qkv: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs: Any) -> Any:
+        """Attention of query, key, value (batch, length, width), and its map (batch, heads, queries, keys) if asked for."""
+        heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in qkv]
+        kernel = eager_attention_forward  # the only one with a map to show
+        if not output_attentions:
+            kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, kernel)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        scaling = self.head_dim**-0.5
+        output, weights = kernel(self, *heads, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
         return self.out_proj(output.flatten(2)), weights  # (batch, queries, width)
 
 
@@ -92,15 +54,13 @@ class Attention(MultiHeadAttention):
         self.k_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
         self.v_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        return self.attend(query, key, value, attention_mask, output_attentions, **kwargs)
+    def forward(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Attention of `x` (batch, length, width) to itself, and its map."""
+        return self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), **kwargs)
 
 
 class PoolingAttention(MultiHeadAttention):
-    """Attention of a probe over tokens, under the parameter names of `torch.nn.MultiheadAttention`."""
+    """Attention of a probe to tokens, under the parameter names of `torch.nn.MultiheadAttention`."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
@@ -112,12 +72,9 @@ class PoolingAttention(MultiHeadAttention):
         init.uniform_(self.in_proj_weight, -bound, bound)
         init.zeros_(self.in_proj_bias)
 
-    def forward(
-        self, probe: Tensor, hidden_states: Tensor, attention_mask: Any = None, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, probe: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Attention of `probe` (1, 1, width) to `x` (batch, length, width), and its map."""
         width = self.config.hidden_size
         query = nn.functional.linear(probe, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        query = query.expand(len(hidden_states), -1, -1)  # (batch, 1, width)
-        keys_values = nn.functional.linear(hidden_states, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        key, value = keys_values.chunk(2, dim=-1)
-        return self.attend(query, key, value, attention_mask, output_attentions, is_causal=False)
+        keys_values = nn.functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        return self.attend(query.expand(len(x), -1, -1), *keys_values.chunk(2, dim=-1), is_causal=False, **kwargs)

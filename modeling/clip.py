@@ -1,10 +1,15 @@
-"""CLIP under transformers' class names: configuration, towers, output classes."""
+"""CLIP under transformers' class names: configuration, towers, output classes, and the towers with projections."""
 
-from transformers.models.clip.modeling_clip import CLIPOutput
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .dual_encoder import DualEncoderModel
-from .towers import ImageClassifier, TextTower, TextTowerWithProjection, VisionTower, VisionTowerWithProjection
+from .pretrained import EncoderPreTrainedModel
+from .towers import ImageClassifier, TextTower, VisionTower
 
 
 class CLIPVisionModel(VisionTower):
@@ -17,20 +22,6 @@ class CLIPTextModel(TextTower):
     """CLIP's text tower."""
 
     config: CLIPTextConfig
-
-
-class CLIPVisionModelWithProjection(VisionTowerWithProjection):
-    """CLIP's image tower and `visual_projection`."""
-
-    config: CLIPVisionConfig
-    tower_class = CLIPVisionModel
-
-
-class CLIPTextModelWithProjection(TextTowerWithProjection):
-    """CLIP's text tower and `text_projection`."""
-
-    config: CLIPTextConfig
-    tower_class = CLIPTextModel
 
 
 class CLIPModel(DualEncoderModel):
@@ -48,3 +39,45 @@ class CLIPForImageClassification(ImageClassifier):
 
     config: CLIPConfig
     tower_class = CLIPVisionModel
+
+
+class CLIPVisionModelWithProjection(EncoderPreTrainedModel):
+    """CLIP's image tower and `visual_projection`; `image_embeds` (images, projection_dim) is not normalised."""
+
+    config: CLIPVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__(config)
+        self.vision_model = CLIPVisionModel._from_config(self.config)
+        self.visual_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> CLIPVisionModelOutput:
+        outputs = self.vision_model(pixel_values, *args, **kwargs)
+        image_embeds = self.visual_projection(outputs.pooler_output)
+        return CLIPVisionModelOutput(image_embeds, outputs.last_hidden_state, outputs.hidden_states, outputs.attentions)
+
+
+class CLIPTextModelWithProjection(EncoderPreTrainedModel):
+    """CLIP's text tower and `text_projection`; `text_embeds` (texts, projection_dim) is not normalised."""
+
+    config: CLIPTextConfig
+    base_model_prefix = "text_model"
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__(config)
+        self.text_model = CLIPTextModel._from_config(self.config)
+        self.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> CLIPTextModelOutput:
+        outputs = self.text_model(input_ids, attention_mask, **kwargs)
+        text_embeds = self.text_projection(outputs.pooler_output)
+        return CLIPTextModelOutput(text_embeds, outputs.last_hidden_state, outputs.hidden_states, outputs.attentions)

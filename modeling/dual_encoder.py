@@ -7,19 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration import DualEncoderConfig
-from ..formats import is_checkpoint_file
 from .losses import LOSSES, similarity
 from .pretrained import EncoderPreTrainedModel
 from .towers import TextTower, VisionTower
-
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def unit(embeds: Tensor) -> Tensor:
@@ -52,18 +48,31 @@ class DualEncoderModel(EncoderPreTrainedModel):
         if config.logit_bias_init_value is not None:
             self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
         self.post_init()
+        # post_init has collected the towers' lists, each with the other tower's weights.
+        self._keys_to_ignore_on_load_unexpected = set(EncoderPreTrainedModel._keys_to_ignore_on_load_unexpected)
 
     def initialize_own_parameters(self, config: DualEncoderConfig) -> None:
         init.constant_(self.logit_scale, config.logit_scale_init_value)
         if config.logit_bias_init_value is not None:
             init.constant_(self.logit_bias, config.logit_bias_init_value)
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
     def get_image_features(
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
-    ) -> BaseModelOutputWithPooling | tuple:
+    ) -> BaseModelOutputWithPooling:
         """The image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
-        return self._features(self.vision_model, "visual_projection", pixel_values, interpolate_pos_encoding, **kwargs)
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        if self.config.projection:
+            outputs.pooler_output = self.visual_projection(outputs.pooler_output)
+        return outputs
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: Tensor | None = None,
@@ -71,25 +80,21 @@ class DualEncoderModel(EncoderPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPooling | tuple:
+    ) -> BaseModelOutputWithPooling:
         """The text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-        return self._features(self.text_model, "text_projection", *inputs, **kwargs)
-
-    @can_return_tuple
-    def _features(self, tower: nn.Module, projection: str, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        outputs = tower(*args, **kwargs)
+        outputs = self.text_model(*inputs, return_dict=True, **kwargs)
         if self.config.projection:
-            outputs.pooler_output = getattr(self, projection)(outputs.pooler_output)
+            outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
     def encode_image(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """Images (images, channels, height, width) as unit vectors (images, dim), float32 whatever the weights are."""
-        return unit(self.get_image_features(pixel_values, **kwargs, return_dict=True).pooler_output)
+        return unit(self.get_image_features(pixel_values, return_dict=True, **kwargs).pooler_output)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Token ids (texts, length) as unit vectors (texts, dim), float32 whatever the weights are."""
-        return unit(self.get_text_features(input_ids, attention_mask, **kwargs, return_dict=True).pooler_output)
+        return unit(self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs).pooler_output)
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """Similarity (images, texts) of unit vectors in float32: exp(scale) * cosine (+ bias)."""
@@ -119,45 +124,23 @@ class DualEncoderModel(EncoderPreTrainedModel):
         has_text = input_ids is not None or inputs_embeds is not None
         if pixel_values is None and not has_text:
             raise ValueError("A dual encoder needs pixel_values, input_ids or both, got neither.")
-        image_embeds = text_embeds = vision_outputs = text_outputs = logits_per_image = loss = None
+        image_embeds = text_embeds = vision_outputs = text_outputs = per_image = per_text = loss = None
         if pixel_values is not None:
-            vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
+            vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
             image_embeds = unit(vision_outputs.pooler_output)  # (images, dim)
         if has_text:
             inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-            text_outputs = self.get_text_features(*inputs, **kwargs)
+            text_outputs = self.get_text_features(*inputs, return_dict=True, **kwargs)
             text_embeds = unit(text_outputs.pooler_output)  # (texts, dim)
         if image_embeds is not None and text_embeds is not None:
-            logits_per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
+            per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
+            per_text = per_image.t()
         if return_loss:
             loss = self._loss(image_embeds, text_embeds)
-        return self.output_class(
-            loss=loss,
-            logits_per_image=logits_per_image,
-            logits_per_text=None if logits_per_image is None else logits_per_image.t(),
-            text_embeds=text_embeds,
-            image_embeds=image_embeds,
-            text_model_output=text_outputs,
-            vision_model_output=vision_outputs,
-        )
+        return self.output_class(loss, per_image, per_text, text_embeds, image_embeds, text_outputs, vision_outputs)
 
     def _loss(self, image_embeds: Tensor | None, text_embeds: Tensor | None) -> Tensor:
         images, texts = (0 if embeds is None else len(embeds) for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
         return LOSSES[self.config.loss](image_embeds, text_embeds, *self._scale_and_bias)
-
-    @classmethod
-    def family(cls, config: PreTrainedConfig) -> type[EncoderPreTrainedModel]:
-        families = {family.config_class: family for family in DualEncoderModel.__subclasses__()}
-        return families[type(config)] if cls is DualEncoderModel else super().family(config)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from a Hub id or a folder; also from an official checkpoint file, in float32."""
-        source = pretrained_model_name_or_path
-        if cls is not DualEncoderModel or is_checkpoint_file(source):
-            return super().from_pretrained(source, *args, **kwargs)
-        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        config = kwargs.get("config") or DualEncoderConfig.from_pretrained(source, **hub)
-        return cls.family(config).from_pretrained(source, *args, **kwargs)

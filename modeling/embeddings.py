@@ -1,6 +1,6 @@
 """From pixels and token ids to the first hidden states, with the guards that keep wrong input from passing silently."""
 
-from __future__ import annotations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,8 @@ class VisionEmbeddings(nn.Module):
         self.config = config
         if config.class_token:
             self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels,
-            config.hidden_size,
-            kernel_size=config.patch_size,
-            stride=config.patch_size,
-            bias=config.patch_bias,
-        )
+        channels = config.num_channels, config.hidden_size
+        self.patch_embedding = nn.Conv2d(*channels, config.patch_size, config.patch_size, bias=config.patch_bias)
         self.num_positions = config.grid_size**2 + config.class_token
         self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
 
@@ -53,16 +48,14 @@ class VisionEmbeddings(nn.Module):
         return torch.cat([class_position, table.flatten(2).transpose(1, 2)], dim=1)
 
     def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
-        config = self.config
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
-            raise ValueError(
-                f"pixel_values must have shape (batch, {config.num_channels}, height, width), "
-                f"got {tuple(pixel_values.shape)}."
-            )
+        channels, size = self.config.num_channels, self.config.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            shape = tuple(pixel_values.shape)
+            raise ValueError(f"pixel_values must have shape (batch, {channels}, height, width), got {shape}.")
         height, width = pixel_values.shape[-2:]
-        if not interpolate_pos_encoding and (height, width) != (config.image_size, config.image_size):
+        if not interpolate_pos_encoding and (height, width) != (size, size):
             raise ValueError(
-                f"Images must be {config.image_size}x{config.image_size} (config.image_size), got {height}x{width}. "
+                f"Images must be {size}x{size} (config.image_size), got {height}x{width}. "
                 "Use the checkpoint's processor, or pass interpolate_pos_encoding=True to resize the position table."
             )
 
@@ -76,46 +69,41 @@ class TextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(
-        self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Any, position_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Hidden states (batch, length, width) of ids (batch, length) or, given these, of embeddings."""
+        limit = self.config.max_position_embeddings
         if inputs_embeds is None:
-            if self.config.fixed_length:
-                input_ids = fit_length(input_ids, self.config)
-            inputs_embeds = self.token_embedding(input_ids)
-        elif self.config.fixed_length and inputs_embeds.shape[1] < self.config.max_position_embeddings:
-            missing = self.config.max_position_embeddings - inputs_embeds.shape[1]
-            padding = inputs_embeds.new_full((len(inputs_embeds), missing), self.config.pad_token_id, dtype=torch.long)
+            inputs_embeds = self.token_embedding(fit_length(input_ids, self.config))
+        elif self.config.fixed_length and (missing := limit - inputs_embeds.shape[1]) > 0:
+            padding = torch.full((len(inputs_embeds), missing), self.config.pad_token_id, device=inputs_embeds.device)
             inputs_embeds = torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
-        length = inputs_embeds.shape[1]
-        if length > self.config.max_position_embeddings:
+        if (length := inputs_embeds.shape[1]) > limit:
             raise ValueError(
-                f"Texts may have at most {self.config.max_position_embeddings} tokens "
-                f"(config.max_position_embeddings), got {length}. Use the checkpoint's processor, or truncation=True."
+                f"Texts may have at most {limit} tokens (config.max_position_embeddings), got {length}. "
+                "Use the checkpoint's processor, or truncation=True."
             )
         if position_ids is None:
             position_ids = torch.arange(length, device=inputs_embeds.device)[None]
         elif position_ids.shape[-1] != length:
             raise ValueError(f"position_ids must name all {length} positions, got {position_ids.shape[-1]}.")
-        return inputs_embeds + self.position_embedding(position_ids)  # (batch, length, width)
+        return inputs_embeds + self.position_embedding(position_ids)
 
 
-def fit_length(input_ids: Tensor, config: TextConfig) -> Tensor:
-    """Token ids as a tower of fixed length was trained on them: (batch, length) to (batch, max_position_embeddings).
+def fit_length(input_ids: Tensor, config: Any) -> Tensor:
+    """Token ids (batch, length) as the tower was trained on them: (batch, max_position_embeddings) for a fixed length.
 
     Padding stands on the right, short texts are padded, long ones cut, and a text that fills all positions ends in
     end-of-text. Ids that are right already come back unchanged.
     """
-    length = config.max_position_embeddings
-    if config.eos_token_id is not None:
-        # Padded on the left (the default of transformers' Siglip2Tokenizer): padding first, end-of-text last.
-        is_left_padded = (input_ids[:, :1] == config.pad_token_id) & (input_ids[:, -1:] == config.eos_token_id)
-        leading = (input_ids != config.pad_token_id).int().argmax(dim=1, keepdim=True) * is_left_padded
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        input_ids = input_ids.gather(1, (positions + leading) % input_ids.shape[1])
+    if not config.fixed_length:
+        return input_ids
+    length, pad, eos = config.max_position_embeddings, config.pad_token_id, config.eos_token_id
+    # Padded on the left (the default of transformers' Siglip2Tokenizer): padding first, end-of-text last.
+    is_left_padded = input_ids[:, :1].eq(pad) & input_ids[:, -1:].eq(eos)
+    leading = input_ids.ne(pad).int().argmax(dim=1, keepdim=True) * is_left_padded
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    input_ids = input_ids.gather(1, (positions + leading) % input_ids.shape[1])
     if input_ids.shape[1] > length:
         kept, last = input_ids[:, : length - 1], input_ids[:, length - 1]
-        if config.eos_token_id is not None:
-            last = last.masked_fill(last != config.pad_token_id, config.eos_token_id)
-        return torch.cat([kept, last[:, None]], dim=1)
-    return nn.functional.pad(input_ids, (0, length - input_ids.shape[1]), value=config.pad_token_id)
+        return torch.cat([kept, last.masked_fill(last.ne(pad), eos)[:, None]], dim=1)
+    return nn.functional.pad(input_ids, (0, length - input_ids.shape[1]), value=pad)

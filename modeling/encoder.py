@@ -1,7 +1,5 @@
 """The transformer encoder that every tower of every family is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,20 +34,20 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
-        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)[0]
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), **kwargs)[0]
         return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 
 class Encoder(nn.Module):
-    """A stack of blocks. `attention_mask` is None or what `create_causal_mask` and its like return."""
+    """A stack of blocks. The keyword `attention_mask` is None or what `create_causal_mask` and its like return."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
 
-    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+            hidden_states = layer(hidden_states, **kwargs)
         return hidden_states  # (batch, length, width)

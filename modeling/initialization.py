@@ -1,12 +1,12 @@
-"""Initial weights: CLIP's as openai/CLIP `initialize_parameters`, SigLIP's as big_vision's towers.
+"""First weights: CLIP's as `initialize_parameters` of openai/CLIP, SigLIP's as the towers of big_vision.
 
-Every parameter has one writer, the module that owns it: transformers skips a parent whose own parameters are loaded (or
-that has none), so what a parent wrote into its children would depend on how the model came to be.
+Every parameter has one writer, the module that owns it: transformers passes over a parent whose own parameters are
+loaded (or that has none), so what a parent writes into its children would depend on how the model came to be.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -15,48 +15,42 @@ from transformers import initialization as init
 
 def linear(in_features: int, out_features: int, role: str) -> nn.Linear:
     """A linear layer that remembers its `role` in the encoder, on which its first weights depend."""
-    module = nn.Linear(in_features, out_features)
+    module: Any = nn.Linear(in_features, out_features)
     module.role = role
     return module
 
 
-def initialize(module: nn.Module, config: PreTrainedConfig) -> None:
-    """Write the first weights of `module`'s own parameters, unless they are loaded."""
+def initialize(module: Any, config: PreTrainedConfig) -> None:
+    """Write the first values of `module`'s own parameters, where they are not loaded."""
     if isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
         init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
-        initialize_embedding(module.weight, config)
-    elif isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "weight", None) is not None:
-        role = getattr(module, "role", None)
-        (ROLES[config.initialization] if role else ROLES["other"])(module.weight, role, config)
-        if module.bias is not None and config.initialization == "siglip" and role in ("mlp_in", "mlp_out"):
-            init.normal_(module.bias, std=1e-6)
-        elif module.bias is not None:
+        std = config.initializer_range if config.initialization == "clip" else module.embedding_dim**-0.5
+        normal(module.weight, std, config)
+    elif isinstance(module, nn.Linear | nn.Conv2d):
+        if hasattr(module, "role"):
+            ENCODER_SCHEMES[config.initialization](module.weight, module.role, config)
+        else:  # patches, projections, classifiers: variance is kept
+            normal(module.weight, math.prod(module.weight.shape[1:]) ** -0.5, config)
+        if module.bias is not None:
             init.zeros_(module.bias)
     elif hasattr(module, "initialize_own_parameters"):
         module.initialize_own_parameters(config)
 
 
-def initialize_embedding(weight: Tensor, config: PreTrainedConfig) -> None:
-    std = config.initializer_range if config.initialization == "clip" else weight.shape[-1] ** -0.5
+def normal(weight: Tensor, std: float, config: PreTrainedConfig) -> None:
     init.normal_(weight, std=std * getattr(config, "initializer_factor", 1.0))
 
 
-def initialize_clip(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
-    width, depth = config.hidden_size, 2 * config.num_hidden_layers
-    std = {"attention_in": 1, "attention_out": depth**-0.5, "mlp_in": 2**-0.5, "mlp_out": depth**-0.5}[role]
-    init.normal_(weight, std=std * width**-0.5 * config.initializer_factor)
+def clip(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
+    depth = (2 * config.num_hidden_layers) ** -0.5
+    gain = {"attention_in": 1, "attention_out": depth, "mlp_in": 2**-0.5, "mlp_out": depth}[role]
+    normal(weight, gain * config.hidden_size**-0.5, config)
 
 
-def initialize_siglip(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
+def siglip(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
     init.xavier_uniform_(weight)
 
 
-def initialize_other(weight: Tensor, role: None, config: PreTrainedConfig) -> None:
-    """Patches, projections, classifiers: unit variance is kept."""
-    fan_in = math.prod(weight.shape[1:])
-    init.normal_(weight, std=fan_in**-0.5 * getattr(config, "initializer_factor", 1.0))
-
-
-ROLES = {"clip": initialize_clip, "siglip": initialize_siglip, "other": initialize_other}
+ENCODER_SCHEMES: dict[str, Callable[[Tensor, str, PreTrainedConfig], None]] = {"clip": clip, "siglip": siglip}

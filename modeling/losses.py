@@ -1,6 +1,6 @@
 """Contrastive losses on unit embeddings (batch, dim); `logit_scale` is the logarithm of the factor. float32 inside."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -31,4 +31,4 @@ def softmax_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor)
     return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.t(), targets)) / 2
 
 
-LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}

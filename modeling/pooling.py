@@ -1,7 +1,6 @@
 """From all tokens to one vector: a pooling is a function in a table, chosen by the family's `pooling` trait."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,20 +31,20 @@ class AttentionPoolingHead(nn.Module):
         return pooled[:, 0]  # (batch, width)
 
 
-def class_token(tower: nn.Module, hidden_states: Tensor, **inputs: Any) -> Tensor:
+def class_token(tower: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:
     return hidden_states[:, 0]
 
 
-def last_token(tower: nn.Module, hidden_states: Tensor, **inputs: Any) -> Tensor:
+def last_token(tower: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:
     return hidden_states[:, -1]
 
 
-def attention(tower: nn.Module, hidden_states: Tensor, **inputs: Any) -> Tensor:
+def attention(tower: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:
     return tower.head(hidden_states, output_attentions=inputs.get("output_pooling_attentions", False))
 
 
 def first_eos(
-    tower: nn.Module, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, **inputs: Any
+    tower: Any, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, **inputs: Any
 ) -> Tensor:
     """The first end-of-text; for embeddings without ids, the last token that is not masked."""
     rows = torch.arange(len(hidden_states), device=hidden_states.device)
@@ -61,4 +60,4 @@ def first_eos(
     return hidden_states[rows, position.to(rows.device)]
 
 
-POOLERS = {"class_token": class_token, "attention": attention, "last_token": last_token, "first_eos": first_eos}
+POOLERS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (class_token, attention, last_token, first_eos)}

@@ -3,9 +3,8 @@
 from transformers.models.siglip.modeling_siglip import SiglipOutput
 
 from ..configuration import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
-from .attention import Attention, PoolingAttention
+from .attention import PoolingAttention
 from .dual_encoder import DualEncoderModel
-from .encoder import EncoderLayer
 from .towers import ImageClassifier, TextTower, VisionTower
 
 
@@ -16,11 +15,7 @@ class SiglipVisionModel(VisionTower):
     """
 
     config: SiglipVisionConfig
-    _can_record_outputs = {
-        "hidden_states": EncoderLayer,
-        "attentions": Attention,
-        "pooling_attentions": PoolingAttention,
-    }
+    _can_record_outputs = {**VisionTower._can_record_outputs, "pooling_attentions": PoolingAttention}
 
 
 class SiglipTextModel(TextTower):

@@ -1,11 +1,10 @@
-"""The two towers, alone or with the heads that transformers gives them."""
+"""The two towers, and the image tower under a classifier."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.models.clip.modeling_clip import CLIPTextModelOutput, CLIPVisionModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -15,6 +14,9 @@ from .embeddings import TextEmbeddings, VisionEmbeddings
 from .encoder import Encoder
 from .pooling import POOLERS, AttentionPoolingHead
 from .pretrained import EncoderPreTrainedModel
+
+# What a dual encoder has besides its towers: nothing to report when one tower is taken out of its checkpoint.
+BEYOND_TOWERS = (r"(^|\.)position_ids$", r"^(visual|text)_projection\.", r"^logit_(scale|bias)$")
 
 
 class VisionTower(EncoderPreTrainedModel):
@@ -28,6 +30,7 @@ class VisionTower(EncoderPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _input_embed_layer = "patch_embedding"
+    _keys_to_ignore_on_load_unexpected = [r"^text_model\.", *BEYOND_TOWERS]
 
     def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
         super().__init__(config)
@@ -65,7 +68,7 @@ class VisionTower(EncoderPreTrainedModel):
             pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs)  # (batch, width)
             if not self.config.norm_first:
                 pooled = self.post_layernorm(pooled)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+        return BaseModelOutputWithPooling(hidden_states, pooled)
 
 
 class TextTower(EncoderPreTrainedModel):
@@ -73,8 +76,7 @@ class TextTower(EncoderPreTrainedModel):
 
     config: TextConfig
     base_model_prefix = "text_model"
-    input_modalities = ("text",)
-    _input_embed_layer = "token_embedding"
+    _keys_to_ignore_on_load_unexpected = [r"^vision_model\.", *BEYOND_TOWERS]
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config)
@@ -111,72 +113,13 @@ class TextTower(EncoderPreTrainedModel):
         mask = None
         if self.config.causal:
             mask = causal_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
-        hidden_states = self.encoder(hidden_states, mask, **{**kwargs, "is_causal": self.config.causal})
+        hidden_states = self.encoder(
+            hidden_states, **{**kwargs, "attention_mask": mask, "is_causal": self.config.causal}
+        )
         hidden_states = self.final_layer_norm(hidden_states)
-        pooled = POOLERS[self.config.pooling](
-            self, hidden_states, input_ids=input_ids, attention_mask=attention_mask
-        )  # (batch, width)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(pooled))
-
-
-class VisionTowerWithProjection(EncoderPreTrainedModel):
-    """Image tower and projection; `image_embeds` (batch, projection_dim) is not normalised."""
-
-    config: VisionConfig
-    base_model_prefix = "vision_model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    tower_class: type[VisionTower]
-
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__(config)
-        self.vision_model = self.tower_class._from_config(self.config)
-        self.visual_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
-    ) -> CLIPVisionModelOutput:
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
-        return CLIPVisionModelOutput(
-            image_embeds=self.visual_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-
-class TextTowerWithProjection(EncoderPreTrainedModel):
-    """Text tower and projection; `text_embeds` (batch, projection_dim) is not normalised."""
-
-    config: TextConfig
-    base_model_prefix = "text_model"
-    input_modalities = ("text",)
-    tower_class: type[TextTower]
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__(config)
-        self.text_model = self.tower_class._from_config(self.config)
-        self.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
-    ) -> CLIPTextModelOutput:
-        outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        return CLIPTextModelOutput(
-            text_embeds=self.text_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)  # (batch, width)
+        return BaseModelOutputWithPooling(hidden_states, self.head(pooled))
 
 
 class ImageClassifier(EncoderPreTrainedModel):
@@ -186,14 +129,7 @@ class ImageClassifier(EncoderPreTrainedModel):
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _input_embed_layer = "patch_embedding"
-    # What a dual encoder or transformers' own classifier has beyond the weights that a classifier uses.
-    _keys_to_ignore_on_load_unexpected = [
-        r"^text_model\.",
-        r"^(visual|text)_projection\.",
-        r"^logit_(scale|bias)$",
-        r"^vision_model\.head\.",
-    ]
+    _keys_to_ignore_on_load_unexpected = [r"^vision_model\.(head|post_layernorm)\."]  # of pooling
     tower_class: type[VisionTower]
 
     def __init__(self, config: DualEncoderConfig) -> None:
@@ -207,17 +143,11 @@ class ImageClassifier(EncoderPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        **kwargs: Any,
+        self, pixel_values: Tensor, labels: Tensor | None = None, interpolate_pos_encoding: bool = False, **kwargs: Any
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
         patches = outputs.last_hidden_state[:, self.config.vision_config.class_token :]
         logits = self.classifier(torch.mean(patches, dim=1))  # (batch, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return ImageClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)

@@ -1,1 +1,21 @@
-"""Placeholder."""
+"""Processing: images and text to what the models take."""
+
+from .image_processors import CLIPImageProcessor, DualEncoderImageProcessor, SiglipImageProcessor
+from .processor import CLIPProcessor, DualEncoderProcessor, SiglipProcessor, build_processor
+from .siglip_vocabulary import TEXT_CLEANUPS
+from .tokenization import CLIPTokenizer, DualEncoderTokenizer, SiglipTokenizer, VocabularyNotFoundError
+
+__all__ = [
+    "TEXT_CLEANUPS",
+    "CLIPImageProcessor",
+    "CLIPProcessor",
+    "CLIPTokenizer",
+    "DualEncoderImageProcessor",
+    "DualEncoderProcessor",
+    "DualEncoderTokenizer",
+    "SiglipImageProcessor",
+    "SiglipProcessor",
+    "SiglipTokenizer",
+    "VocabularyNotFoundError",
+    "build_processor",
+]

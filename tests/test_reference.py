@@ -1,4 +1,4 @@
-"""The float64 reference against the official code: recorded outputs of big_vision, and OpenAI's own model where installed."""
+"""The float64 reference against the official code: big_vision's recorded outputs, OpenAI's model where installed."""
 
 import importlib.util
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from twinlens.conversion import reference_forward
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -73,7 +74,9 @@ def _without_params(weights):
 
 def _scanned(weights, tower):
     """The same weights with the blocks of one tower stacked on a leading layer axis."""
-    blocks = sorted({name.split(f"{tower}/encoderblock_")[1][0] for name in weights if f"{tower}/encoderblock_" in name})
+    blocks = sorted(
+        {name.split(f"{tower}/encoderblock_")[1][0] for name in weights if f"{tower}/encoderblock_" in name}
+    )
     first = [name for name in weights if f"{tower}/encoderblock_0/" in name]
     rest = {name: value for name, value in weights.items() if f"{tower}/encoderblock_" not in name}
     return rest | {
@@ -99,7 +102,9 @@ def _old_layout(weights):
         pytest.param(_without_params, id="without_params"),
         pytest.param(lambda weights: _scanned(weights, "txt/Encoder_0"), id="text_scanned"),
         pytest.param(lambda weights: _scanned(weights, "img/Transformer"), id="image_scanned"),
-        pytest.param(lambda weights: _scanned(_scanned(weights, "img/Transformer"), "txt/Encoder_0"), id="both_scanned"),
+        pytest.param(
+            lambda weights: _scanned(_scanned(weights, "img/Transformer"), "txt/Encoder_0"), id="both_scanned"
+        ),
         pytest.param(_old_layout, id="old"),
         pytest.param(lambda weights: {k: torch.from_numpy(v) for k, v in weights.items()}, id="torch"),
     ],
@@ -140,7 +145,9 @@ def clip_source():
     package = importlib.util.find_spec("clip")
     if package is None or package.submodule_search_locations is None:
         pytest.skip("openai-clip is not installed (the extra `reference`)")
-    spec = importlib.util.spec_from_file_location("openai_clip_model", Path(package.submodule_search_locations[0]) / "model.py")
+    spec = importlib.util.spec_from_file_location(
+        "openai_clip_model", Path(package.submodule_search_locations[0]) / "model.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.LayerNorm.forward = torch.nn.LayerNorm.forward  # the original casts to float32

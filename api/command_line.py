@@ -1,0 +1,206 @@
+"""The command line. Commands stay thin: what they do lives in the packages they import when they run."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="CLIP, SigLIP and SigLIP 2: read official checkpoints safely, convert them with proof, use them.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(help="Pixels a side, where patches do not fill the image: patch 14 at 384 shows as 27x27 patches."),
+]
+
+
+class DType(str, Enum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    keep = "keep"
+
+
+@app.command("inspect")
+def inspect_command(
+    source: Annotated[Path, typer.Argument(help="An official checkpoint file, or a transformers folder.")],
+    image_size: ImageSize = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a checkpoint is: family, geometry, dtypes, parameters, hash. Runs nothing in it."""
+    from ..conversion import inspect_source
+
+    description = inspect_source(source, image_size=image_size)
+    print(json.dumps(description, indent=2)) if as_json else print_description(description)
+
+
+@app.command("convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="OpenAI's .pt archive or state dict, or a big_vision SigLIP .npz.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write; transformers loads it with or without twinlens.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="bpe_simple_vocab_16e6.txt.gz, a SentencePiece .model, a tokenizer.json or a folder. "
+            "CLIP needs none; SigLIP without one converts for images only."
+        ),
+    ] = None,
+    image_size: ImageSize = None,
+    dtype: Annotated[DType, typer.Option(help="Of the weights written; keep: the file's own.")] = DType.float32,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Measure parity, fail if a bar is missed.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert an official checkpoint to a Hugging Face folder and prove, number by number, that nothing changed."""
+    from ..conversion import convert
+
+    with progress_line(as_json) as progress:
+        certificate = convert(
+            source,
+            folder,
+            tokenizer=tokenizer,
+            image_size=image_size,
+            dtype=dtype.value,
+            verify=verify,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps({"folder": str(folder), "parity": certificate.to_dict() if certificate else None}, indent=2))
+        return
+    if certificate:
+        console().print(certificate.table())
+    print(f"Wrote {folder}")
+
+
+@app.command()
+def classify(
+    model: Annotated[str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE...")],
+    labels: Annotated[str, typer.Option(help='What to choose from, separated by commas: "a cat,a dog".')],
+    template: Annotated[
+        str, typer.Option(help="The sentence around a label, the pipeline's own by default; {} is the label.")
+    ] = "This is a photo of {}.",
+    tokenizer: Annotated[Path | None, typer.Option(help="As for convert, where MODEL has none.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Classify photographs by labels given in words: independent probabilities for SigLIP, shares of one for CLIP."""
+    names = [label.strip() for label in labels.split(",") if label.strip()]
+    if not names:
+        raise ValueError(f'Expected labels such as --labels "a cat,a dog", got {labels!r}.')
+    if "{}" not in template:
+        raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
+    from .zero_shot import classify_images
+
+    scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)
+    results = [
+        {"image": str(image), "scores": dict(sorted(zip(names, row, strict=True), key=lambda pair: -pair[1]))}
+        for image, row in zip(images, scores, strict=True)
+    ]
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    for result in results:
+        print(result["image"])
+        for name, score in result["scores"].items():
+            print(f"  {score:8.2%}  {name}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep what the demo writes in this new folder; a temporary one otherwise.")
+    ] = None,
+) -> None:
+    """The whole tour without a network: write an OpenAI archive, convert it, see the proof, ask a pipeline."""
+    from .demonstration import demonstrate
+
+    if folder is not None:
+        if folder.exists():
+            raise FileExistsError(f"Expected a folder that does not exist yet, got {folder}. Choose another --folder.")
+        folder.mkdir(parents=True)
+        demonstrate(folder, console())
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        demonstrate(Path(temporary), console())
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        from . import __version__
+
+        print(f"twinlens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to twinlens: its errors say what transformers' reports and progress bars would."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+@contextmanager
+def progress_line(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show the current step on a terminal; nothing in a pipe."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda step: status.update(step)
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """Print `inspect_source`'s answer as a column of names and a column of values."""
+    vision, text = description["geometry"]["vision"], description["geometry"]["text"]
+    tower = "{hidden_size} wide, {num_hidden_layers} layers, {num_attention_heads} heads, MLP {intermediate_size}"
+    rows = {
+        "family": description["family"],
+        "format": f"{description['format']}, {description['layout']}",
+        "image": f"{vision['image_size']} pixels, patch {vision['patch_size']}; {tower.format(**vision)}",
+        "text": f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {tower.format(**text)}",
+        "parameters": f"{description['parameters']:,}",
+        "values": ", ".join(f"{count:,} {dtype}" for dtype, count in description["dtypes"].items()),
+    }
+    for name, value in rows.items():
+        print(f"{name:<11}{value}")
+    for file in description["files"]:
+        print(f"{'file':<11}{file['name']}, {file['bytes']:,} bytes, sha256 {file['sha256']}")
+
+
+def main() -> None:
+    """Run the command line: exit code 0, 1 with one line on stderr (something failed), 2 (a wrong option)."""
+    try:
+        app()
+    except (OSError, ValueError, ImportError) as error:
+        print("twinlens: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)

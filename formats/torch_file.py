@@ -1,0 +1,182 @@
+"""PyTorch's files: both kinds of state dict, and TorchScript archives, read without executing anything in them."""
+
+import math
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, ZipFile
+
+import torch
+from torch import Tensor, nn
+
+from .table import FormatError
+
+_DTYPES = {
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+}
+_MOST_MODULES = 10_000  # a forged module tree can contain itself; CLIP ViT-L has about 400 modules
+
+
+def read_archive(archive: ZipFile, folder: str) -> tuple[str, dict[str, Tensor]]:
+    """What `torch.jit.save` ("torchscript") or `torch.save` ("torch") wrote; `folder` holds `data.pkl`."""
+    with archive.open(f"{folder}data.pkl") as file:
+        root = _Unpickler(file).load()
+    if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+        raise FormatError("the file was written on a big-endian machine; save it again on a little-endian one.")
+
+    def read_storage(key: str) -> Tensor:
+        entry = archive.getinfo(f"{folder}data/{key}")
+        if entry.compress_type != ZIP_STORED:
+            raise FormatError(f"{entry.filename} is compressed; PyTorch stores its tensors as they are.")
+        with archive.open(entry) as file:
+            return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+
+    if isinstance(root, _Module):
+        return "torchscript", _load(_module_tensors(root), read_storage)
+    return "torch", _load(_state_dict(root), read_storage)
+
+
+def read_legacy(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """What `torch.save` wrote before it wrote zip archives: five pickles, then the storages."""
+    with path.open("rb") as file:
+        _magic, _protocol, _system, root, keys = (_Unpickler(file).load() for _ in range(5))
+        described = _state_dict(root)
+        itemsize = {stored.key: stored.dtype.itemsize for stored in described.values()}
+        storages = {}
+        for key in keys:
+            size = int.from_bytes(file.read(8), "little") * itemsize[key]
+            storages[key] = torch.frombuffer(bytearray(file.read(size)), dtype=torch.uint8)
+    return "torch", _load(described, storages.__getitem__)
+
+
+def write_archive(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
+    """A TorchScript archive like OpenAI's: parameters, integer buffers, no code; `clip.load(path)` takes it."""
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        module = root
+        for parent in parents:
+            if parent not in dict(module.named_children()):
+                module.add_module(parent, nn.Module())
+            module = module.get_submodule(parent)
+        if tensor.is_floating_point():
+            module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+        else:
+            module.register_buffer(leaf, tensor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the format is TorchScript, deprecated or not
+        torch.jit.script(root).save(str(path))
+
+
+class _Inert:
+    """Stands for a class or function that a file names. No pickle can set anything on it, or on what it makes."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise FormatError("the file changes an object that has no state; it is forged.")
+
+
+class _Module(_Inert):
+    """Any TorchScript class."""
+
+    __slots__ = ("attributes",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+class _Stored(_Inert):
+    """A tensor as the file describes it; its values are read afterwards."""
+
+    __slots__ = ("dtype", "key", "offset", "size", "stride")
+
+    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
+        (self.key, self.dtype), self.offset, self.size, self.stride = storage, offset, size, stride
+
+    def view(self, name: str, storage: Tensor) -> Tensor:
+        """The tensor in the bytes of its storage. Raises FormatError where it does not lie inside."""
+        numbers = (self.offset, *self.size, *self.stride)
+        if not all(type(number) is int and number >= 0 for number in numbers) or len(self.size) != len(self.stride):
+            raise FormatError(f"{name} has the impossible offset, size or stride {numbers}.")
+        values = storage.view(self.dtype)
+        last = self.offset + sum((size - 1) * stride for size, stride in zip(self.size, self.stride, strict=True))
+        if 0 in self.size or max(last + 1, math.prod(self.size)) > len(values):
+            raise FormatError(f"{name} has shape {self.size}, but the file holds {len(values)} values for it.")
+        return values.as_strided(self.size, self.stride, self.offset)
+
+
+class _Parameter(_Inert):
+    """`torch._utils._rebuild_parameter`: the tensor itself."""
+
+    def __new__(cls, tensor: Any, *_: Any) -> Any:
+        return tensor
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows tensors, ordered dicts and inert modules, and refuses every other name that a pickle asks for."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":
+            return _Module
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        known = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _Stored,
+            ("torch._utils", "_rebuild_parameter"): _Parameter,
+        }
+        if (module, name) not in known:
+            raise FormatError(f"the file asks for {module}.{name}, expected nothing but tensors; it was not executed.")
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> tuple[str, torch.dtype]:
+        kind, dtype, key, *_ = pid
+        if kind != "storage":
+            raise FormatError(f"the file asks for an outside object of kind {kind!r}; it is forged.")
+        return key, dtype
+
+
+def _state_dict(root: Any) -> dict[str, _Stored]:
+    if not isinstance(root, dict):
+        raise FormatError(f"the file holds a {type(root).__name__.lstrip('_')}, expected a state dict of tensors.")
+    for name, value in dict.items(root):
+        if not isinstance(name, str) or not isinstance(value, _Stored):
+            raise FormatError(
+                f"entry {name!r} is a {type(value).__name__.lstrip('_')}, expected a tensor; "
+                "of a training checkpoint, save the model's state dict alone."
+            )
+    return dict(dict.items(root))
+
+
+def _module_tensors(root: _Module) -> dict[str, _Stored]:
+    """The tensors of a module tree under the names that `state_dict()` gives them."""
+    tensors: dict[str, _Stored] = {}
+    pending = [("", root)]
+    for _ in range(_MOST_MODULES):
+        if not pending:
+            return tensors
+        prefix, module = pending.pop()
+        for name, value in module.attributes.items():
+            if isinstance(value, _Stored):
+                tensors[prefix + name] = value
+            elif isinstance(value, _Module):
+                pending.append((f"{prefix}{name}.", value))
+    raise FormatError(f"the archive has more than {_MOST_MODULES} modules, expected a CLIP model.")
+
+
+def _load(described: Mapping[str, _Stored], read_storage: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    storages: dict[str, Tensor] = {}
+    for stored in described.values():
+        if stored.key not in storages:
+            storages[stored.key] = read_storage(stored.key)
+    return {name: stored.view(name, storages[stored.key]) for name, stored in described.items()}

@@ -1,0 +1,64 @@
+"""CLIP's byte-level BPE as a `tokenizers` pipeline."""
+
+import gzip
+from importlib.resources import files
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+_MERGES = 49152 - 256 - 2  # of the 262144 lines in OpenAI's file, `simple_tokenizer.py`
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def read_official(path: str | Path | None = None) -> models.BPE:
+    """Read OpenAI's `bpe_simple_vocab_16e6.txt.gz`; without a path the copy that is part of this package."""
+    source = files(__package__) / "assets" / "bpe_simple_vocab_16e6.txt.gz" if path is None else Path(path)
+    try:
+        lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")
+        merges = [(left, right) for left, right in (line.split() for line in lines[1 : _MERGES + 1])]
+    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+        raise ValueError(f"{path} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {error}") from error
+    if len(merges) != _MERGES:
+        raise ValueError(
+            f"{path}: expected {_MERGES} merges, got {len(merges)}: use OpenAI's bpe_simple_vocab_16e6.txt.gz"
+        )
+    alphabet = _byte_alphabet()
+    pieces = [
+        *alphabet,
+        *(letter + "</w>" for letter in alphabet),
+        *(left + right for left, right in merges),
+        START,
+        END,
+    ]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    return models.BPE(ids, merges, end_of_word_suffix="</w>", unk_token=END)
+
+
+def _byte_alphabet() -> list[str]:
+    """Give the letters that stand for the 256 bytes, in the order of their ids: printable ones first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
+
+
+def pipeline(model: models.BPE) -> Tokenizer:
+    """Build text -> start, pieces, end; the text is expected as `CLIPTokenizer.clean` leaves it."""
+    tokenizer = Tokenizer(model)
+    # What of the cleaning can be said here, for plain transformers; it changes nothing in clean text.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[START, "$A", END], special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+    )
+    return tokenizer

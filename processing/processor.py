@@ -1,0 +1,220 @@
+"""One processor for the texts and images of a checkpoint, with the settings it was trained with."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers.processing_utils import TextKwargs
+
+from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
+from ..formats import is_checkpoint_file, read_checkpoint
+from .image_processors import CLIPImageProcessor, DualEncoderImageProcessor, SiglipImageProcessor
+from .tokenization import CLIPTokenizer, DualEncoderTokenizer, SiglipTokenizer, VocabularyNotFoundError
+
+_CLIP_VOCABULARY_SIZE = 49408
+
+
+class DualEncoderProcessor(ProcessorMixin):
+    """The base of the families' processors, and the entry point: `from_pretrained` gives the right family's.
+
+    Without a tokenizer it takes images only.
+    """
+
+    config_type: ClassVar[type[DualEncoderConfig]] = DualEncoderConfig
+    image_processor_type: ClassVar[type[DualEncoderImageProcessor]] = DualEncoderImageProcessor
+    tokenizer_type: ClassVar[Any] = DualEncoderTokenizer
+
+    def __init__(self, image_processor: Any, tokenizer: Any = None) -> None:
+        for name, part, expected in (
+            ("image_processor", image_processor, self.image_processor_type),
+            ("tokenizer", tokenizer, self.tokenizer_type),
+        ):
+            if not isinstance(part, expected) and (name != "tokenizer" or part is not None):
+                raise TypeError(
+                    f"{type(self).__name__} takes a twinlens {expected.__name__} as {name}, got {type(part)}: "
+                    f"load it with twinlens.processing.{expected.__name__}.from_pretrained"
+                )
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.chat_template = None  # ProcessorMixin's methods look for it
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        *,
+        return_tensors: str | None = "pt",
+        images_kwargs: dict[str, Any] | None = None,
+        text_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Give `pixel_values` and `input_ids` (CLIP: and `attention_mask`), cut and padded as in training.
+
+        Further settings go to the image processor or the tokenizer by their names, or through `images_kwargs` and
+        `text_kwargs`.
+        """
+        if images is None and text is None:
+            raise ValueError("expected images, text or both, got neither")
+        image_names, text_names = self.image_processor.valid_kwargs.__annotations__, TextKwargs.__annotations__
+        if unknown := sorted(kwargs.keys() - image_names.keys() - text_names.keys()):
+            raise TypeError(f"neither image processor nor tokenizer has a setting named {', '.join(unknown)}")
+        features: dict[str, Any] = {}
+        if text is not None:
+            if self.tokenizer is None:
+                raise ValueError(
+                    "this processor takes images only, for its source holds no vocabulary: "
+                    "pass one, from_pretrained(..., tokenizer=path)"
+                )
+            settings = {name: value for name, value in kwargs.items() if name in text_names}
+            settings = {"padding": "max_length", **settings, **(text_kwargs or {})}
+            features |= self.tokenizer(text, return_tensors=return_tensors, **settings)
+        if images is not None:
+            settings = {name: value for name, value in kwargs.items() if name in image_names}
+            settings |= images_kwargs or {}
+            features |= self.image_processor(images, return_tensors=return_tensors, **settings)
+        return BatchFeature(features)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, tokenizer: str | Path | None = None, **kwargs: Any
+    ) -> "DualEncoderProcessor":
+        """Load from a folder, a Hub id or an official checkpoint file.
+
+        `tokenizer` and `text_cleanup` are those of `build_processor`, `image_size` is that of `read_checkpoint`; the
+        image processor's settings can be given by name.
+        """
+        source = str(pretrained_model_name_or_path)
+        image_names = DualEncoderImageProcessor.valid_kwargs.__annotations__
+        image_settings = {name: value for name, value in kwargs.items() if name in image_names}
+        if is_checkpoint_file(source):
+            config = read_checkpoint(source, image_size=kwargs.get("image_size")).config
+            cls._family(config.model_type, source)
+            cleanup = kwargs.get("text_cleanup")
+            return build_processor(config, tokenizer=tokenizer, text_cleanup=cleanup, **image_settings)
+        other = {name: value for name, value in kwargs.items() if name not in image_names}
+        try:
+            config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
+        except OSError:  # a folder of processor files alone
+            config_dict = {}
+        image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
+        type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")
+        family = cls._family(config_dict.get("model_type") or type_name, source)
+        if length := (config_dict.get("text_config") or config_dict).get("max_position_embeddings"):
+            other["model_max_length"] = length
+        return family(
+            family.image_processor_type.from_dict(image_dict, **image_settings),
+            family._load_tokenizer(tokenizer or source, required=tokenizer is not None, **other),
+        )
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Write `preprocessor_config.json`, `processor_config.json` and the tokenizer's files, for any transformers."""
+        folder = Path(save_directory)
+        written = self.image_processor.save_pretrained(folder)
+        # transformers 5 would repeat the image settings here, and the copy would win over an edited original.
+        processor_file = folder / "processor_config.json"
+        processor_file.write_text(
+            json.dumps({"processor_class": type(self).__name__}, indent=2) + "\n", encoding="utf-8"
+        )
+        if self.tokenizer is not None:
+            self.tokenizer._set_processor_class(type(self).__name__)
+            written += self.tokenizer.save_pretrained(folder)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return [*written, str(processor_file)]
+
+    @classmethod
+    def _family(cls, name: str | None, source: str) -> type["DualEncoderProcessor"]:
+        """Find the family by a `model_type`, that of one tower included, or by the name of an image processor."""
+        for family in (CLIPProcessor, SiglipProcessor):
+            prefix, processor_name = family.config_type.model_type, family.image_processor_type.__name__
+            towers = (prefix, f"{prefix}_vision_model", f"{prefix}_text_model")
+            if name in (*towers, processor_name, processor_name.replace("ImageProcessor", "FeatureExtractor")):
+                if not issubclass(family, cls):
+                    raise ValueError(f"{source} holds a {family.__name__}, not a {cls.__name__}")
+                return family
+        raise ValueError(f"{source}: expected a checkpoint of CLIP or SigLIP, got {name!r}")
+
+    @classmethod
+    def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Give what `config` says about the image processor and about the tokenizer."""
+        raise NotImplementedError
+
+    @classmethod
+    def _load_tokenizer(cls, path: str | Path, required: bool, **settings: Any) -> Any:
+        if Path(path).is_file():
+            return cls.tokenizer_type.from_file(path, **settings)
+        try:
+            return cls.tokenizer_type.from_pretrained(str(path), **settings)
+        except VocabularyNotFoundError:
+            if required:
+                raise
+            return None
+        except OSError as error:
+            raise FileNotFoundError(f"{path} is neither a file, nor a folder, nor a Hub id within reach") from error
+
+
+class CLIPProcessor(DualEncoderProcessor):
+    """CLIP's images and texts."""
+
+    config_type = CLIPConfig
+    image_processor_type = CLIPImageProcessor
+    tokenizer_type = CLIPTokenizer
+
+    @classmethod
+    def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        size = config.vision_config.image_size
+        image = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+        return image, {"model_max_length": config.text_config.max_position_embeddings}
+
+
+class SiglipProcessor(DualEncoderProcessor):
+    """Images and texts of SigLIP and of fixed-size SigLIP 2."""
+
+    config_type = SiglipConfig
+    image_processor_type = SiglipImageProcessor
+    tokenizer_type = SiglipTokenizer
+
+    @classmethod
+    def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        size, pad = config.vision_config.image_size, config.text_config.pad_token_id
+        # The Hub folders' preprocessing: bicubic for SigLIP, which pads text with 1, bilinear for SigLIP 2, with 0.
+        resample = Image.Resampling.BILINEAR if pad == 0 else Image.Resampling.BICUBIC
+        image = {"size": {"height": size, "width": size}, "resample": resample}
+        return image, {"model_max_length": config.text_config.max_position_embeddings, "pad_token_id": pad}
+
+
+def build_processor(
+    config: DualEncoderConfig,
+    *,
+    tokenizer: str | Path | None = None,
+    text_cleanup: str | None = None,
+    **image_settings: Any,
+) -> DualEncoderProcessor:
+    """Build the processor of an official checkpoint from its configuration.
+
+    `tokenizer` is OpenAI's `bpe_simple_vocab_16e6.txt.gz`, a SentencePiece `.model`, a `tokenizer.json`, a folder or a
+    Hub id; without it CLIP gets the vocabulary of this package and SigLIP takes images only. `text_cleanup` is a key
+    of `TEXT_CLEANUPS`, for SigLIP. Raises ValueError where the vocabulary is not of the size the model has.
+    """
+    family = DualEncoderProcessor._family(config.model_type, type(config).__name__)
+    image, text = family._settings(config)
+    image_processor = family.image_processor_type(**(image | image_settings))
+    if text_cleanup is not None:
+        if family is CLIPProcessor:
+            raise ValueError(f"text_cleanup is for SigLIP, CLIP's cleaning is a fixed part of it: got {text_cleanup!r}")
+        text["text_cleanup"] = text_cleanup
+    size = config.text_config.vocab_size
+    if tokenizer is not None:
+        vocabulary = family._load_tokenizer(tokenizer, required=True, **text)
+        if len(vocabulary) != size:
+            raise ValueError(
+                f"the vocabulary {tokenizer} has {len(vocabulary)} pieces and the model has embeddings for {size}: "
+                "give the one it was trained with"
+            )
+    elif family is CLIPProcessor and size == _CLIP_VOCABULARY_SIZE:
+        vocabulary = CLIPTokenizer.from_official(**text)
+    else:
+        vocabulary = None
+    return family(image_processor, vocabulary)

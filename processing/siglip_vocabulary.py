@@ -1,0 +1,163 @@
+"""SigLIP's vocabularies as `tokenizers` pipelines: SentencePiece files and the `tokenizer.json` of any age."""
+
+import re
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.normalizers import Normalizer
+
+from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
+from .tokenizer_json import read_tokenizer_json
+
+# What happens to text before the vocabulary sees it. "lower" is how SigLIP and SigLIP 2 were trained (big_vision,
+# `pp/ops_text.py`: TensorFlow's lower-casing, which leaves all but ASCII alone); "canonicalize" is what big_vision's
+# zero-shot evaluator does (`evaluators/proj/image_text/prompt_engineering.py`).
+TEXT_CLEANUPS: dict[str, list[Normalizer]] = {
+    "none": [],
+    "lower": [normalizers.Replace(letter, letter.lower()) for letter in string.ascii_uppercase],
+    "canonicalize": [
+        normalizers.Replace("_", " "),
+        normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
+        normalizers.Lowercase(),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class SiglipVocabulary:
+    """Pieces and what surrounds them: special tokens, and the spelling of text that the pieces were learnt on."""
+
+    model: models.Model
+    eos: str
+    specials: list[str]
+    user_defined: list[str]
+    charsmap: Normalizer | None
+    adds_prefix: bool
+    squeezes_spaces: bool
+
+    @classmethod
+    def from_sentencepiece(cls, path: str | Path) -> "SiglipVocabulary":
+        """Read a SentencePiece `.model`: unigram (SigLIP, multilingual SigLIP) or BPE (SigLIP 2)."""
+        source = read_sentencepiece(path)
+        if not 0 <= source.eos_id < len(source.pieces):
+            raise ValueError(f"{path} has no end-of-text piece, which every SigLIP text ends with")
+        return cls(
+            model=_bpe(source) if source.is_bpe else _unigram(source),
+            eos=source.pieces[source.eos_id][0],
+            specials=source.named(PieceType.CONTROL, PieceType.UNKNOWN),
+            user_defined=source.named(PieceType.USER_DEFINED) if source.is_bpe else [],
+            charsmap=normalizers.Precompiled(source.charsmap) if source.charsmap else None,
+            adds_prefix=source.add_dummy_prefix,
+            squeezes_spaces=source.remove_extra_whitespaces,
+        )
+
+    @classmethod
+    def from_tokenizer_json(cls, path: str | Path) -> "SiglipVocabulary":
+        """Take the pieces out of a `tokenizer.json`; how it spells spaces is found by trying it."""
+        source = read_tokenizer_json(path)
+        eos = next((token for token in ("<eos>", "</s>") if source.token_to_id(token) is not None), None)
+        if not isinstance(source.model, models.Unigram | models.BPE) or eos is None:
+            raise ValueError(
+                f"{path}: SigLIP's vocabularies are unigram or BPE and have an end-of-text piece <eos> or </s>; "
+                f"this one is {type(source.model).__name__} and has {eos or 'neither'}"
+            )
+        added = source.get_added_tokens_decoder().values()
+        charsmap: Normalizer | None = next(
+            (step for step in _steps(source.normalizer) if isinstance(step, normalizers.Precompiled)), None
+        )
+        spells_spaces = source.normalizer is not None and "▁" in source.normalizer.normalize_str("a a")
+        if charsmap is None and isinstance(source.model, models.Unigram) and not spells_spaces:
+            # Files made for JavaScript leave out SentencePiece's table "nmt_nfkc"; these two steps are what it holds.
+            charsmap = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+
+        def pieces(text: str) -> list[str]:
+            return source.encode(text, add_special_tokens=False).tokens
+
+        return cls(
+            model=source.model,
+            eos=eos,
+            specials=[token.content for token in added if token.special],
+            user_defined=[token.content for token in added if not token.special],
+            charsmap=charsmap,
+            adds_prefix=pieces("a")[0].startswith("▁"),
+            squeezes_spaces=pieces("a  a") == pieces("a a"),
+        )
+
+    @property
+    def pad(self) -> str:
+        """Name the piece that fills a text up: big_vision pads with 1, the end, for SigLIP and with 0 for SigLIP 2."""
+        return self.eos if isinstance(self.model, models.Unigram) else str(self.model.id_to_token(0))
+
+    def pipeline(self, text_cleanup: str) -> Tokenizer:
+        """Build text -> ids with end-of-text as the last, after one of `TEXT_CLEANUPS`."""
+        if text_cleanup not in TEXT_CLEANUPS:
+            raise ValueError(f"text_cleanup must be one of {', '.join(TEXT_CLEANUPS)}, got {text_cleanup!r}")
+        tokenizer = Tokenizer(self.model)
+        tokenizer.normalizer = normalizer = normalizers.Sequence(
+            [
+                *TEXT_CLEANUPS[text_cleanup],
+                *([self.charsmap] if self.charsmap else []),
+                *([normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()] if self.squeezes_spaces else []),
+                *([normalizers.Prepend("▁")] if self.adds_prefix else []),
+                normalizers.Replace(" ", "▁"),
+            ]
+        )
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in self.specials])
+        # SentencePiece looks for these in the cleaned text. One that the cleaning changes can never be found there.
+        reachable = [token for token in self.user_defined if normalizer.normalize_str(token) == token]
+        tokenizer.add_tokens([AddedToken(token, normalized=True) for token in reachable])
+        # Text that spells a special token stays text, also where `tokenizers` would find it among the pieces: a cut
+        # before its last character, over which no ordinary piece reaches.
+        tempting = [
+            token for token in self.specials if [piece.value for piece in self.model.tokenize(token)] == [token]
+        ]
+        if tempting:
+            cuts = "|".join(f"(?<={re.escape(token[:-1])})(?={re.escape(token[-1])})" for token in tempting)
+            tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(cuts), behavior="isolated")
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=["$A", self.eos], special_tokens=[(self.eos, tokenizer.token_to_id(self.eos))]
+        )
+        tokenizer.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                *([decoders.Strip(" ", 1, 0)] if self.adds_prefix else []),
+            ]
+        )
+        return tokenizer
+
+
+def _steps(normalizer: Normalizer | None) -> Iterator[Normalizer]:
+    if isinstance(normalizer, normalizers.Sequence):
+        for index in range(len(normalizer)):
+            yield from _steps(normalizer[index])
+    elif normalizer is not None:
+        yield normalizer
+
+
+def _unigram(source: SentencePieceModel) -> models.Unigram:
+    pieces = list(source.pieces)
+    while (
+        pieces[-1][2] is PieceType.USER_DEFINED
+    ):  # T5's sentinels, 100 after the pieces that SigLIP has embeddings for
+        pieces.pop()
+    return models.Unigram([(piece, score) for piece, score, _ in pieces], source.unk_id, source.byte_fallback)
+
+
+def _bpe(source: SentencePieceModel) -> models.BPE:
+    ids = {piece: index for index, (piece, _, _) in enumerate(source.pieces)}
+    scores = {piece: score for piece, score, kind in source.pieces if kind is PieceType.NORMAL}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in sorted(scores, key=lambda piece: -scores[piece])
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
+    unknown = source.pieces[source.unk_id][0]
+    return models.BPE(ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=source.byte_fallback)

@@ -1,0 +1,17 @@
+"""Shared settings: tiny models run fastest on one thread, and nothing reaches for a network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+import transformers
+
+torch.set_num_threads(1)
+transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,593 @@
+"""Conversion: the folder and its proof, mistakes that must not pass, and refusals that must leave nothing behind."""
+
+import copy
+import importlib
+import io
+import json
+import math
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from builders import TINY_CLIP, TINY_SIGLIP, openai_tensors, write_big_vision, write_npz, write_openai
+from rich.console import Console
+from torch import Tensor, nn
+
+import twinlens
+from twinlens.conversion import Certificate, ParityError, certify, convert, inspect_source
+from twinlens.formats import Checkpoint, FormatError, read_checkpoint
+from twinlens.modeling import DualEncoderModel
+
+CLIP = {
+    "archive": {"container": "torchscript"},
+    "archive-float32": {"container": "torchscript", "half": False},
+    "state-dict": {"container": "torch"},
+    "state-dict-safetensors": {"container": "safetensors"},
+}
+SIGLIP = {
+    "v1": {},
+    "v2-scanned": {"scan_image": True, "scan_text": True},
+    "text-scanned": {"scan_text": True},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "old": {"prefix": "", "old_positions": True},
+    "no-head": {"head": False},
+    "patch-14": {"patch": 14},
+    "unequal-widths": {"text_width": 32, "text_heads": 2},
+    "text-length-64": {"text_length": 64},
+}
+
+
+def write(path: Path, case: str) -> Path:
+    if case in CLIP:
+        write_openai(path, **{**TINY_CLIP, **CLIP[case]})
+    else:
+        write_big_vision(path, **{**TINY_SIGLIP, **SIGLIP[case]})
+    return path
+
+
+def native_class(config: Any) -> Any:
+    return {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[config.model_type]
+
+
+@pytest.fixture
+def clip_file(tmp_path: Path) -> Path:
+    return write(tmp_path / "clip.pt", "archive")
+
+
+@pytest.fixture
+def siglip_file(tmp_path: Path) -> Path:
+    return write(tmp_path / "siglip.npz", "v1")
+
+
+@pytest.fixture(params=["archive", "v1"], ids=["clip", "siglip"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return write(tmp_path / "checkpoint", request.param)
+
+
+class TestFolder:
+    @pytest.mark.parametrize("case", [*CLIP, *SIGLIP])
+    def test_every_layout_converts_and_loads_in_plain_transformers(self, case: str, tmp_path: Path) -> None:
+        folder = tmp_path / "folder"
+        certificate = convert(write(tmp_path / "checkpoint", case), folder)
+        assert certificate is not None
+        assert certificate.passed
+
+        ours = DualEncoderModel.from_pretrained(folder)
+        theirs = native_class(ours.config).from_pretrained(folder)
+        size = ours.config.vision_config.image_size
+        pixels = torch.randn(2, 3, size, size)
+        ids = torch.randint(3, 90, (3, ours.config.text_config.max_position_embeddings))
+        ids[:, -1] = ours.config.text_config.vocab_size - 1
+        with torch.no_grad():
+            expected = theirs(pixel_values=pixels, input_ids=ids).logits_per_image
+            logits = ours.logits(ours.encode_image(pixels), ours.encode_text(ids))
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+    def test_image_size_between_whole_patches(self, tmp_path: Path) -> None:
+        """Patch 14 at 384: the grid says 378; here 3 patches of 14 and 2 pixels."""
+        certificate = convert(write(tmp_path / "checkpoint", "patch-14"), tmp_path / "folder", image_size=44)
+        assert certificate is not None
+        assert certificate.passed
+        assert certificate.source["geometry"]["vision"]["image_size"] == 44
+        assert transformers.AutoConfig.from_pretrained(tmp_path / "folder").vision_config.image_size == 44
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
+        assert dict(processor.size) == {"height": 44, "width": 44}
+
+    def test_clip_folder_is_complete(self, tmp_path: Path) -> None:
+        write_openai(tmp_path / "clip.pt", **{**TINY_CLIP, "vocabulary": 49408})
+        certificate = convert(tmp_path / "clip.pt", tmp_path / "folder")
+        assert certificate is not None
+        assert certificate.notes == ()
+        processor = transformers.AutoProcessor.from_pretrained(tmp_path / "folder")
+        assert processor.tokenizer("a cat").input_ids == [49406, 320, 2368, 49407]
+        assert json.loads((tmp_path / "folder" / "parity.json").read_text()) == certificate.to_dict()
+        card = (tmp_path / "folder" / "README.md").read_text()
+        assert certificate.markdown() in card
+        assert "license: mit" in card
+        assert "pipeline(" in card
+
+    def test_siglip_without_tokenizer_takes_images_and_says_so(
+        self, siglip_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        certificate = convert(siglip_file, tmp_path / "folder")
+        assert certificate is not None
+        (note,) = certificate.notes
+        assert "no tokenizer" in note
+        assert "--tokenizer" in note
+        assert caplog.messages == [note]
+        assert note in (tmp_path / "folder" / "README.md").read_text()
+        image_processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
+        model = transformers.AutoModel.from_pretrained(tmp_path / "folder")
+        pixels = image_processor(np.zeros((20, 30, 3), np.uint8), return_tensors="pt")
+        assert model.get_image_features(**pixels).pooler_output.shape == (1, 48)
+
+    def test_unverified_folder_says_so(self, source: Path, tmp_path: Path) -> None:
+        assert convert(source, tmp_path / "folder", verify=False) is None
+        assert "Not measured" in (tmp_path / "folder" / "README.md").read_text()
+        assert not (tmp_path / "folder" / "parity.json").exists()
+
+    def test_stored_weights_are_the_files(self, source: Path, tmp_path: Path) -> None:
+        convert(source, tmp_path / "folder")
+        checkpoint = read_checkpoint(source)
+        stored = native_class(checkpoint.config).from_pretrained(tmp_path / "folder").state_dict()
+        for name, weight in checkpoint.state_dict().items():
+            assert torch.equal(stored[name], weight.float()), name
+
+
+class TestDType:
+    def test_mixed_file_is_stored_in_float32(self, clip_file: Path, tmp_path: Path) -> None:
+        convert(clip_file, tmp_path / "folder")
+        assert inspect_source(tmp_path / "folder")["dtypes"].keys() == {"float32"}
+
+    def test_rounding_is_measured_but_not_judged(self, clip_file: Path, tmp_path: Path) -> None:
+        certificate = convert(clip_file, tmp_path / "folder", dtype="bfloat16")
+        assert certificate is not None
+        assert certificate.passed
+        rounding = certificate.comparisons[1]
+        assert not rounding.judged
+        assert rounding.summary["logits_per_image"].error > 1e-3
+        assert "rounded to bfloat16" in certificate.notes[-1]
+        assert inspect_source(tmp_path / "folder")["dtypes"].keys() == {"bfloat16"}
+
+    def test_keep(self, tmp_path: Path) -> None:
+        certificate = convert(write(tmp_path / "checkpoint", "bfloat16"), tmp_path / "folder", dtype="keep")
+        assert certificate is not None
+        assert all(comparison.judged for comparison in certificate.comparisons)
+        assert inspect_source(tmp_path / "folder")["dtypes"].keys() == {"bfloat16"}
+
+    def test_keep_needs_one_dtype(self, clip_file: Path, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"dtype keep needs a file with one dtype, .* has float16, float32"):
+            convert(clip_file, tmp_path / "folder", dtype="keep")
+
+    def test_unknown(self, clip_file: Path, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"dtype must be one of float32, .*, got 'int8'"):
+            convert(clip_file, tmp_path / "folder", dtype="int8")  # type: ignore[arg-type]
+
+    def test_values_beyond_the_range(self, tmp_path: Path) -> None:
+        tensors = openai_tensors(**TINY_CLIP, half=False)
+        tensors["visual.class_embedding"][0] = 1e5
+        torch.save(tensors, tmp_path / "checkpoint")
+        with pytest.raises(ValueError, match=r"class_embedding has values beyond the range of torch.float16"):
+            convert(tmp_path / "checkpoint", tmp_path / "folder", dtype="float16")
+        assert not (tmp_path / "folder").exists()
+
+
+def swap_query_and_key(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    swapped = {".q_proj.": ".k_proj.", ".k_proj.": ".q_proj."}
+    part = next(name for name in weights if "layers.1.self_attn.q_proj.weight" in name)
+    other = part.replace(".q_proj.", swapped[".q_proj."])
+    return weights | {part: weights[other], other: weights[part]}
+
+
+def transpose(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda weights: weights | {name: weights[name].T.contiguous()}
+
+
+def zero(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda weights: weights | {name: torch.zeros_like(weights[name])}
+
+
+ATTENTION = "vision_model.encoder.layers.0.self_attn"
+CLIP_MISTAKES = {
+    "transposed kernel": transpose(f"{ATTENTION}.out_proj.weight"),
+    "swapped query and key": swap_query_and_key,
+    "missing key bias": zero("text_model.encoder.layers.1.self_attn.q_proj.bias"),
+    "missing MLP bias": zero("text_model.encoder.layers.1.mlp.fc2.bias"),
+    "missing positions": zero("text_model.embeddings.position_embedding.weight"),
+    "missing scale": zero("logit_scale"),
+}
+SIGLIP_MISTAKES = {
+    "transposed kernel": transpose(f"{ATTENTION}.out_proj.weight"),
+    "transposed pooling kernel": transpose("vision_model.head.attention.out_proj.weight"),
+    "transposed text head": transpose("text_model.head.weight"),
+    "swapped query and key": swap_query_and_key,
+    "missing patch bias": zero("vision_model.embeddings.patch_embedding.bias"),
+    "missing pooling bias": zero("vision_model.head.mlp.fc2.bias"),
+    "missing bias of the logits": zero("logit_bias"),
+}
+CLIP_SETTINGS = {
+    "wrong eps": {"layer_norm_eps": 1e-6},
+    "exact GELU": {"hidden_act": "gelu"},
+    "wrong end of text": {"eos_token_id": 2, "pad_token_id": 0},
+    "one wide head": {"num_attention_heads": 1},
+}
+SIGLIP_SETTINGS = {
+    "wrong eps": {"layer_norm_eps": 1e-5},
+    "exact GELU": {"hidden_act": "gelu"},
+    "quick GELU": {"hidden_act": "quick_gelu"},
+    "heads of another width": {"num_attention_heads": 4},
+}
+
+
+class TestMistakes:
+    """Deliberate mistakes in an otherwise sound conversion: each must miss a bar of what users see."""
+
+    @staticmethod
+    def assert_refused(source: Path) -> None:
+        folder = source.parent / "folder"
+        with pytest.raises(ParityError, match=r"The conversion is wrong: .* the bar is .*--no-verify") as failure:
+            convert(source, folder)
+        assert sorted(source.parent.iterdir()) == [source]
+        summary = failure.value.certificate.comparisons[0].summary
+        assert not (
+            summary["logits_per_image"].passed and summary["image.embeds"].passed and summary["text.embeds"].passed
+        )
+
+    @pytest.mark.parametrize(
+        ("case", "mistake"),
+        [
+            *(pytest.param("archive", mistake, id=f"clip-{name}") for name, mistake in CLIP_MISTAKES.items()),
+            *(pytest.param("v1", mistake, id=f"siglip-{name}") for name, mistake in SIGLIP_MISTAKES.items()),
+        ],
+    )
+    def test_in_the_weights(
+        self, case: str, mistake: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sound = Checkpoint.state_dict
+        monkeypatch.setattr(Checkpoint, "state_dict", lambda self: mistake(sound(self)))
+        self.assert_refused(write(tmp_path / "checkpoint", case))
+
+    @pytest.mark.parametrize(
+        ("case", "settings"),
+        [
+            *(pytest.param("archive", settings, id=f"clip-{name}") for name, settings in CLIP_SETTINGS.items()),
+            *(pytest.param("v1", settings, id=f"siglip-{name}") for name, settings in SIGLIP_SETTINGS.items()),
+        ],
+    )
+    @pytest.mark.parametrize("tower", ["text_config", "vision_config"])
+    def test_in_the_settings(
+        self, case: str, tower: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def mistaken(path: Path, **kwargs: Any) -> Checkpoint:
+            checkpoint = read_checkpoint(path, **kwargs)
+            for name, value in settings.items():
+                setattr(getattr(checkpoint.config, tower), name, value)
+            return checkpoint
+
+        if tower == "vision_config" and "eos_token_id" in settings:
+            pytest.skip("images have no end of text")
+        if tower == "text_config" and settings == {"num_attention_heads": 1}:
+            pytest.skip("the right number")
+        monkeypatch.setattr(importlib.import_module("twinlens.conversion.convert"), "read_checkpoint", mistaken)
+        self.assert_refused(write(tmp_path / "checkpoint", case))
+
+    @pytest.mark.parametrize(
+        ("case", "tower", "pooling"),
+        [
+            ("archive", "CLIPTextConfig", "last_token"),
+            ("archive", "CLIPVisionConfig", "last_token"),
+            ("v1", "SiglipTextConfig", "class_token"),
+            ("v1", "SiglipVisionConfig", "class_token"),
+        ],
+    )
+    def test_in_the_pooling(
+        self, case: str, tower: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checkpoint = read_checkpoint(write(tmp_path / "checkpoint", case))
+        model = DualEncoderModel.from_pretrained(checkpoint.path)
+        assert certify(checkpoint, model).passed
+        monkeypatch.setattr(getattr(twinlens, tower), "pooling", pooling)
+        assert not certify(checkpoint, model).passed
+
+    def test_doubled_positions_added_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = write(tmp_path / "checkpoint", "old")
+        positions = read_checkpoint(source).tensors["txt/pos_embedding"][0]
+        name = "text_model.embeddings.position_embedding.weight"
+        sound = Checkpoint.state_dict
+        monkeypatch.setattr(Checkpoint, "state_dict", lambda self: sound(self) | {name: positions})
+        self.assert_refused(source)
+
+
+class TestCertificate:
+    @pytest.fixture
+    def certificate(self, source: Path) -> Certificate:
+        return certify(read_checkpoint(source), DualEncoderModel.from_pretrained(source))
+
+    def test_every_layer_is_in_it(self, certificate: Certificate) -> None:
+        (comparison,) = certificate.comparisons
+        names = [row.name for row in comparison.rows]
+        for tower, layers in (("image", 3), ("text", 2)):
+            states = [f"{tower}.hidden_states.{layer}" for layer in range(layers + 1)]
+            outputs = [*states, *(f"{tower}.{name}" for name in ("last_hidden_state", "pooler_output", "embeds"))]
+            assert [name for name in names if name.startswith(tower)] == outputs
+        assert names[-1] == "logits_per_image"
+
+    def test_is_repeatable_and_names_no_machine(self, source: Path, certificate: Certificate) -> None:
+        again = certify(read_checkpoint(source), DualEncoderModel.from_pretrained(source))
+        assert again == certificate
+        assert str(source.parent) not in json.dumps(certificate.to_dict())
+
+    def test_renders(self, certificate: Certificate) -> None:
+        console = Console(width=200, file=io.StringIO())
+        console.print(certificate.table())
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "pass" in text
+        assert "FAIL" not in text
+        lines = certificate.markdown().splitlines()
+        assert len(lines) == 2 + len(certificate.comparisons[0].summary)
+        assert len({line.count("|") for line in lines}) == 1
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_what_is_not_finite_fails(self, value: float, source: Path, tmp_path: Path) -> None:
+        checkpoint = read_checkpoint(source)
+        model = copy.deepcopy(DualEncoderModel.from_pretrained(source))
+        with torch.no_grad():
+            model.text_model.encoder.layers[0].mlp.fc2.bias[0] = value
+        certificate = certify(checkpoint, model)
+        assert not certificate.passed
+        assert math.isnan(certificate.worst[1].error)
+        assert "FAIL" in certificate.markdown()
+        certificate.save(tmp_path / "parity.json")
+        written = json.loads((tmp_path / "parity.json").read_text(), parse_constant=pytest.fail)
+        assert written["verdict"] == "fail"
+        assert any(row["error"] is None for row in written["comparisons"][0]["rows"])
+
+    def test_a_missing_layer_fails(self, source: Path) -> None:
+        checkpoint = read_checkpoint(source)
+        model = DualEncoderModel.from_pretrained(source)
+        last = model.vision_model.encoder.layers[-1]
+        model.vision_model.encoder.layers[-1] = nn.Sequential()  # type: ignore[assignment]
+        model.vision_model.encoder.layers[-1].forward = lambda states, *args, **kwargs: states
+        certificate = certify(checkpoint, model)
+        assert last is not model.vision_model.encoder.layers[-1]
+        assert not certificate.passed
+        assert math.isnan(certificate.comparisons[0].rows[3].error)
+
+    @pytest.mark.parametrize("case", ["archive", "v1"])
+    def test_massive_activations_do_not_fail(self, case: str, tmp_path: Path) -> None:
+        """A channel of 1e3, as trained towers have: its float32 spacing alone is twice the bar."""
+        source = write(tmp_path / "sound", case)
+        checkpoint = read_checkpoint(source)
+        tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()}
+        bias = {
+            "archive": "visual.transformer.resblocks.0.mlp.c_proj.bias",
+            "v1": "params/img/Transformer/encoderblock_0/MlpBlock_0/Dense_1/bias",
+        }[case]
+        tensors[bias][7] = 1000.3
+        massive = tmp_path / "massive"
+        torch.save(tensors, massive) if case == "archive" else write_npz(massive.with_suffix(".npz"), tensors)
+        massive = massive if case == "archive" else massive.with_suffix(".npz")
+        certificate = certify(read_checkpoint(massive), DualEncoderModel.from_pretrained(massive))
+        assert certificate.passed
+        assert certificate.comparisons[0].summary["image.hidden_states"].peak > 900
+
+    def test_another_dtype_is_refused(self, source: Path) -> None:
+        model = DualEncoderModel.from_pretrained(source, dtype=torch.bfloat16)
+        with pytest.raises(ValueError, match=r"bars hold for float32 on the CPU. Got a model in torch.bfloat16"):
+            certify(read_checkpoint(source), model)
+
+
+class Hostile:
+    """Unpickling this creates a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.marker), "w")
+
+
+def _hostile_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"visual.proj": Hostile(path.parent / "executed")}))
+
+
+def _foreign_object(path: Path) -> None:
+    torch.save({**openai_tensors(**TINY_CLIP), "note": Hostile(path.parent / "executed")}, path)
+
+
+def _truncated(path: Path) -> None:
+    write(path, "archive")
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def _object_array(path: Path) -> None:
+    np.savez(path.open("wb"), **{"params/t": np.array([Hostile(path.parent / "executed")], object)})
+
+
+def _changed(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
+    def write_changed(path: Path) -> None:
+        tensors = openai_tensors(**TINY_CLIP)
+        change(tensors)
+        torch.save(tensors, path)
+
+    return write_changed
+
+
+def _other_pooling(path: Path) -> None:
+    write(path, "v1")
+    with np.load(path) as arrays:
+        np.savez(path.open("wb"), **{name: arrays[name] for name in arrays.files if "MAPHead_0" not in name})
+
+
+BAD_SOURCES = {
+    "pickle that runs code": _hostile_pickle,
+    "foreign object beside the weights": _foreign_object,
+    "truncated archive": _truncated,
+    "object arrays": _object_array,
+    "NaN": _changed(lambda tensors: tensors["visual.proj"].fill_(math.nan)),
+    "missing key": _changed(lambda tensors: tensors.pop("visual.proj")),
+    "extra key": _changed(lambda tensors: tensors.update(extra=torch.zeros(2))),
+    "empty file": lambda path: path.write_bytes(b""),
+    "text file": lambda path: path.write_text("not a checkpoint, only words\n" * 20),
+    "no such path": lambda path: None,
+    "another pooling": _other_pooling,
+}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("write_bad", BAD_SOURCES.values(), ids=BAD_SOURCES)
+    def test_source(self, write_bad: Callable[[Path], Any], tmp_path: Path) -> None:
+        source = tmp_path / "checkpoint"
+        write_bad(source)
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises((FormatError, FileNotFoundError)) as refusal:
+            convert(source, tmp_path / "new" / "folder")
+        assert str(source) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+        assert sorted(tmp_path.iterdir()) == before  # no folder, no parent of it, no trace of executed code
+
+    def test_tokenizer(self, siglip_file: Path, tmp_path: Path) -> None:
+        with pytest.raises((OSError, ValueError)):
+            convert(siglip_file, tmp_path / "folder", tokenizer=tmp_path / "missing.model")
+        assert sorted(tmp_path.iterdir()) == [siglip_file]
+
+    def test_existing_folder(self, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "config.json").write_text("precious")
+        with pytest.raises(FileExistsError, match=r"folder is not empty.*--overwrite"):
+            convert(source, tmp_path / "folder")
+        assert [path.read_text() for path in (tmp_path / "folder").iterdir()] == ["precious"]
+
+    def test_overwrite_spares_what_is_no_model_folder(self, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "thesis.txt").write_text("precious")
+        with pytest.raises(FileExistsError, match=r"no config.json.*--overwrite spares it"):
+            convert(source, tmp_path / "folder", overwrite=True)
+        assert (tmp_path / "folder" / "thesis.txt").read_text() == "precious"
+
+    def test_overwrite_spares_its_own_source(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "config.json").write_text("{}")
+        source = write(tmp_path / "folder" / "clip.pt", "archive")
+        with pytest.raises(FileExistsError, match=r"lies in .*folder, which --overwrite would remove"):
+            convert(source, tmp_path / "folder", overwrite=True)
+        assert source.exists()
+
+    def test_destination_is_a_file(self, source: Path) -> None:
+        with pytest.raises(FileExistsError, match=r"is a file, expected a folder"):
+            convert(source, source)
+        with pytest.raises(OSError, match=r"Writing .*folder failed: .*Not a directory"):
+            convert(source, source / "folder")
+
+
+class TestAllOrNothing:
+    def test_overwrite(self, source: Path, tmp_path: Path) -> None:
+        convert(source, tmp_path / "folder")
+        (tmp_path / "folder" / "stale").touch()
+        convert(source, tmp_path / "folder", overwrite=True)
+        assert not (tmp_path / "folder" / "stale").exists()
+        assert sorted(tmp_path.iterdir()) == [source, tmp_path / "folder"]
+
+    def test_empty_folder_is_filled(self, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        convert(source, tmp_path / "folder")
+        assert (tmp_path / "folder" / "config.json").exists()
+
+    def test_failed_overwrite_leaves_the_old_folder(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        convert(source, tmp_path / "folder")
+        before = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+        sound = Checkpoint.state_dict
+        mistake = zero("logit_scale")
+        monkeypatch.setattr(Checkpoint, "state_dict", lambda self: mistake(sound(self)))
+        with pytest.raises(ParityError):
+            convert(source, tmp_path / "folder", overwrite=True)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == before
+        assert sorted(tmp_path.iterdir()) == [source, tmp_path / "folder"]
+
+    def test_interrupt(self, source: Path, tmp_path: Path) -> None:
+        def interrupt(step: str) -> None:
+            if step == "transformers":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / "new" / "folder", progress=interrupt)
+        assert sorted(tmp_path.iterdir()) == [source]
+
+    @staticmethod
+    def run(source: Path, preparation: str) -> subprocess.CompletedProcess[str]:
+        """Convert in a process of its own, where `preparation` defines `progress`."""
+        script = (
+            "import os, resource, signal, sys\n"
+            "from twinlens.conversion import convert\n"
+            f"{preparation}\n"
+            "convert(sys.argv[1], sys.argv[2], progress=progress)\n"
+        )
+        arguments = [sys.executable, "-c", script, str(source), str(source.parent / "folder")]
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+    def test_kill(self, number: signal.Signals, siglip_file: Path) -> None:
+        """Killed when every file is written but the proof is not."""
+        result = self.run(
+            siglip_file,
+            f"def progress(step):\n    if step == 'transformers':\n        os.kill(os.getpid(), {int(number)})",
+        )
+        left = [path for path in siglip_file.parent.iterdir() if path != siglip_file]
+        if number == signal.SIGTERM:
+            assert result.returncode == 128 + number
+            assert left == []
+        else:
+            assert result.returncode == -number
+            (partial,) = left
+            assert partial.name.startswith(".folder.")
+            assert partial.name.endswith(".partial")
+
+    def test_no_space(self, siglip_file: Path) -> None:
+        result = self.run(
+            siglip_file,
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+            "def progress(step): pass",
+        )
+        assert result.returncode == 1
+        assert "OSError: Writing" in result.stderr.splitlines()[-1]
+        assert [*siglip_file.parent.iterdir()] == [siglip_file]
+
+
+class TestInspection:
+    def test_file_and_folder_agree(self, source: Path, tmp_path: Path) -> None:
+        file = inspect_source(source)
+        convert(source, tmp_path / "folder")
+        folder = inspect_source(tmp_path / "folder")
+        for name in ("family", "geometry", "parameters"):
+            assert file[name] == folder[name]
+        assert sum(file["dtypes"].values()) == file["parameters"]
+        assert file["files"][0]["bytes"] == source.stat().st_size
+        assert (file["format"], folder["format"]) == (read_checkpoint(source).format, "transformers")
+
+    def test_layout_in_words(self, tmp_path: Path) -> None:
+        assert inspect_source(write(tmp_path / "a", "archive"))["layout"] == "torchscript"
+        assert inspect_source(write(tmp_path / "b", "v2-scanned"))["layout"].startswith("npz, ")
+        assert "text scanned" in inspect_source(write(tmp_path / "c", "text-scanned"))["layout"]
+        assert "image scanned" not in inspect_source(write(tmp_path / "d", "text-scanned"))["layout"]
+
+    def test_folder_of_something_else(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(ValueError, match=r"a folder with config.json and .safetensors files. .* holds notes.txt"):
+            inspect_source(tmp_path)
+
+    def test_damaged_weights(self, source: Path, tmp_path: Path) -> None:
+        convert(source, tmp_path / "folder")
+        (tmp_path / "folder" / "model.safetensors").write_bytes(b"\xff" * 20)
+        with pytest.raises(ValueError, match=r"Expected a safetensors file. .* promises a header of"):
+            inspect_source(tmp_path / "folder")

@@ -1,0 +1,656 @@
+"""Official files: what is read, what it becomes, what goes back, and what is refused."""
+
+import io
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from builders import (
+    TINY_CLIP,
+    TINY_SIGLIP,
+    big_vision_tensors,
+    openai_tensors,
+    write_big_vision,
+    write_npz,
+    write_openai,
+)
+from torch import Tensor
+
+from twinlens import formats
+from twinlens.formats import FormatError, big_vision, is_checkpoint_file, openai, read_checkpoint, to_official
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+OPENAI = {
+    "archive": {"container": "torchscript"},
+    "archive-float32": {"container": "torchscript", "half": False},
+    "state-dict": {"container": "torch"},
+    "state-dict-legacy": {"container": "legacy"},
+    "state-dict-safetensors": {"container": "safetensors"},
+    "one-layer-each": {"layers": 1, "text_layers": 1},
+    "one-patch": {"image_size": 16},
+}
+BIG_VISION = {
+    "v1": {},
+    "v2-scanned": {"scan_image": True, "scan_text": True},
+    "only-image-scanned": {"scan_image": True},
+    "only-text-scanned": {"scan_text": True},
+    "scanned-one-layer": {"scan_image": True, "scan_text": True, "layers": 1, "text_layers": 1},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "bfloat16-scanned-no-head": {"dtype": torch.bfloat16, "scan_text": True, "head": False},
+    "old": {"prefix": "", "old_positions": True},
+    "old-no-head": {"prefix": "", "old_positions": True, "head": False},
+    "no-head": {"head": False},
+    "patch-14": {"patch": 14},
+    "unequal-widths": {"text_width": 32, "text_heads": 2},
+    "long-text": {"text_length": 64},
+}
+
+
+def write(path: Path, case: str) -> dict[str, Tensor]:
+    if case in OPENAI:
+        return write_openai(path, **{**TINY_CLIP, **OPENAI[case]})
+    return write_big_vision(path, **{**TINY_SIGLIP, **BIG_VISION[case]})
+
+
+@pytest.fixture(params=[*OPENAI, *BIG_VISION])
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint"  # no suffix: files are told apart by their content
+
+
+def upstream(config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+    """transformers' own model for one of our configurations."""
+    config_class, model_class = {
+        "clip": (transformers.CLIPConfig, transformers.CLIPModel),
+        "siglip": (transformers.SiglipConfig, transformers.SiglipModel),
+    }[config.model_type]
+    return model_class(config_class(**config.to_diff_dict())).eval()
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype, name
+        assert ours[name].shape == theirs[name].shape, name
+        assert ours[name].numpy(force=True).tobytes() == theirs[name].numpy(force=True).tobytes(), name
+
+
+def bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.view(torch.int16) if t.dtype == torch.bfloat16 else t for n, t in tensors.items()}
+
+
+class TestReading:
+    def test_names_and_shapes_are_those_of_transformers(self, case: str, source: Path) -> None:
+        write(source, case)
+        checkpoint = read_checkpoint(source)
+        with torch.device("meta"):
+            expected = upstream(checkpoint.config).state_dict()
+        given = checkpoint.state_dict()
+        assert {n: t.shape for n, t in given.items()} == {n: t.shape for n, t in expected.items()}
+
+    def test_tensors_are_the_files(self, case: str, source: Path) -> None:
+        written = write(source, case)
+        checkpoint = read_checkpoint(source)
+        integers = {name: tensor for name, tensor in written.items() if not tensor.is_floating_point()}
+        assert_same(bits({**checkpoint.tensors, **integers}), bits(written))
+        assert_same(dict(checkpoint.layout.integers), integers)
+        assert checkpoint.path == source
+        assert checkpoint.format == checkpoint.layout.format == ("openai" if case in OPENAI else "big_vision")
+
+    def test_weights_own_their_memory(self, case: str, source: Path) -> None:
+        write(source, case)
+        for name, tensor in read_checkpoint(source).state_dict().items():
+            assert tensor.is_contiguous(), name
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
+
+    @pytest.mark.parametrize("fixture", ["siglip_v1", "siglip_v2_scanned"])
+    def test_outputs_of_the_official_code(self, fixture: str) -> None:
+        """Bars: 1e-4 for logits, 5e-6 for unit embeddings, of float32 on a CPU."""
+        checkpoint = read_checkpoint(FIXTURES / fixture / "checkpoint.npz")
+        model = upstream(checkpoint.config)
+        model.load_state_dict(checkpoint.state_dict(), strict=True)
+        inputs = np.load(FIXTURES / fixture / "inputs.npz")
+        expected = np.load(FIXTURES / fixture / "expected.npz")
+        with torch.no_grad():
+            outputs = model(
+                pixel_values=torch.from_numpy(inputs["pixel_values_nhwc"]).permute(0, 3, 1, 2),
+                input_ids=torch.from_numpy(inputs["input_ids"]),
+            )
+        for ours, theirs, bar in (
+            (outputs.logits_per_image, "logits_per_image", 1e-4),
+            (outputs.image_embeds, "image_embeds_normalized", 5e-6),
+            (outputs.text_embeds, "text_embeds_normalized", 5e-6),
+        ):
+            assert np.abs(ours.numpy() - expected[f"f64/{theirs}"]).max() < bar, theirs
+
+    def test_fused_attention_is_cut_in_the_official_order(self, source: Path) -> None:
+        written = write_openai(source, **TINY_CLIP)
+        weights = read_checkpoint(source).state_dict()
+        fused = written["visual.transformer.resblocks.2.attn.in_proj_weight"]
+        for part, rows in (("q", slice(0, 128)), ("k", slice(128, 256)), ("v", slice(256, 384))):
+            name = f"vision_model.encoder.layers.2.self_attn.{part}_proj.weight"
+            assert torch.equal(weights[name], fused[rows])
+        assert torch.equal(weights["text_projection.weight"], written["text_projection"].T)
+        assert torch.equal(weights["visual_projection.weight"], written["visual.proj"].T)
+
+    def test_both_text_position_tables_count(self, source: Path) -> None:
+        written = write(source, "old")
+        weights = read_checkpoint(source).state_dict()
+        both = written["txt/pos_embedding"] + written["txt/Encoder_0/pos_embedding"]
+        assert torch.equal(weights["text_model.embeddings.position_embedding.weight"], both[0])
+
+    def test_missing_head_changes_nothing(self, source: Path) -> None:
+        write(source, "bfloat16-scanned-no-head")
+        weights = read_checkpoint(source).state_dict()
+        assert torch.equal(weights["text_model.head.weight"], torch.eye(48, dtype=torch.bfloat16))
+        assert torch.equal(weights["text_model.head.bias"], torch.zeros(48, dtype=torch.bfloat16))
+
+    @pytest.mark.parametrize("folder_in_archive", ["archive", "ViT-B-32", "a b"])
+    def test_old_archives_have_other_folders_and_no_byte_order(self, source: Path, folder_in_archive: str) -> None:
+        written = write_openai(source, **TINY_CLIP)
+        rewrite(source, lambda name, data: None if name.endswith("byteorder") else data, folder_in_archive)
+        assert_same(read_checkpoint(source).tensors, {n: t for n, t in written.items() if t.is_floating_point()})
+
+    def test_archive_opens_in_torch(self, source: Path) -> None:
+        written = write_openai(source, **TINY_CLIP)
+        with pytest.warns(DeprecationWarning, match="torch.jit.load"):
+            assert_same(dict(torch.jit.load(source).state_dict()), written)
+
+    def test_parameters_and_tensors_that_share_memory(self, source: Path) -> None:
+        written = openai_tensors(**TINY_CLIP, integers=False)
+        shared = torch.cat([written["ln_final.weight"], written["ln_final.bias"]]).reshape(2, -1).T.contiguous().T
+        parameters = {name: torch.nn.Parameter(tensor) for name, tensor in written.items()}
+        torch.save({**parameters, "ln_final.weight": shared[0], "ln_final.bias": shared[1]}, source)
+        assert_same(read_checkpoint(source).tensors, written)
+
+
+class TestGeometry:
+    def test_clip(self, source: Path) -> None:
+        write_openai(source, **TINY_CLIP)
+        config = read_checkpoint(source).config
+        assert config.model_type == "clip"
+        assert config.projection_dim == config.text_config.projection_dim == config.vision_config.projection_dim == 48
+        vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
+        vision |= {"patch_size": 16, "image_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+        assert config.vision_config.to_dict().items() >= vision.items()
+        text = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
+        text |= {"vocab_size": 99, "max_position_embeddings": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+        text |= {"pad_token_id": 0, "bos_token_id": 97, "eos_token_id": 98}
+        assert config.text_config.to_dict().items() >= text.items()
+
+    def test_siglip(self, source: Path) -> None:
+        write(source, "unequal-widths")
+        config = read_checkpoint(source).config
+        assert config.model_type == "siglip"
+        vision = {"hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3, "num_attention_heads": 3}
+        vision |= {"patch_size": 16, "image_size": 48, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+        assert config.vision_config.to_dict().items() >= vision.items()
+        text = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2}
+        text |= {"vocab_size": 101, "max_position_embeddings": 16, "projection_size": 48}
+        text |= {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": 1}
+        text |= {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+        assert config.text_config.to_dict().items() >= text.items()
+
+    @pytest.mark.parametrize(
+        ("geometry", "pad"),
+        [
+            pytest.param({}, 1, id="v1"),
+            pytest.param({"scan_image": True, "scan_text": True}, 0, id="v2"),
+            pytest.param({"vocabulary": 256_000}, 0, id="v2-unscanned"),
+            pytest.param({"vocabulary": 250_000}, 1, id="v1-multilingual"),
+        ],
+    )
+    def test_padding(self, geometry: dict[str, int], pad: int, source: Path) -> None:
+        tiny = {**TINY_SIGLIP, "text_width": 8}
+        write_big_vision(source, **{**tiny, **geometry})
+        assert read_checkpoint(source).config.text_config.pad_token_id == pad
+
+    def test_full_size_shapes(self, source: Path) -> None:
+        """So400m/14 at 384 with text length 16 beside unequal towers: only the shapes, at one layer."""
+        write_big_vision(
+            source, grid=27, patch=14, width=1536, layers=1, heads=16, mlp=6144, text_width=1152, text_layers=1,
+            text_heads=16, text_mlp=4304, text_length=16, vocabulary=200, dtype=torch.bfloat16,
+        )  # fmt: skip
+        config = read_checkpoint(source, image_size=384).config
+        assert (config.vision_config.image_size, config.vision_config.num_attention_heads) == (384, 16)
+        assert (config.text_config.hidden_size, config.text_config.projection_size) == (1152, 1536)
+        assert config.text_config.intermediate_size == 4304
+
+    @pytest.mark.parametrize(("image_size", "result"), [(None, 42), (42, 42), (50, 50), (55, 55)])
+    def test_image_size_may_add_what_fills_no_patch(self, image_size: int | None, result: int, source: Path) -> None:
+        write(source, "patch-14")
+        assert read_checkpoint(source, image_size=image_size).config.vision_config.image_size == result
+
+    @pytest.mark.parametrize("image_size", [41, 56, 224])
+    def test_image_size_must_fit_the_grid(self, image_size: int, source: Path) -> None:
+        write(source, "patch-14")
+        with pytest.raises(FormatError, match=f"image_size={image_size} makes .* positions for 3; .* from 42 to 55"):
+            read_checkpoint(source, image_size=image_size)
+
+
+class TestRoundTrip:
+    def test_file_to_transformers_to_file(self, case: str, source: Path) -> None:
+        written = write(source, case)
+        checkpoint = read_checkpoint(source)
+        official = to_official(checkpoint.state_dict(), checkpoint.layout)
+        if "txt/Encoder_0/pos_embedding" in written:  # a sum does not remember its parts
+            written["txt/pos_embedding"] = written["txt/pos_embedding"] + written["txt/Encoder_0/pos_embedding"]
+            written["txt/Encoder_0/pos_embedding"] = torch.full_like(written["txt/pos_embedding"], -0.0)
+        assert_same(bits(official), bits(written))
+
+    def test_transformers_to_file_to_transformers(self, case: str, source: Path, tmp_path: Path) -> None:
+        write(source, case)
+        checkpoint = read_checkpoint(source)
+        weights = checkpoint.state_dict()
+        weights["text_model.embeddings.position_embedding.weight"][0] = -0.0
+        official = to_official(weights, checkpoint.layout)
+        again = tmp_path / "again"
+        if checkpoint.format == "openai":
+            formats.write_archive(official, again)
+        else:
+            write_npz(again, official)
+        assert_same(bits(read_checkpoint(again).state_dict()), bits(weights))
+
+    def test_every_row_is_used(self, tmp_path: Path) -> None:
+        used = set()
+        for case in (*OPENAI, *BIG_VISION):
+            write(tmp_path / case, case)
+            for row in read_checkpoint(tmp_path / case).layout.table():
+                used |= {(re.sub(r"_?\d+", "#", s), row.operation.name.removeprefix("stacked ")) for s in row.sources}
+        tables = (openai.VISION, openai.TEXT, openai.BLOCK, big_vision.BLOCK, big_vision.PATCH_EMBEDDING)
+        tables += (big_vision.IMAGE_POOLING, big_vision.TEXT_NORM, big_vision.HEAD, big_vision.LOGITS)
+        tables += ([big_vision.IMAGE_POSITIONS, big_vision.OLD_IMAGE_POSITIONS, big_vision.TOKENS],)
+        tables += ([big_vision.TEXT_POSITIONS, big_vision.TEXT_POSITIONS_TWICE, big_vision.TEXT_NORM_WITHOUT_HEAD],)
+        for row in (row for rows in tables for row in rows):
+            for name in row.sources:
+                end = re.sub(r"_?\d+", "#", name)
+                pattern = rf"(.*[/.])?{re.escape(end)}"
+                assert any(re.fullmatch(pattern, s) and op == row.operation.name for s, op in used), name
+
+    def test_rows_do_not_overlap(self, case: str, source: Path) -> None:
+        write(source, case)
+        table = read_checkpoint(source).layout.table()
+        for names in ([n for row in table for n in row.sources], [n for row in table for n in row.targets]):
+            assert len(names) == len(set(names))
+
+    def test_all_faults_of_the_weights_are_named(self, source: Path) -> None:
+        write(source, "no-head")
+        checkpoint = read_checkpoint(source)
+        weights = checkpoint.state_dict()
+        with pytest.raises(FormatError, match="has no text head, so the head must be the identity"):
+            to_official({**weights, "text_model.head.bias": torch.ones(48)}, checkpoint.layout)
+        weights["extra"] = weights.pop("logit_bias")
+        weights["logit_scale"] = torch.zeros(())
+        with pytest.raises(FormatError) as error:
+            to_official(weights, checkpoint.layout)
+        for fault in ("logit_bias is missing", "extra is not expected", r"logit_scale has shape (), expected (1,)"):
+            assert fault in str(error.value)
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], bytes | None], folder: str = "archive") -> None:
+    """Change the entries of a zip archive; `change` gets their names without the folder, None drops one."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            if (changed := change(name, data)) is not None:
+                archive.writestr(f"{folder}/{name}", changed)
+
+
+def assert_refused(path: Path, message: str) -> None:
+    """One line that names the file and says `message`."""
+    with pytest.raises(FormatError, match=message) as error:
+        read_checkpoint(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+class TestRefusedWeights:
+    """Files that are sound in themselves, but not what they should hold."""
+
+    @pytest.mark.parametrize("case", ["archive", "state-dict", "v1", "v2-scanned", "old"])
+    def test_every_key_is_needed_and_none_besides(self, case: str, source: Path) -> None:
+        written = write(source, case)
+        checkpoint = read_checkpoint(source)
+        for name in written:
+            if name in checkpoint.layout.integers or re.search(
+                "MAPHead|head/|(Encoder_0|Transformer)/pos|(^|/)(t|b)$", name
+            ):
+                continue  # not a weight, or its absence makes another layout or another model
+            with pytest.raises(FormatError, match=f"{re.escape(name)} is missing"):
+                self.write_tensors(source, {n: t for n, t in written.items() if n != name}, case)
+        with pytest.raises(FormatError, match="something/else is not expected"):
+            self.write_tensors(source, {**written, "something/else": torch.ones(3)}, case)
+
+    @staticmethod
+    def write_tensors(path: Path, tensors: dict[str, Tensor], case: str) -> None:
+        if case in OPENAI:
+            torch.save(tensors, path)
+        else:
+            write_npz(path, tensors)
+        read_checkpoint(path)
+
+    def test_all_faults_in_one_line(self, source: Path) -> None:
+        tensors = big_vision_tensors(**TINY_SIGLIP)
+        tensors["params/left/over"] = tensors.pop("params/txt/head/bias")
+        tensors["params/img/embedding/bias"] = torch.ones(7)
+        tensors["params/img/Transformer/encoderblock_1/LayerNorm_0/bias"][3] = torch.nan
+        tensors["params/txt/Embed_0/embedding"][0, 0] = -torch.inf
+        tensors["params/t"] = torch.ones(1, dtype=torch.int64)
+        write_npz(source, tensors)
+        assert_refused(source, "not a sound big_vision checkpoint")
+        for fault in (
+            "params/txt/head/bias is missing",
+            "params/left/over is not expected",
+            r"params/img/embedding/bias has shape \(7,\), expected \(vision.width=48\)",
+            "params/img/Transformer/encoderblock_1/LayerNorm_0/bias has NaN or infinite values",
+            "params/txt/Embed_0/embedding has NaN or infinite values",
+            "params/t has dtype torch.int64, expected floating point",
+        ):
+            assert_refused(source, fault)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"visual.positional_embedding": torch.ones(8, 128)}, "positions on a square grid, got 7 of them"),
+            ({"visual.positional_embedding": torch.ones(1, 128)}, "positions on a square grid, got 0 of them"),
+            ({"visual.conv1.weight": torch.ones(128, 3, 16, 15)}, r"expected \(vision.width=128, 3, vision.patch=16, "),
+            ({"visual.conv1.weight": torch.ones(128, 4, 16, 16)}, r"shape \(128, 4, 16, 16\), expected \(vision.width"),
+            ({"text_projection": torch.ones(64, 40)}, r"\(64, 40\), expected \(text.width=64, embed=48\)"),
+            ({"ln_final.bias": torch.ones(64, 1)}, r"ln_final.bias has shape \(64, 1\), expected \(text.width=64\)"),
+            ({"visual.transformer.resblocks.9.ln_1.bias": torch.ones(128)}, "resblocks.3.ln_1.weight is missing"),
+        ],
+    )
+    def test_openai_geometry(self, change: dict[str, Tensor], message: str, source: Path) -> None:
+        torch.save({**openai_tensors(**TINY_CLIP), **change}, source)
+        assert_refused(source, message)
+
+    @pytest.mark.parametrize("geometry", [{"width": 48}, {"text_width": 200}], ids=["below-64", "does-not-divide"])
+    def test_openai_heads(self, geometry: dict[str, int], source: Path) -> None:
+        write_openai(source, **{**TINY_CLIP, **geometry})
+        assert_refused(source, "cannot be cut into . heads of 64")
+
+    @pytest.mark.parametrize(
+        ("geometry", "message"),
+        [
+            ({"head": False, "text_width": 32}, "text embeddings have 32 values, but image embeddings 48"),
+            ({"heads": 5}, "vision tower has 5 heads of 9, expected them to fill its width 48"),
+            ({"text_length": 0}, r"pos_embedding has shape \(1, 0, 48\), expected"),
+        ],
+        ids=["no-head-unequal", "heads", "no-text"],
+    )
+    def test_big_vision_geometry(self, geometry: dict[str, int], message: str, source: Path) -> None:
+        write_big_vision(source, **{**TINY_SIGLIP, **geometry})
+        assert_refused(source, message)
+
+    @pytest.mark.parametrize(
+        ("without", "extra", "message"),
+        [
+            ("img/MAPHead_0", {}, "has no attention pooling of images"),
+            ("img/MAPHead_0", {"img/cls": (1, 1, 48)}, "no attention pooling of images .* a class token"),
+            ("img/MAPHead_0", {"img/head/kernel": (48, 8)}, "an image projection"),
+            ("nothing", {"txt/MAPHead_0/probe": (1, 1, 48)}, "attention pooling of texts"),
+            ("nothing", {"img/cls": (1, 1, 48)}, "a class token"),
+            ("nothing", {"txt/cls": (1, 1, 48)}, "params/txt/cls is not expected"),
+            ("b", {}, "no bias of the sigmoid loss"),
+            ("t", {}, "no temperature"),
+            ("txt/", {}, "no text tower"),
+            ("img/", {}, "no attention pooling of images"),
+        ],
+    )
+    def test_models_of_big_vision_that_are_not_siglip(
+        self, without: str, extra: dict[str, tuple[int, ...]], message: str, source: Path
+    ) -> None:
+        tensors = big_vision_tensors(**TINY_SIGLIP)
+        left = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"params/{without}")}
+        write_npz(source, {**left, **{f"params/{name}": torch.ones(shape) for name, shape in extra.items()}})
+        assert_refused(source, message)
+
+    def test_naflex(self, source: Path) -> None:
+        tensors = big_vision_tensors(**TINY_SIGLIP)
+        tensors["params/img/embedding/kernel"] = tensors["params/img/embedding/kernel"].flatten(0, 2)
+        tensors["params/img/pos_embedding"] = tensors["params/img/pos_embedding"].reshape(3, 3, 48)
+        write_npz(source, tensors)
+        assert_refused(source, "a NaFlex SigLIP 2")
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (["visual.layer1.0.conv1.weight", "visual.attnpool.q_proj.weight"], "an OpenAI CLIP with a ResNet"),
+            (["visual.trunk.pos_embed", "text.text_projection.weight"], "open_clip model with a timm image tower"),
+            (["visual.conv1.weight", "text.transformer.resblocks.0.ln_1.bias"], "a text tower of its own"),
+            (["module.visual.conv1.weight", "module.logit_scale"], "an open_clip training checkpoint"),
+            (["vision_model.embeddings.class_embedding"], "a weights file of transformers"),
+            (["conv1.weight", "bn1.weight", "fc.bias", "fc.weight"], "or a big_vision SigLIP, got 4 tensors"),
+        ],
+    )
+    def test_other_models(self, names: list[str], message: str, source: Path) -> None:
+        torch.save({name: torch.ones(2) for name in names}, source)
+        assert_refused(source, message)
+
+
+class Touch:
+    """A pickle of this would create a file when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+class TestRefusedFiles:
+    """Damaged and hostile files."""
+
+    def test_not_a_checkpoint(self, tmp_path: Path) -> None:
+        for name, content, message in (
+            ("empty", b"", "is empty"),
+            ("text", b"a photo of a cat\n", "not a checkpoint"),
+            ("one-byte", b"P", "not a checkpoint"),
+            ("json", b'{"model_type": "clip"}', "not a checkpoint"),
+            ("zip-magic", b"PK\x03\x04", "damaged or forged"),
+            ("pickle-magic", b"\x80\x02", "damaged or forged"),
+            ("safetensors-magic", struct.pack("<Q", 40) + b"{}", "damaged or forged"),
+        ):
+            path = tmp_path / name
+            path.write_bytes(content)
+            assert is_checkpoint_file(path)
+            assert_refused(path, message)
+
+    def test_paths(self, tmp_path: Path, source: Path) -> None:
+        assert_refused(tmp_path, "this is a folder")
+        with pytest.raises(FileNotFoundError, match=r"nowhere.pt: no such file"):
+            read_checkpoint(tmp_path / "nowhere.pt")
+        for other in (tmp_path, tmp_path / "nowhere.pt", "google/siglip-base-patch16-224", None, 3):
+            assert not is_checkpoint_file(other)
+        write(source, "v1")
+        assert is_checkpoint_file(source)
+        assert is_checkpoint_file(str(source))
+
+    def test_other_zip(self, source: Path) -> None:
+        with zipfile.ZipFile(source, "w") as archive:
+            archive.writestr("document.xml", "<xml/>")
+        assert_refused(source, "this zip archive is no checkpoint")
+
+    @pytest.mark.parametrize("case", ["archive", "state-dict", "state-dict-legacy", "state-dict-safetensors", "v1"])
+    def test_truncated(self, case: str, source: Path) -> None:
+        write(source, case)
+        content = source.read_bytes()
+        for part in (0.01, 0.3, 0.9, 0.999):
+            source.write_bytes(content[: int(len(content) * part)])
+            assert_refused(source, "damaged or forged|is empty|values for it")
+
+    @pytest.mark.parametrize("case", ["archive", "state-dict", "v1"])
+    def test_flipped_bit(self, case: str, source: Path) -> None:
+        write(source, case)
+        content = bytearray(source.read_bytes())
+        content[len(content) // 2] ^= 1
+        source.write_bytes(content)
+        assert_refused(source, "damaged or forged: Bad CRC-32")
+
+    @pytest.mark.parametrize("protocol", [0, 2, 4])
+    def test_pickle_is_not_executed(self, protocol: int, source: Path, tmp_path: Path) -> None:
+        marker = tmp_path / "executed"
+        source.write_bytes(pickle.dumps(Touch(marker), protocol))
+        assert_refused(source, "the file asks for .* it was not executed" if protocol else "not a checkpoint")
+        assert not marker.exists()
+
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    def test_foreign_object_beside_the_weights(self, zipped: bool, source: Path, tmp_path: Path) -> None:
+        marker = tmp_path / "executed"
+        weights = openai_tensors(**TINY_CLIP, integers=False)
+        for foreign in (Touch(marker), PurePosixPath("a"), np.ones(3), torch.nn.Linear(2, 2), print):
+            torch.save({**weights, "foreign": foreign}, source, _use_new_zipfile_serialization=zipped)
+            assert_refused(source, "the file asks for .* was not executed")
+        assert not marker.exists()
+
+    @pytest.mark.parametrize("case", ["archive", "state-dict"])
+    def test_foreign_object_that_is_dropped_at_once(self, case: str, source: Path) -> None:
+        """The pickle makes the object and pops it, so that the state dict itself is spotless."""
+        write(source, case)
+        evil = b"cos\nsystem\nX\x04\x00\x00\x00true\x85R0"
+        rewrite(source, lambda name, data: data[:2] + evil + data[2:] if name == "data.pkl" else data)
+        assert_refused(source, "the file asks for os.system, expected nothing but tensors; it was not executed")
+
+    @pytest.mark.parametrize(
+        "evil",
+        [
+            pytest.param(b"ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb0", id="set-on-rebuild"),
+            pytest.param(b"c__torch__\nClip\n}X\x01\x00\x00\x00aK\x01sb0", id="set-on-module-class"),
+            pytest.param(b"c__torch__\nClip\nN}X\x01\x00\x00\x00aK\x01s\x86b0", id="set-slot-on-module-class"),
+            pytest.param(b"ccollections\nOrderedDict\nN}X\x05\x00\x00\x00itemsK\x01s\x86b0", id="set-on-ordered-dict"),
+            pytest.param(b"ctorch\nFloatStorage\nN}X\x01\x00\x00\x00aK\x01s\x86b0", id="set-on-dtype"),
+            pytest.param(b"ctorch\nFloatStorage\n)R0", id="call-dtype"),
+            pytest.param(b"X\x03\x00\x00\x00abcQ0", id="persistent-id"),
+        ],
+    )
+    def test_pickle_cannot_change_the_reader(self, evil: bytes, source: Path) -> None:
+        write(source, "state-dict")
+        rewrite(source, lambda name, data: data[:2] + evil + data[2:] if name == "data.pkl" else data)
+        assert_refused(source, "forged")
+
+    def test_entries_that_are_not_tensors(self, source: Path) -> None:
+        weights = openai_tensors(**TINY_CLIP, integers=False)
+        torch.save({**weights, "epoch": 3}, source)
+        assert_refused(source, "entry 'epoch' is a int, expected a tensor; of a training checkpoint, save the model's")
+        torch.save({"state_dict": weights}, source)
+        assert_refused(source, "entry 'state_dict' is a dict, expected a tensor")
+        torch.save(list(weights.values()), source)
+        assert_refused(source, "the file holds a list, expected a state dict")
+        torch.save({0: torch.ones(1)}, source)
+        assert_refused(source, "entry 0 is a Stored")
+
+    def test_module_tree_that_contains_itself(self, source: Path) -> None:
+        write(source, "archive")
+        endless = b"\x80\x02c__torch__\nClip\nq\x00)\x81q\x01}X\x01\x00\x00\x00aq\x02h\x01sb."
+        rewrite(source, lambda name, data: endless if name == "data.pkl" else data)
+        assert_refused(source, "more than 10000 modules")
+
+    def test_storages(self, source: Path) -> None:
+        write(source, "state-dict")
+        sound = source.read_bytes()
+        for change, message in (
+            (lambda name, data: data[:-4] if name == "data/3" else data, "has shape .* but the file holds"),
+            (lambda name, data: data[:-1] if name == "data/3" else data, "damaged or forged"),
+            (lambda name, data: None if name == "data/3" else data, "damaged or forged: .*no item named.*data/3"),
+            (lambda name, data: b"big" if name == "byteorder" else data, "big-endian"),
+        ):
+            source.write_bytes(sound)
+            rewrite(source, change)
+            assert_refused(source, message)
+
+    @pytest.mark.parametrize(
+        ("offset", "size", "stride"),
+        [
+            pytest.param(1, (4,), (1,), id="begins-late"),
+            pytest.param(0, (5,), (1,), id="too-long"),
+            pytest.param(0, (4,), (2,), id="too-wide"),
+            pytest.param(0, (1 << 40, 1 << 20), (0, 0), id="one-value-repeated"),
+            pytest.param(0, (0,), (1,), id="nothing"),
+            pytest.param(-1, (4,), (1,), id="negative-offset"),
+            pytest.param(0, (4,), (-1,), id="negative-stride"),
+            pytest.param(0, (4,), (1, 1), id="two-strides"),
+            pytest.param(0, (2.0,), (1,), id="not-an-integer"),
+        ],
+    )
+    def test_tensors_outside_their_storage(self, offset: int, size: tuple, stride: tuple, source: Path) -> None:
+        class Forged:
+            def __reduce__(self) -> tuple:
+                storage = torch.ones(4).untyped_storage()
+                return torch._utils._rebuild_tensor_v2, (Storage(storage), offset, size, stride, False, {})
+
+        class Storage:
+            def __init__(self, storage: torch.UntypedStorage) -> None:
+                self.storage = storage
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, value: object) -> tuple | None:
+                return ("storage", torch.FloatStorage, "0", "cpu", 4) if isinstance(value, Storage) else None
+
+        buffer = io.BytesIO()
+        Pickler(buffer, 2).dump({"visual.proj": Forged()})
+        with zipfile.ZipFile(source, "w") as archive:
+            archive.writestr("archive/data.pkl", buffer.getvalue())
+            archive.writestr("archive/data/0", np.ones(4, np.float32).tobytes())
+        assert_refused(source, "visual.proj has (shape|the impossible offset)")
+
+    def test_entries_of_one_name(self, source: Path) -> None:
+        write(source, "v1")
+        with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(source, "a") as archive:
+            archive.writestr("params/t.npy", archive.read("params/t.npy"))
+        assert_refused(source, "two entries of one name")
+
+    def test_compressed_storage(self, source: Path) -> None:
+        write(source, "state-dict")
+        with zipfile.ZipFile(source) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in entries.items():
+                archive.writestr(name, data)
+        assert_refused(source, "is compressed")
+
+    def test_object_arrays(self, source: Path) -> None:
+        arrays = {name: tensor.numpy() for name, tensor in big_vision_tensors(**TINY_SIGLIP).items()}
+        with source.open("wb") as file:
+            np.savez(file, **{**arrays, "params/t": np.array([Touch(source)], dtype=object)}, allow_pickle=True)
+        assert_refused(source, "Object arrays cannot be loaded")
+
+    @pytest.mark.parametrize("array", [np.ones(1, ">f4"), np.array(["a"]), np.ones(1, "V3")], ids=["big", "text", "V3"])
+    def test_arrays_of_other_types(self, array: np.ndarray, source: Path) -> None:
+        arrays = {name: tensor.numpy() for name, tensor in big_vision_tensors(**TINY_SIGLIP).items()}
+        with source.open("wb") as file:
+            np.savez(file, **{**arrays, "params/t": array})
+        assert_refused(source, "damaged or forged")
+
+    def test_entry_that_is_no_array(self, source: Path) -> None:
+        write(source, "v1")
+        with zipfile.ZipFile(source, "a") as archive:
+            archive.writestr("params/notes.txt", "hello")
+        assert_refused(source, "params/notes.txt is not a NumPy array")
+
+
+def test_compressed_npz(source: Path) -> None:
+    tensors = big_vision_tensors(**TINY_SIGLIP)
+    with source.open("wb") as file:
+        np.savez_compressed(file, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    assert_same(read_checkpoint(source).tensors, tensors)
+
+
+def test_fortran_order(source: Path) -> None:
+    tensors = big_vision_tensors(**TINY_SIGLIP)
+    with source.open("wb") as file:
+        np.savez(file, **{name: np.asfortranarray(tensor.numpy()) for name, tensor in tensors.items()})
+    checkpoint = read_checkpoint(source)
+    assert_same(to_official(checkpoint.state_dict(), checkpoint.layout), tensors)
