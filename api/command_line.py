@@ -39,7 +39,7 @@ def inspect_command(
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is: family, geometry, dtypes, parameters, hash. Runs nothing in it."""
-    from ..conversion import inspect_source
+    from .conversion import inspect_source
 
     description = inspect_source(source, image_size=image_size)
     print(json.dumps(description, indent=2)) if as_json else print_description(description)
@@ -48,7 +48,7 @@ def inspect_command(
 @app.command("convert")
 def convert_command(
     source: Annotated[Path, typer.Argument(help="OpenAI's .pt archive or state dict, or a big_vision SigLIP .npz.")],
-    folder: Annotated[Path, typer.Argument(help="The folder to write; transformers loads it with or without twinlens.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write. Plain transformers loads it too.")],
     tokenizer: Annotated[
         Path | None,
         typer.Option(
@@ -58,12 +58,14 @@ def convert_command(
     ] = None,
     image_size: ImageSize = None,
     dtype: Annotated[DType, typer.Option(help="Of the weights written; keep: the file's own.")] = DType.float32,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Measure parity, fail if a bar is missed.")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Measure parity; fail if a bar is missed.")
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Convert an official checkpoint to a Hugging Face folder and prove, number by number, that nothing changed."""
-    from ..conversion import convert
+    from .conversion import convert
 
     with progress_line(as_json) as progress:
         certificate = convert(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ..modeling import DualEncoderModel
-from ..processing import DualEncoderProcessor
+from .modeling import DualEncoderModel
+from .processing import DualEncoderProcessor
 
 BATCH = 16  # images encoded at a time
 

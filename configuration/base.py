@@ -73,7 +73,7 @@ class StrictConfig(PreTrainedConfig):
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     @property
-    def output_attentions(self) -> bool:
+    def output_attentions(self) -> bool | None:
         return self._output_attentions
 
     @output_attentions.setter
@@ -206,11 +206,22 @@ class DualEncoderConfig(StrictConfig):
         ]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers; a folder with one tower gives a dual encoder around it, such as a classifier wants."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
+        for name, sub_config in cls.sub_configs.items():
+            if config_dict.get("model_type") == sub_config.model_type:
+                config_dict = {"model_type": cls.model_type, name: config_dict}
+        return config_dict, kwargs
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """On a family: as in transformers. On `DualEncoderConfig`: the family that the folder's `model_type` names."""
         if cls.model_type:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        config_dict, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        config_dict, _ = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
         families = {family.model_type: family for family in cls.__subclasses__()}
         if (model_type := config_dict.get("model_type")) not in families:
             raise ValueError(

@@ -36,8 +36,7 @@ RULE = (
     "float32 on CPU. embeds (unit length) and logits_per_image: largest absolute error <= bar. hidden_states, "
     "last_hidden_state and pooler_output: largest scaled error <= bar, where the error at a token is divided by "
     "max(1, the largest magnitude of the reference at this token), because trained towers hold single activations of "
-    "1e2 to 1e3 whose float32 spacing alone exceeds the bar. The mildest modelling mistakes known (LayerNorm epsilon, "
-    "tanh for exact GELU) move logits by 1.5e-3 or more. NaN, infinity, a missing output and another shape fail."
+    "1e2 to 1e3 whose float32 spacing alone exceeds the bar. NaN, infinity, a missing output and another shape fail."
 )
 
 
@@ -210,14 +209,14 @@ def certify(
 
 
 def probe_inputs(config: Any, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Three images (noise, blocks, waves; -1..1) and four texts (full length, short, one token, ids after the end)."""
+    """Three images (noise, waves, blank; -1..1) and four texts (full length, short, one token, ids after the end)."""
     rng = np.random.default_rng(seed)
     size, text = config.vision_config.image_size, config.text_config
-    blocks = rng.uniform(-1, 1, (3, 4, 4)).repeat(-(-size // 4), 1).repeat(-(-size // 4), 2)[:, :size, :size]
     rows, columns = np.mgrid[0:size, 0:size] / size
     frequency, phase = rng.uniform(-20, 20, (2, 3, 1, 1)), rng.uniform(0, 6, (3, 1, 1))
     waves = np.sin(frequency[0] * rows + frequency[1] * columns + phase)
-    images = np.stack([rng.uniform(-1, 1, (3, size, size)), blocks, waves]).astype(np.float32)
+    # The blank image leaves biases and positions alone, whose small variance lets a wrong epsilon show.
+    images = np.stack([rng.uniform(-1, 1, waves.shape), waves, np.zeros(waves.shape)]).astype(np.float32)
 
     length, vocabulary = text.max_position_embeddings, text.vocab_size
     if config.model_type == "clip":

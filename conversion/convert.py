@@ -79,9 +79,8 @@ def convert(
                 raise ParityError(certificate)
             certificate.save(partial / "parity.json")
             notes = certificate.notes
-        (partial / "README.md").write_text(
-            model_card(checkpoint, certificate, has_tokenizer=not notes, notes=notes), encoding="utf-8"
-        )
+        card = model_card(checkpoint, processor, certificate, notes)
+        (partial / "README.md").write_text(card, encoding="utf-8")
     for note in notes:
         logger.warning(note)
     return certificate

@@ -34,7 +34,7 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = linear(config.hidden_size, config.hidden_size, "attention_out")
 
     def attend(self, *qkv: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs: Any) -> Any:
-        """Attention of query, key, value (batch, length, width), and its map (batch, heads, queries, keys) if asked for."""
+        """Attention of query, key, value (batch, length, width), and its map (batch, heads, queries, keys) or None."""
         heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in qkv]
         kernel = eager_attention_forward  # the only one with a map to show
         if not output_attentions:

@@ -8,7 +8,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .dual_encoder import DualEncoderModel
-from .pretrained import EncoderPreTrainedModel
+from .pretrained import EncoderPreTrainedModel, Options
 from .towers import ImageClassifier, TextTower, VisionTower
 
 
@@ -56,7 +56,7 @@ class CLIPVisionModelWithProjection(EncoderPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> CLIPVisionModelOutput:
+    def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Options) -> CLIPVisionModelOutput:
         outputs = self.vision_model(pixel_values, *args, **kwargs)
         image_embeds = self.visual_projection(outputs.pooler_output)
         return CLIPVisionModelOutput(image_embeds, outputs.last_hidden_state, outputs.hidden_states, outputs.attentions)
@@ -76,8 +76,13 @@ class CLIPTextModelWithProjection(EncoderPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Options,
     ) -> CLIPTextModelOutput:
-        outputs = self.text_model(input_ids, attention_mask, **kwargs)
+        outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         text_embeds = self.text_projection(outputs.pooler_output)
         return CLIPTextModelOutput(text_embeds, outputs.last_hidden_state, outputs.hidden_states, outputs.attentions)

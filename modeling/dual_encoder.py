@@ -3,8 +3,6 @@
 pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projection -> unit vector
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
@@ -14,14 +12,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration import DualEncoderConfig
 from .losses import LOSSES, similarity
-from .pretrained import EncoderPreTrainedModel
+from .pretrained import EncoderPreTrainedModel, Options
 from .towers import TextTower, VisionTower
 
 
 def unit(embeds: Tensor) -> Tensor:
     """Vectors (batch, dim) scaled to length 1, in float32."""
-    embeds = embeds.float()
-    return embeds / embeds.norm(dim=-1, keepdim=True)
+    return nn.functional.normalize(embeds.float(), dim=-1)
 
 
 class DualEncoderModel(EncoderPreTrainedModel):
@@ -64,7 +61,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Options
     ) -> BaseModelOutputWithPooling:
         """The image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
@@ -79,7 +76,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Options,
     ) -> BaseModelOutputWithPooling:
         """The text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
@@ -88,11 +85,11 @@ class DualEncoderModel(EncoderPreTrainedModel):
             outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
-    def encode_image(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+    def encode_image(self, pixel_values: Tensor, **kwargs: Options) -> Tensor:
         """Images (images, channels, height, width) as unit vectors (images, dim), float32 whatever the weights are."""
         return unit(self.get_image_features(pixel_values, return_dict=True, **kwargs).pooler_output)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Options) -> Tensor:
         """Token ids (texts, length) as unit vectors (texts, dim), float32 whatever the weights are."""
         return unit(self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs).pooler_output)
 
@@ -115,7 +112,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Options,
     ) -> ModelOutput:
         """Compare images with texts, or encode only what is given; all embeddings and logits are float32.
 

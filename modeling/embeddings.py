@@ -29,16 +29,15 @@ class VisionEmbeddings(nn.Module):
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         self.check(pixel_values, interpolate_pos_encoding)
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        grid = patches.shape[-2:]
         embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
         if self.config.class_token:
             class_token = self.class_embedding.expand(len(pixel_values), 1, -1)
             embeddings = torch.cat([class_token, embeddings], dim=1)
-        return embeddings + self.positions(grid if interpolate_pos_encoding else None)
+        return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
-    def positions(self, grid: torch.Size | None) -> Tensor:
+    def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
         """The position table (1, tokens, width), resized to `grid` as transformers does: bicubic, no antialias."""
-        table = self.position_embedding(torch.arange(self.num_positions, device=self.position_embedding.weight.device))
+        table = self.position_embedding(torch.arange(self.num_positions, device=device))
         table, side = table[None], self.config.grid_size
         if grid is None or tuple(grid) == (side, side):
             return table
@@ -50,8 +49,8 @@ class VisionEmbeddings(nn.Module):
     def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
         channels, size = self.config.num_channels, self.config.image_size
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            shape = tuple(pixel_values.shape)
-            raise ValueError(f"pixel_values must have shape (batch, {channels}, height, width), got {shape}.")
+            expected = f"(batch, {channels}, height, width)"
+            raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}.")
         height, width = pixel_values.shape[-2:]
         if not interpolate_pos_encoding and (height, width) != (size, size):
             raise ValueError(
@@ -65,7 +64,7 @@ class TextEmbeddings(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: Any = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
@@ -75,7 +74,7 @@ class TextEmbeddings(nn.Module):
         if inputs_embeds is None:
             inputs_embeds = self.token_embedding(fit_length(input_ids, self.config))
         elif self.config.fixed_length and (missing := limit - inputs_embeds.shape[1]) > 0:
-            padding = torch.full((len(inputs_embeds), missing), self.config.pad_token_id, device=inputs_embeds.device)
+            padding = inputs_embeds.new_full((len(inputs_embeds), missing), self.config.pad_token_id, dtype=torch.long)
             inputs_embeds = torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
         if (length := inputs_embeds.shape[1]) > limit:
             raise ValueError(
@@ -101,8 +100,8 @@ def fit_length(input_ids: Tensor, config: Any) -> Tensor:
     # Padded on the left (the default of transformers' Siglip2Tokenizer): padding first, end-of-text last.
     is_left_padded = input_ids[:, :1].eq(pad) & input_ids[:, -1:].eq(eos)
     leading = input_ids.ne(pad).int().argmax(dim=1, keepdim=True) * is_left_padded
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    input_ids = input_ids.gather(1, (positions + leading) % input_ids.shape[1])
+    places = torch.arange(input_ids.shape[1], device=input_ids.device) + leading
+    input_ids = input_ids.gather(1, places % input_ids.shape[1])
     if input_ids.shape[1] > length:
         kept, last = input_ids[:, : length - 1], input_ids[:, length - 1]
         return torch.cat([kept, last.masked_fill(last.ne(pad), eos)[:, None]], dim=1)

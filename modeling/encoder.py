@@ -45,7 +45,6 @@ class Encoder(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         for layer in self.layers:

@@ -30,7 +30,7 @@ def initialize(module: Any, config: PreTrainedConfig) -> None:
         normal(module.weight, std, config)
     elif isinstance(module, nn.Linear | nn.Conv2d):
         if hasattr(module, "role"):
-            ENCODER_SCHEMES[config.initialization](module.weight, module.role, config)
+            ENCODER_SCHEMES[config.initialization](module.weight, str(module.role), config)
         else:  # patches, projections, classifiers: variance is kept
             normal(module.weight, math.prod(module.weight.shape[1:]) ** -0.5, config)
         if module.bias is not None:

@@ -12,9 +12,7 @@ def similarity(
     """Logits (images, texts) in float32: exp(logit_scale) * cosine + logit_bias, of unit vectors."""
     cosine = text_embeds.float() @ image_embeds.float().to(text_embeds.device).t()  # (texts, images), as transformers
     logits = cosine * logit_scale.float().exp().to(cosine.device)
-    if logit_bias is not None:
-        logits = logits + logit_bias.float().to(cosine.device)
-    return logits.t()
+    return (logits if logit_bias is None else logits + logit_bias.float().to(cosine.device)).t()
 
 
 def sigmoid_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:

@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 
 from ..formats.loading import LoadsOfficialFiles
 from .attention import Attention
 from .encoder import EncoderLayer
 from .initialization import initialize
+
+Options = Unpack[TransformersKwargs]  # what every forward takes, told in the way that the framework looks for
 
 
 class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
@@ -23,15 +27,14 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
     _no_split_modules = ["VisionEmbeddings", "TextEmbeddings", "EncoderLayer", "AttentionPoolingHead"]
     _input_embed_layer = "token_embedding"
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": Attention}
-    _keys_to_ignore_on_load_unexpected = [r"(^|\.)position_ids$"]  # old folders carry tables of 0, 1, 2, ...
+    _keys_to_ignore_on_load_unexpected: Any = [r"(^|\.)position_ids$"]  # old folders carry tables of 0, 1, 2, ...
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(config, self.config_class) and isinstance(config, PreTrainedConfig):
-            # transformers' own configuration of the same model, e.g. inside a vision-language model.
-            if config.model_type != self.config_class.model_type:
-                expected, given = self.config_class.__name__, type(config).__name__
-                raise TypeError(f"{type(self).__name__} takes a {expected}, got a {given}.")
-            config = self.config_class.from_dict(config.to_dict())
+        if not isinstance(config, own := self.config_class):
+            # transformers' own configuration of the same model will do, e.g. inside a vision-language model.
+            if getattr(config, "model_type", None) != own.model_type:
+                raise TypeError(f"{type(self).__name__} takes a {own.__name__}, got a {type(config).__name__}.")
+            config = own.from_dict(config.to_dict())
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()

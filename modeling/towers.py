@@ -1,7 +1,5 @@
 """The two towers, and the image tower under a classifier."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -13,7 +11,7 @@ from .attention import causal_mask
 from .embeddings import TextEmbeddings, VisionEmbeddings
 from .encoder import Encoder
 from .pooling import POOLERS, AttentionPoolingHead
-from .pretrained import EncoderPreTrainedModel
+from .pretrained import EncoderPreTrainedModel, Options
 
 # What a dual encoder has besides its towers: nothing to report when one tower is taken out of its checkpoint.
 BEYOND_TOWERS = (r"(^|\.)position_ids$", r"^(visual|text)_projection\.", r"^logit_(scale|bias)$")
@@ -53,7 +51,7 @@ class VisionTower(EncoderPreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Options
     ) -> BaseModelOutputWithPooling:
         """Encode images (batch, channels, height, width), normalised by the checkpoint's processor."""
         kwargs.setdefault("output_attentions", self.config.output_attentions)
@@ -100,7 +98,7 @@ class TextTower(EncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Options,
     ) -> BaseModelOutputWithPooling:
         """Encode texts (batch, length). With `inputs_embeds` (batch, length, width), ids only say where texts end.
 
@@ -135,7 +133,6 @@ class ImageClassifier(EncoderPreTrainedModel):
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__(config)
         vision_config = self.config.vision_config
-        self.num_labels = self.config.num_labels
         self.vision_model = self.tower_class._from_config(vision_config, pooled=False)
         has_labels = self.config.num_labels > 0
         self.classifier = nn.Linear(vision_config.hidden_size, self.config.num_labels) if has_labels else nn.Identity()
@@ -143,7 +140,11 @@ class ImageClassifier(EncoderPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, interpolate_pos_encoding: bool = False, **kwargs: Any
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Options,
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)

@@ -16,13 +16,11 @@ def read_official(path: str | Path | None = None) -> models.BPE:
     source = files(__package__) / "assets" / "bpe_simple_vocab_16e6.txt.gz" if path is None else Path(path)
     try:
         lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")
-        merges = [(left, right) for left, right in (line.split() for line in lines[1 : _MERGES + 1])]
-    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {error}") from error
+    merges = [(left, right) for left, space, right in (line.partition(" ") for line in lines[1 : _MERGES + 1]) if space]
     if len(merges) != _MERGES:
-        raise ValueError(
-            f"{path}: expected {_MERGES} merges, got {len(merges)}: use OpenAI's bpe_simple_vocab_16e6.txt.gz"
-        )
+        raise ValueError(f"{path} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {_MERGES}")
     alphabet = _byte_alphabet()
     pieces = [
         *alphabet,

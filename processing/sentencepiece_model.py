@@ -112,7 +112,7 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
 
 
 def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
+    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _float(raw: bytes | None) -> float:

@@ -18,8 +18,8 @@ sys.modules.setdefault(fetcher.__name__, fetcher)
 from tests.test_image_processing_common import ImageProcessingTestMixin, prepare_image_inputs  # noqa: E402
 
 
-class Tester:
-    """What the common tests ask about a processor: the settings to build it with, inputs, and the size that comes out."""
+class Description:
+    """What the common tests ask about a processor: the settings to build it with, inputs, the size of outputs."""
 
     def __init__(self, processor_class: type, settings: dict[str, Any]) -> None:
         self.image_processing_classes = {"pil": processor_class}
@@ -29,7 +29,9 @@ class Tester:
     def prepare_image_processor_dict(self) -> dict[str, Any]:
         return dict(self.settings)
 
-    def prepare_image_inputs(self, equal_resolution: bool = False, numpify: bool = False, torchify: bool = False) -> Any:
+    def prepare_image_inputs(
+        self, equal_resolution: bool = False, numpify: bool = False, torchify: bool = False
+    ) -> Any:
         return prepare_image_inputs(
             batch_size=self.batch_size,
             num_channels=self.num_channels,
@@ -48,21 +50,33 @@ class Tester:
         return self.num_channels, size["height"], size["width"]
 
 
-class CLIPImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
+class CommonTests(ImageProcessingTestMixin):
+    processor_class: type
+    settings: dict[str, Any]
     test_cast_dtype = True
+    test_new_models_require_torchvision_backend = None  # a rule for files in transformers' own repository
 
     def setUp(self) -> None:
-        self.image_processor_tester = Tester(
-            CLIPImageProcessor,
-            {"size": {"shortest_edge": 20}, "crop_size": {"height": 18, "width": 18}, "do_convert_rgb": True},
-        )
+        self.image_processor_tester = Description(self.processor_class, self.settings)
+
+    @property
+    def image_processing_classes(self) -> dict[str, type]:
+        return self.image_processor_tester.image_processing_classes
+
+    @property
+    def image_processor_dict(self) -> dict[str, Any]:
+        return self.image_processor_tester.prepare_image_processor_dict()
 
 
-class SiglipImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
-    test_cast_dtype = True
+class CLIPImageProcessorTest(CommonTests, unittest.TestCase):
+    processor_class = CLIPImageProcessor
+    settings = {
+        "size": {"shortest_edge": 20},
+        "crop_size": {"height": 18, "width": 18},
+        "do_convert_rgb": True,
+    }
 
-    def setUp(self) -> None:
-        self.image_processor_tester = Tester(SiglipImageProcessor, {"size": {"height": 18, "width": 18}, "resample": 3})
 
-
-del ImageProcessingTestMixin  # or pytest would collect it as a test of its own
+class SiglipImageProcessorTest(CommonTests, unittest.TestCase):
+    processor_class = SiglipImageProcessor
+    settings = {"size": {"height": 18, "width": 18}, "resample": 3}

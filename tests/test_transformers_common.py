@@ -7,7 +7,6 @@ from fnmatch import fnmatch
 from importlib import import_module
 from unittest.mock import patch
 
-import pytest
 import torch
 from accelerate import cpu_offload
 from torch import nn
@@ -111,7 +110,6 @@ NOT_FOR_IMAGES = {
     "test_inputs_embeds*": "images have no `inputs_embeds`",
     "test_resize_*": "images have no token embeddings",
 }
-NOT_FOR_DUAL_ENCODERS = {"test_inputs_embeds*": "`inputs_embeds` go to the text tower"}
 
 
 class CommonTests(ModelTesterMixin):
@@ -239,7 +237,6 @@ class TextTests(CommonTests):
 
 class DualTests(CommonTests):
     inputs = ("text", "image")
-    skipped = NOT_FOR_US | NOT_FOR_DUAL_ENCODERS
 
     # Upstream expects these outputs at top level; a dual encoder has them per tower.
 
@@ -284,12 +281,3 @@ CLASSES = {
 for _name, _tests in CLASSES.items():
     _attributes = {"all_model_classes": (getattr(LIBRARY, _name),), "__module__": __name__}
     globals()[f"Test{_name}"] = type(f"Test{_name}", (_tests, unittest.TestCase), _attributes)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With models this small a second thread makes the tests three times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

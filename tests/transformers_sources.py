@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -26,6 +27,7 @@ COMMON_CONFIG_SETTINGS = {
 
 # What the common tests import although the source distribution leaves it out.
 STAND_INS = {
+    "fetch_hub_objects_for_ci": {"url_to_local_path": str},
     "tests.exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
     "tests.generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
     "tests.utils.test_configuration_utils": {"config_common_kwargs": COMMON_CONFIG_SETTINGS},
@@ -48,6 +50,7 @@ def transformers_tests() -> Path:
         module = ModuleType(name)
         vars(module).update(contents)
         sys.modules[name] = module
+    warnings.filterwarnings("ignore", category=pytest.PytestUnknownMarkWarning)  # upstream's marks, not ours
     # A package with an `__init__.py` comes before our own folder of that name, which has none, wherever it stands.
     if str(cache / release) not in sys.path:
         sys.path.insert(0, str(cache / release))
