@@ -106,7 +106,7 @@ def classify(
     from .zero_shot import classify_images
 
     scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)
-    results = [
+    results: list[dict[str, Any]] = [
         {"image": str(image), "scores": dict(sorted(zip(names, row, strict=True), key=lambda pair: -pair[1]))}
         for image, row in zip(images, scores, strict=True)
     ]

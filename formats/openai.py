@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..configuration import CLIPConfig
@@ -65,6 +66,24 @@ class OpenAILayout(Layout):
             image_layers=number_of_layers(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
             text_layers=number_of_layers(tensors, r"transformer\.resblocks\.(\d+)\."),
             integers={name: tensors[name] for name in INTEGERS if name in tensors},
+        )
+
+    @classmethod
+    def of_config(cls, config: CLIPConfig) -> "OpenAILayout":
+        """The archive of a model with this configuration: the reverse of `config`."""
+        vision, text = config.vision_config, config.text_config
+        positions = {"vision": vision.grid_size**2 + 1, "text": text.max_position_embeddings}
+        sizes = {"embed": config.projection_dim, "vision.patch": vision.patch_size, "text.vocabulary": text.vocab_size}
+        for name, tower in (("vision", vision), ("text", text)):
+            sizes |= {f"{name}.width": tower.hidden_size, f"{name}.mlp": tower.intermediate_size}
+            sizes[f"{name}.positions"] = positions[name]
+        values = (vision.image_size, text.max_position_embeddings, text.vocab_size)
+        return cls(
+            container="torchscript",
+            image_layers=vision.num_hidden_layers,
+            text_layers=text.num_hidden_layers,
+            sizes=sizes,
+            integers={name: torch.tensor(value) for name, value in zip(INTEGERS, values, strict=True)},
         )
 
     def table(self) -> list[Row]:

@@ -17,10 +17,10 @@ def read_official(path: str | Path | None = None) -> models.BPE:
     try:
         lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {error}") from error
+        raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {error}") from error
     merges = [(left, right) for left, space, right in (line.partition(" ") for line in lines[1 : _MERGES + 1]) if space]
     if len(merges) != _MERGES:
-        raise ValueError(f"{path} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {_MERGES}")
+        raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {_MERGES}")
     alphabet = _byte_alphabet()
     pieces = [
         *alphabet,

@@ -82,7 +82,7 @@ def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
 def to_array(image: Image.Image) -> np.ndarray:
     """Give the levels, 0..255, as (channels, height, width)."""
     array = np.asarray(image)
-    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 
 def rescale(pixels: np.ndarray, factor: float) -> np.ndarray:
