@@ -5,7 +5,6 @@ import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 from transformers import PreTrainedModel
 
+from .._version import __version__
 from .inspection import describe_checkpoint
 from .reference import Reference, reference_forward
 
@@ -139,7 +140,7 @@ class Certificate:
         table = Table(title=f"Parity of {self.source['files'][0]['name']}: {verdict}", title_justify="left")
         header, *lines = self._cells()
         for index, name in enumerate(header):
-            table.add_column(name, justify="left" if index == 0 else "right")
+            table.add_column(name.replace(" / ", "\n/ "), justify="left" if index == 0 else "right", no_wrap=True)
         for line in lines:
             table.add_row(*(f"[red]{cell}[/red]" if cell.endswith("FAIL") else cell for cell in line))
         return table
@@ -201,7 +202,8 @@ def certify(
         inputs={"seed": seed, "images": len(pixel_values), "texts": len(input_ids)},
         comparisons=tuple(comparisons),
         versions={
-            **{name: version(name) for name in ("twinlens", "torch", "transformers", "numpy")},
+            "twinlens": __version__,
+            **{library.__name__: str(library.__version__) for library in (torch, transformers, np)},
             "python": platform.python_version(),
         },
         notes=notes,

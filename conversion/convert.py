@@ -125,7 +125,6 @@ def _certify_folder(
     """Judge the folder as it loads; where its dtype rounds the weights, judge them unrounded and report the cost."""
     original = _build(checkpoint, torch.float32)
     stored = type(original).from_pretrained(folder, dtype=torch.float32).eval()
-    native = getattr(transformers, type(original).__name__).from_pretrained(folder, dtype=torch.float32)
     weights = original.state_dict()
     exact = True
     for name, value in stored.state_dict().items():
@@ -133,12 +132,13 @@ def _certify_folder(
             raise ValueError(f"{name} as read back from the new folder differs from what was written there.")
         exact = exact and torch.equal(value, weights[name])
     if exact:
-        return certify(checkpoint, stored, native=native, notes=notes, progress=progress)
-    notes = (
-        *notes,
-        f"The weights are rounded to {str(dtype).removeprefix('torch.')}; the parity table says what it costs.",
-    )
-    return certify(checkpoint, original, rounded=stored, native=native, notes=notes, progress=progress)
+        model, rounded = stored, None
+    else:
+        model, rounded = original, stored
+        notes += (f"The weights are rounded to {str(dtype).removeprefix('torch.')}; the parity table has the cost.",)
+    del original, weights  # room for one more model
+    native = getattr(transformers, type(model).__name__).from_pretrained(folder, dtype=torch.float32)
+    return certify(checkpoint, model, rounded=rounded, native=native, notes=notes, progress=progress)
 
 
 def _check_destination(source: Path, folder: Path, overwrite: bool) -> None:
@@ -193,9 +193,11 @@ def _replace(folder: Path, partial: Path, overwrite: bool) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the disk hold every file before the rename makes them visible."""
+    """Have the disk hold every file before the rename makes them visible, all with the usual permissions."""
+    mode = (folder / "config.json").stat().st_mode
     for path in folder.rglob("*"):
         if path.is_file():
+            path.chmod(mode)  # safetensors lets nobody but the owner read
             with path.open("rb+") as stream:
                 os.fsync(stream.fileno())
 

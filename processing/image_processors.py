@@ -57,10 +57,10 @@ class DualEncoderImageProcessor(PilBackend):
         self, image: Any, do_convert_rgb: bool | None = None, input_data_format: str | None = None, **kwargs: Any
     ) -> tuple[Image.Image, bool]:
         """Give the image as PIL has it, and whether its values were fractions of 0..1 instead of levels."""
-        channels_first = None if input_data_format is None else input_data_format == "channels_first"
-        image, fractions = (
-            (image, False) if isinstance(image, Image.Image) else image_steps.to_image(image, channels_first)
-        )
+        fractions = False
+        if not isinstance(image, Image.Image):
+            channels_first = None if input_data_format is None else input_data_format == "channels_first"
+            image, fractions = image_steps.to_image(image, channels_first)
         return image_steps.to_rgb(image) if do_convert_rgb else image, fractions
 
     def _preprocess(

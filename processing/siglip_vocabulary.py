@@ -111,13 +111,12 @@ class SiglipVocabulary:
         # SentencePiece looks for these in the cleaned text. One that the cleaning changes can never be found there.
         reachable = [token for token in self.user_defined if normalizer.normalize_str(token) == token]
         tokenizer.add_tokens([AddedToken(token, normalized=True) for token in reachable])
-        # Text that spells a special token stays text, also where `tokenizers` would find it among the pieces: a cut
-        # before its last character, over which no ordinary piece reaches.
-        tempting = [
-            token for token in self.specials if [piece.value for piece in self.model.tokenize(token)] == [token]
-        ]
+        # Text that spells a special token, or a byte, stays text, also where `tokenizers` would find it among the
+        # pieces: a cut before its last character, over which no ordinary piece reaches.
+        spellings = [*self.specials, *(f"<0x{byte:02X}>" for byte in range(256))]
+        tempting = [text for text in spellings if [piece.value for piece in self.model.tokenize(text)] == [text]]
         if tempting:
-            cuts = "|".join(f"(?<={re.escape(token[:-1])})(?={re.escape(token[-1])})" for token in tempting)
+            cuts = "|".join(f"(?={re.escape(text[-1])})(?<={re.escape(text[:-1])})" for text in tempting)
             tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(cuts), behavior="isolated")
         tokenizer.post_processor = processors.TemplateProcessing(
             single=["$A", self.eos], special_tokens=[(self.eos, tokenizer.token_to_id(self.eos))]
@@ -143,9 +142,8 @@ def _steps(normalizer: Normalizer | None) -> Iterator[Normalizer]:
 
 def _unigram(source: SentencePieceModel) -> models.Unigram:
     pieces = list(source.pieces)
-    while (
-        pieces[-1][2] is PieceType.USER_DEFINED
-    ):  # T5's sentinels, 100 after the pieces that SigLIP has embeddings for
+    # T5's files end with 100 sentinels, for which SigLIP has no embeddings.
+    while pieces[-1][2] is PieceType.USER_DEFINED:
         pieces.pop()
     return models.Unigram([(piece, score) for piece, score, _ in pieces], source.unk_id, source.byte_fallback)
 

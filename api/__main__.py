@@ -1,0 +1,5 @@
+"""`python -m twinlens`."""
+
+from .command_line import main
+
+main()
