@@ -178,15 +178,14 @@ def _complete_or_absent(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 def _replace(folder: Path, partial: Path, overwrite: bool) -> None:
     old = partial.with_suffix(".old")
-    if folder.exists():
-        if overwrite:
-            folder.rename(old)
-        else:
-            folder.rmdir()  # it was empty when we began; if it no longer is, this fails
     try:
+        if folder.exists() and overwrite:
+            folder.rename(old)
+        elif folder.exists():
+            folder.rmdir()  # it was empty when we began; if it no longer is, this fails
         partial.rename(folder)
     except BaseException:
-        if old.exists():
+        if old.exists() and not folder.exists():
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -21,7 +21,7 @@ from builders import TINY_CLIP, TINY_SIGLIP, openai_tensors, write_big_vision, w
 from rich.console import Console
 from torch import Tensor, nn
 
-import twinlens
+import twinlens.processing
 from twinlens.conversion import Certificate, ParityError, certify, convert, inspect_source
 from twinlens.formats import Checkpoint, FormatError, read_checkpoint
 from twinlens.modeling import DualEncoderModel
@@ -122,7 +122,7 @@ class TestFolder:
         (note,) = certificate.notes
         assert "no tokenizer" in note
         assert "--tokenizer" in note
-        assert caplog.messages == [note]
+        assert [record.message for record in caplog.records if record.name.startswith("twinlens")] == [note]
         assert note in (tmp_path / "folder" / "README.md").read_text()
         try:
             image_processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
@@ -131,6 +131,31 @@ class TestFolder:
         model = transformers.AutoModel.from_pretrained(tmp_path / "folder")
         pixels = image_processor(np.zeros((20, 30, 3), np.uint8), return_tensors="pt")
         assert model.get_image_features(**pixels).pooler_output.shape == (1, 48)
+
+    def test_siglip_with_tokenizer_takes_text(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        sentencepiece = pytest.importorskip("sentencepiece")
+        vocabulary = tmp_path / "vocabulary.model"
+        with vocabulary.open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(["a photo of a cat", "two dogs on a sofa", "the quick brown fox"] * 5),
+                model_writer=file,
+                vocab_size=26,
+                pad_id=1,
+                eos_id=0,
+                unk_id=2,
+                bos_id=-1,
+                minloglevel=2,
+            )
+        write_big_vision(tmp_path / "siglip.npz", **{**TINY_SIGLIP, "vocabulary": 26})
+        convert(tmp_path / "siglip.npz", tmp_path / "folder", tokenizer=vocabulary)
+        assert not [record for record in caplog.records if record.name.startswith("twinlens")]
+        assert "pipeline(" in (tmp_path / "folder" / "README.md").read_text()
+
+        processor = twinlens.processing.DualEncoderProcessor.from_pretrained(tmp_path / "folder")
+        ids = processor(text=["a cat"])["input_ids"]
+        assert ids.shape == (1, TINY_SIGLIP["text_length"])
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+        assert tokenizer(["a cat"], padding="max_length").input_ids == ids.tolist()
 
     def test_unverified_folder_says_so(self, source: Path, tmp_path: Path) -> None:
         assert convert(source, tmp_path / "folder", verify=False) is None

@@ -146,6 +146,8 @@ def test_attention_maps_are_real_under_every_kernel(family, attention):
         assert len(outputs[tower].attentions) == len(expected[tower].attentions) > 0
         for ours_map, their_map in zip(outputs[tower].attentions, expected[tower].attentions, strict=True):
             torch.testing.assert_close(ours_map, their_map, rtol=0, atol=1e-6)
+    if attention == "sdpa":  # where transformers gives an empty tuple
+        assert twins(family)[1](**arguments).vision_model_output.attentions == ()
 
 
 @torch.inference_mode()
@@ -224,6 +226,8 @@ def test_wrong_images_are_refused_with_both_sizes_and_the_way_out(family):
         ours.encode_image(torch.zeros(1, 3, 16, 64))  # as many patches as 32x32
     with pytest.raises(ValueError, match=r"shape \(batch, 3, height, width\), got \(1, 32, 32, 3\)"):
         ours.encode_image(torch.zeros(1, 32, 32, 3))
+    if family == "Siglip":  # transformers takes it for a 32x32 image
+        assert twins(family)[1].get_image_features(torch.zeros(1, 3, 16, 64)).pooler_output.isfinite().all()
 
 
 def test_wrong_texts_are_refused():
@@ -247,6 +251,8 @@ def test_one_side_is_enough(family):
     assert images.logits_per_image is images.text_embeds is None
     assert texts.text_embeds.shape[0] == 3
     assert texts.image_embeds is None
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        twins(family)[1](pixel_values=pixels())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -279,6 +285,8 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
     outputs = ours(input_ids=ids, pixel_values=images)
     assert outputs.logits_per_image.dtype == torch.float32
     torch.testing.assert_close(outputs.logits_per_image, logits)
+    theirs = twins(family)[1].to(dtype)
+    assert theirs(input_ids=ids, pixel_values=images).logits_per_image.dtype == dtype  # bfloat16 has 8 bits for them
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -329,7 +337,32 @@ def test_first_scale_and_bias_are_those_of_the_papers():
     siglip, clip = twinlens.SiglipModel(config("Siglip")), twinlens.CLIPModel(config("CLIP"))
     assert (siglip.logit_scale.item(), siglip.logit_bias.item()) == (pytest.approx(math.log(10)), -10)
     assert clip.logit_scale.item() == pytest.approx(math.log(1 / 0.07), abs=1e-4)
+    theirs = transformers.SiglipModel(config("Siglip", transformers))
+    assert (theirs.logit_scale.item(), theirs.logit_bias.item()) == (0, 0)
     assert (siglip.logit_scale.shape, siglip.logit_bias.shape, clip.logit_scale.shape) == ((1,), (1,), ())
+
+
+def test_first_weights_of_clip_are_those_of_openai():
+    """openai/CLIP `initialize_parameters`: output projections start small; transformers has it the other way round."""
+    wide = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 4}
+    ours = twinlens.CLIPVisionModel(twinlens.CLIPVisionConfig(**wide)).encoder.layers[0]
+    theirs = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**wide)).encoder.layers[0]
+    width, small = 256**-0.5, 256**-0.5 * 16**-0.5
+    for layer, inside, outside in ((ours, width, small), (theirs, small, width)):
+        assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(inside, rel=0.03)
+        assert layer.self_attn.out_proj.weight.std().item() == pytest.approx(outside, rel=0.03)
+        assert layer.mlp.fc1.weight.std().item() == pytest.approx(width * 2**-0.5, rel=0.03)
+        assert layer.mlp.fc2.weight.std().item() == pytest.approx(small, rel=0.03)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_classifiers_hold_no_weight_that_nothing_uses(family):
+    name = f"{family}ForImageClassification"
+    ours, theirs = (getattr(library, name)(config(family, library)) for library in (twinlens, transformers))
+    unused = {"CLIP": 2, "Siglip": 11}[family]  # the pooling's
+    assert len(list(theirs.parameters())) - len(list(ours.parameters())) == unused
+    theirs(pixels(), labels=torch.tensor([0, 1])).loss.backward()
+    assert sum(parameter.grad is None for parameter in theirs.parameters()) == unused
 
 
 @pytest.mark.parametrize(("family", "kind"), ALL)
