@@ -11,6 +11,11 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
+try:
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError:  # before transformers 5.20
+    SubConfigSpec = None
+
 logger = logging.getLogger(__name__)
 
 # Names that transformers itself accepts, or that its older versions wrote into every `config.json`.
@@ -185,6 +190,13 @@ class DualEncoderConfig(StrictConfig):
     logit_shape: ClassVar[tuple[int, ...]]  # of `logit_scale` and `logit_bias` in checkpoints
     logit_bias_init_value: ClassVar[float | None]  # None: the family has no bias
     loss: ClassVar[str]  # a name in modeling.losses.LOSSES
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if SubConfigSpec is not None:  # what leaves the defaults of sub-configurations out of the JSON
+            cls.sub_configs_defaults = {
+                name: SubConfigSpec(config_class=sub_config) for name, sub_config in cls.sub_configs.items()
+            }
+        super().__init_subclass__(**kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, sub_config in self.sub_configs.items():

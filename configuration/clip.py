@@ -65,7 +65,6 @@ class CLIPConfig(DualEncoderConfig):
 
     model_type = "clip"
     sub_configs: ClassVar = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
-    sub_configs_defaults: ClassVar = sub_configs  # the name that newer transformers reads
 
     projection_dim: int = 512
     logit_scale_init_value: float | int = 2.6592

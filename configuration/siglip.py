@@ -58,7 +58,6 @@ class SiglipConfig(DualEncoderConfig):
 
     model_type = "siglip"
     sub_configs: ClassVar = {"vision_config": SiglipVisionConfig, "text_config": SiglipTextConfig}
-    sub_configs_defaults: ClassVar = sub_configs  # the name that newer transformers reads
 
     # Section 3.2 of the paper; transformers starts both at 0.
     logit_scale_init_value = math.log(10)

@@ -12,7 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration import DualEncoderConfig
 from .losses import LOSSES, similarity
-from .pretrained import EncoderPreTrainedModel, Options
+from .pretrained import OLD_TABLES, EncoderPreTrainedModel, Options
 from .towers import TextTower, VisionTower
 
 
@@ -45,8 +45,8 @@ class DualEncoderModel(EncoderPreTrainedModel):
         if config.logit_bias_init_value is not None:
             self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
         self.post_init()
-        # post_init has collected the towers' lists, each with the other tower's weights.
-        self._keys_to_ignore_on_load_unexpected = set(EncoderPreTrainedModel._keys_to_ignore_on_load_unexpected)
+        # post_init has collected the towers' own, each with the other tower's weights (lists before transformers 5.12).
+        self._keys_to_ignore_on_load_unexpected = type(self._keys_to_ignore_on_load_unexpected)(OLD_TABLES)
 
     def initialize_own_parameters(self, config: DualEncoderConfig) -> None:
         init.constant_(self.logit_scale, config.logit_scale_init_value)

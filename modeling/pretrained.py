@@ -13,6 +13,7 @@ from .attention import Attention
 from .encoder import EncoderLayer
 from .initialization import initialize
 
+OLD_TABLES = [r"(^|\.)position_ids$"]  # of 0, 1, 2, ... in old folders
 Options = Unpack[TransformersKwargs]  # what every forward takes, told in the way that the framework looks for
 
 
@@ -27,7 +28,7 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
     _no_split_modules = ["VisionEmbeddings", "TextEmbeddings", "EncoderLayer", "AttentionPoolingHead"]
     _input_embed_layer = "token_embedding"
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": Attention}
-    _keys_to_ignore_on_load_unexpected: Any = [r"(^|\.)position_ids$"]  # old folders carry tables of 0, 1, 2, ...
+    _keys_to_ignore_on_load_unexpected = OLD_TABLES
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         if not isinstance(config, own := self.config_class):

@@ -11,10 +11,10 @@ from .attention import causal_mask
 from .embeddings import TextEmbeddings, VisionEmbeddings
 from .encoder import Encoder
 from .pooling import POOLERS, AttentionPoolingHead
-from .pretrained import EncoderPreTrainedModel, Options
+from .pretrained import OLD_TABLES, EncoderPreTrainedModel, Options
 
 # What a dual encoder has besides its towers: nothing to report when one tower is taken out of its checkpoint.
-BEYOND_TOWERS = (r"(^|\.)position_ids$", r"^(visual|text)_projection\.", r"^logit_(scale|bias)$")
+BEYOND_TOWERS = (*OLD_TABLES, r"^(visual|text)_projection\.", r"^logit_(scale|bias)$")
 
 
 class VisionTower(EncoderPreTrainedModel):
@@ -61,11 +61,9 @@ class VisionTower(EncoderPreTrainedModel):
         hidden_states = self.encoder(hidden_states, **kwargs)
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        pooled = None
-        if self.pooled:
-            pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs)  # (batch, width)
-            if not self.config.norm_first:
-                pooled = self.post_layernorm(pooled)
+        pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs) if self.pooled else None  # (batch, width)
+        if self.pooled and not self.config.norm_first:
+            pooled = self.post_layernorm(pooled)
         return BaseModelOutputWithPooling(hidden_states, pooled)
 
 

@@ -61,8 +61,9 @@ def _fetch(release: str, cache: Path) -> None:
     """Unpack the tests of `release` into `cache / release`, which appears only when complete."""
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         requirement = release.replace("-", "==")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers"]
-        answer = subprocess.run([*command, "--dest", scratch, requirement], capture_output=True, text=True, check=False)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--retries", "2", "download", "--no-deps"]
+        command = [*pip, "--no-binary", "transformers", "--dest", scratch, requirement]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
         archive = Path(scratch, f"{release}.tar.gz")
         if not archive.is_file():
             last_line = (answer.stderr.strip() or "no file arrived").splitlines()[-1]
