@@ -151,7 +151,9 @@ def run(capsys, monkeypatch):
             command_line.main()
         return (exit.value.code or 0, *capsys.readouterr())
 
-    return run
+    verbosity = transformers.logging.get_verbosity()
+    yield run
+    transformers.logging.set_verbosity(verbosity)  # a program may set it, a test may not leave it so
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])

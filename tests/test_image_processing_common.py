@@ -5,6 +5,8 @@ import unittest
 from types import ModuleType
 from typing import Any
 
+import transformers
+from packaging.version import Version
 from transformers_sources import transformers_tests
 
 from twinlens.processing import CLIPImageProcessor, SiglipImageProcessor
@@ -55,6 +57,10 @@ class CommonTests(ImageProcessingTestMixin):
     settings: dict[str, Any]
     test_cast_dtype = True
     test_new_models_require_torchvision_backend = None  # a rule for files in transformers' own repository
+    if Version(transformers.__version__) < Version("5.21"):
+        test_call_numpy_4_channels = None  # asks for RGBA that stays unconverted
+        test_image_processor_save_load_with_autoimageprocessor = None  # needs torchvision
+        test_pil_can_load_without_torchvision = None  # imports a folder that is not in the source distribution
 
     def setUp(self) -> None:
         self.image_processor_tester = Description(self.processor_class, self.settings)
