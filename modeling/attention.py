@@ -11,15 +11,16 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
+from ..configuration import TextConfig
 from .initialization import linear
 
 
-def causal_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Any, output_attentions: bool) -> Any:
-    """Causal and padding mask in the form that the kernel wants; None where its `is_causal` flag says it all."""
+def text_mask(config: TextConfig, inputs_embeds: Tensor, attention_mask: Any, output_attentions: bool) -> Any:
+    """Causal and padding mask in the form that the kernel wants, or None: no mask, or `is_causal` says it all."""
     if output_attentions:  # then the kernel is the eager one, see MultiHeadAttention
         config = copy(config)
         config._attn_implementation_internal = "eager"
-    return create_causal_mask(config, inputs_embeds, attention_mask, past_key_values=None)
+    return create_causal_mask(config, inputs_embeds, attention_mask, past_key_values=None) if config.causal else None
 
 
 class MultiHeadAttention(nn.Module):

@@ -99,8 +99,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
 
     @property
     def _scale_and_bias(self) -> tuple[Tensor, ...]:
-        has_bias = self.config.logit_bias_init_value is not None
-        return (self.logit_scale, self.logit_bias) if has_bias else (self.logit_scale,)
+        return (self.logit_scale, self.logit_bias) if hasattr(self, "logit_bias") else (self.logit_scale,)
 
     @can_return_tuple
     def forward(

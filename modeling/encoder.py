@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -9,6 +10,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attention
 from .initialization import linear
+
+CHUNK = 1024  # tokens
 
 
 class MLP(nn.Module):
@@ -20,8 +23,12 @@ class MLP(nn.Module):
         self.fc1 = linear(config.hidden_size, config.intermediate_size, "mlp_in")
         self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+    def forward(self, x: Tensor) -> Tensor:
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if torch.is_grad_enabled() or is_traced or x.device.type != "cpu" or x.shape[:-1].numel() <= CHUNK:
+            return self.fc2(self.activation_fn(self.fc1(x)))
+        # Inference on the CPU: the wide activations of so many tokens stay in cache, and in memory that is at hand.
+        return torch.cat([self(tokens) for tokens in x.flatten(0, -2).split(CHUNK)]).view_as(x)
 
 
 class EncoderLayer(GradientCheckpointingLayer):

@@ -5,7 +5,6 @@ loaded (or that has none), so what a parent writes into its children would depen
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,4 +52,4 @@ def siglip(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
     init.xavier_uniform_(weight)
 
 
-ENCODER_SCHEMES: dict[str, Callable[[Tensor, str, PreTrainedConfig], None]] = {"clip": clip, "siglip": siglip}
+ENCODER_SCHEMES: dict[str, Any] = {"clip": clip, "siglip": siglip}

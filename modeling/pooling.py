@@ -1,6 +1,5 @@
 """From all tokens to one vector: a pooling is a function in a table, chosen by the family's `pooling` trait."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,4 +59,4 @@ def first_eos(
     return hidden_states[rows, position.to(rows.device)]
 
 
-POOLERS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (class_token, attention, last_token, first_eos)}
+POOLERS: dict[str, Any] = {f.__name__: f for f in (class_token, attention, last_token, first_eos)}

@@ -7,7 +7,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
-from .attention import causal_mask
+from .attention import text_mask
 from .embeddings import TextEmbeddings, VisionEmbeddings
 from .encoder import Encoder
 from .pooling import POOLERS, AttentionPoolingHead
@@ -106,9 +106,7 @@ class TextTower(EncoderPreTrainedModel):
             raise ValueError("A text tower needs input_ids (batch, length) or inputs_embeds, got neither.")
         kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
-        mask = None
-        if self.config.causal:
-            mask = causal_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
+        mask = text_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
         hidden_states = self.encoder(
             hidden_states, **{**kwargs, "attention_mask": mask, "is_causal": self.config.causal}
         )
