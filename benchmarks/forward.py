@@ -2,9 +2,9 @@
 
     python benchmarks/forward.py [--json FILE] [--rounds 7] [--only siglip-b16-float32-8]
 
-Every case gives both libraries the same weights and images. A round runs each of the four (library, attention) variants
-once, in an order that turns by one every round; the ratio is that of the medians, below 1 where twinlens is faster. Peak
-memory is that of a fresh process that only loads the model and runs it once.
+Every case gives both libraries the same weights and images. A round runs each (library, attention) variant once, in an
+order that turns by one every round; the ratio is that of the medians, below 1 where twinlens is faster. Peak memory is
+that of a fresh process that only loads the model and runs it once.
 """
 
 import argparse

@@ -23,10 +23,13 @@ class LoadsOfficialFiles:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from a Hub id or a folder; also from an official checkpoint file, in float32."""
+        """As in transformers, from a Hub id or a folder; also from an official checkpoint file, in float32.
+
+        `image_size` of a file is that of `read_checkpoint`.
+        """
         source = pretrained_model_name_or_path
         if is_checkpoint_file(source):
-            checkpoint = read_checkpoint(source)
+            checkpoint = read_checkpoint(source, image_size=kwargs.pop("image_size", None))
             family = cls.family(checkpoint.config)
             config = getattr(checkpoint.config, family.config_class.base_config_key or "", checkpoint.config)
             kwargs = {"config": config, **({} if "torch_dtype" in kwargs else {"dtype": torch.float32}), **kwargs}

@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention import Attention
 from .initialization import linear
 
-CHUNK = 1024  # tokens
+CHUNK = 1024  # tokens at most
 
 
 class MLP(nn.Module):
@@ -24,11 +24,11 @@ class MLP(nn.Module):
         self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if torch.is_grad_enabled() or is_traced or x.device.type != "cpu" or x.shape[:-1].numel() <= CHUNK:
+        is_plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if is_plain or x.device.type != "cpu" or (tokens := x.shape[:-1].numel()) <= CHUNK:
             return self.fc2(self.activation_fn(self.fc1(x)))
         # Inference on the CPU: the wide activations of so many tokens stay in cache, and in memory that is at hand.
-        return torch.cat([self(tokens) for tokens in x.flatten(0, -2).split(CHUNK)]).view_as(x)
+        return torch.cat([self(part) for part in x.flatten(0, -2).tensor_split(-(-tokens // CHUNK))]).view_as(x)
 
 
 class EncoderLayer(GradientCheckpointingLayer):

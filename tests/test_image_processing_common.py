@@ -1,8 +1,6 @@
 """transformers' common tests of image processors, run on ours."""
 
-import sys
 import unittest
-from types import ModuleType
 from typing import Any
 
 import transformers
@@ -12,11 +10,6 @@ from transformers_sources import transformers_tests
 from twinlens.processing import CLIPImageProcessor, SiglipImageProcessor
 
 transformers_tests()
-# The common tests import this for photographs on the Hub, which none of the tests below asks for.
-fetcher = ModuleType("fetch_hub_objects_for_ci")
-fetcher.url_to_local_path = lambda url: url  # type: ignore[attr-defined]
-sys.modules.setdefault(fetcher.__name__, fetcher)
-
 from tests.test_image_processing_common import ImageProcessingTestMixin, prepare_image_inputs  # noqa: E402
 
 

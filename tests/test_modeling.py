@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES, IDS, TEXT, VISION, config, model, pixels, settings, token_ids, twins
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import twinlens
 from twinlens.modeling import sigmoid_loss, softmax_loss
@@ -149,6 +150,28 @@ def test_attention_maps_are_real_under_every_kernel(family, attention):
             torch.testing.assert_close(ours_map, their_map, rtol=0, atol=1e-6)
     if attention == "sdpa":  # where transformers gives an empty tuple
         assert twins(family)[1](**arguments).vision_model_output.attentions == ()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_kernels_come_from_the_attention_interface(family):
+    """A kernel registered by its name, as flash attention and its like are, gets what it needs to be right."""
+    calls = []
+
+    def kernel(module, query, key, value, attention_mask, **kwargs):
+        calls.append((query.shape[2], key.shape[2], attention_mask, kwargs["scaling"], kwargs.get("is_causal")))
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+    transformers.AttentionInterface.register("watched", kernel)
+    transformers.AttentionMaskInterface.register("watched", transformers.masking_utils.sdpa_mask)
+    arguments = {"pixel_values": pixels(), "input_ids": token_ids(family)}
+    watched = model(family, attention="watched")
+    assert difference(watched(**arguments), model(family)(**arguments)) <= 5e-6
+    vision, text = VISION["num_hidden_layers"], TEXT["num_hidden_layers"]
+    patches = 17 if family == "CLIP" else 16
+    head = [(1, 16, None, 0.25, False)] if family == "Siglip" else []
+    assert calls[: vision + len(head)] == [(patches, patches, None, 0.25, None)] * vision + head
+    assert calls[vision + len(head) :] == [(12, 12, None, 8**-0.5, family == "CLIP")] * text
 
 
 @torch.inference_mode()

@@ -1,16 +1,11 @@
 """Images and text: equal to transformers, OpenAI's tokenizer and SentencePiece, and safe from wrong calls."""
 
 import gzip
-import importlib.util
 import json
-import os
 import random
 import string
 import subprocess
 import sys
-import tarfile
-import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +15,8 @@ import pytest
 import sentencepiece
 import skimage.data
 import torch
-from filelock import FileLock
 from PIL import Image
+from released_files import released_file, released_module
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from transformers import AutoProcessor, AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -75,38 +70,6 @@ def photograph(request: pytest.FixtureRequest) -> Image.Image:
 @pytest.fixture(params=IMAGE_PROCESSORS)
 def image_processors(request: pytest.FixtureRequest) -> tuple[type, type]:
     return IMAGE_PROCESSORS[request.param]
-
-
-def released_file(requirement: str, name: str) -> Path:
-    """Fetch one file out of a distribution, once; skips the test when the package index is out of reach."""
-    cache = Path(os.environ.get("TWINLENS_TEST_CACHE") or Path.home() / ".cache" / "twinlens-tests")
-    target = cache / requirement / Path(name).name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(dir=cache) as scratch:
-        if not target.is_file():
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
-            answer = subprocess.run(
-                [*command, "--dest", scratch, requirement], capture_output=True, text=True, check=False
-            )
-            archives = [path for path in Path(scratch).iterdir() if path.suffix in (".whl", ".gz")]
-            if not archives:
-                last_line = (answer.stderr.strip() or "no file arrived").splitlines()[-1]
-                pytest.skip(f"pip could not download {requirement}: {last_line}")
-            contents = _member(archives[0], name)
-            partial = target.with_suffix(".partial")
-            partial.write_bytes(contents)
-            partial.rename(target)
-    return target
-
-
-def _member(archive: Path, name: str) -> bytes:
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as members:
-            return members.read(next(member for member in members.namelist() if member.endswith(name)))
-    with tarfile.open(archive) as sources:
-        file = sources.extractfile(next(member for member in sources.getnames() if member.endswith(name)))
-        assert file is not None
-        return file.read()
 
 
 class TestImages:
@@ -244,13 +207,8 @@ class TestImages:
 
 def official_clip(texts: Sequence[str]) -> list[list[int]]:
     """OpenAI's own tokenizer, with `clip.tokenize(texts, truncate=True)` in lists, for `clip.py` needs torchvision."""
-    source = released_file("openai-clip==1.0.1", "clip/simple_tokenizer.py")
     vocabulary = released_file("openai-clip==1.0.1", "clip/bpe_simple_vocab_16e6.txt.gz")
-    spec = importlib.util.spec_from_file_location("official_simple_tokenizer", source)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = released_module("openai-clip==1.0.1", "clip/simple_tokenizer.py")
     tokenizer = module.SimpleTokenizer(str(vocabulary))
     rows = [[49406, *tokenizer.encode(text), 49407] for text in texts]
     rows = [row if len(row) <= 77 else [*row[:76], 49407] for row in rows]

@@ -1,12 +1,12 @@
 """The float64 reference against the official code: big_vision's recorded outputs, OpenAI's model where installed."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from builders import TINY_CLIP, write_openai
+from released_files import released_module
 
 from twinlens.conversion import reference_forward
 from twinlens.modeling import DualEncoderModel
@@ -142,22 +142,16 @@ def test_unknown_names_are_refused():
 
 @pytest.fixture(scope="module")
 def clip_source():
-    """`clip/model.py` of the openai-clip distribution, without the package around it, which needs torchvision."""
-    package = importlib.util.find_spec("clip")
-    if package is None or package.submodule_search_locations is None:
-        pytest.skip("openai-clip is not installed (the extra `reference`)")
-    spec = importlib.util.spec_from_file_location(
-        "openai_clip_model", Path(package.submodule_search_locations[0]) / "model.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """`clip/model.py` of openai-clip: the official model, which needs nothing but torch."""
+    module = released_module("openai-clip==1.0.1", "clip/model.py")
     module.LayerNorm.forward = torch.nn.LayerNorm.forward  # the original casts to float32
     return module
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit.load, which is how openai-clip reads archives
 def test_openai_model_in_float64(clip_source, tmp_path):
     released = write_openai(tmp_path / "clip.pt", **TINY_CLIP)  # mixed float16 and float32, as released
-    official = clip_source.build_model(dict(released)).double()
+    official = clip_source.build_model(torch.jit.load(tmp_path / "clip.pt").state_dict()).double()
     rng = np.random.default_rng(0)
     pixels, ids = rng.uniform(-2, 2, (3, 3, 32, 32)), rng.integers(0, 98, (4, 12))
     ids[:, 9] = 98
