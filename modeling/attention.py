@@ -11,11 +11,10 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
-from ..configuration import TextConfig
 from .initialization import linear
 
 
-def text_mask(config: TextConfig, inputs_embeds: Tensor, attention_mask: Any, output_attentions: bool) -> Any:
+def text_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Any, output_attentions: bool) -> Any:
     """Causal and padding mask in the form that the kernel wants, or None: no mask, or `is_causal` says it all."""
     if output_attentions:  # then the kernel is the eager one, see MultiHeadAttention
         config = copy(config)
@@ -37,9 +36,8 @@ class MultiHeadAttention(nn.Module):
     def attend(self, *qkv: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs: Any) -> Any:
         """Attention of query, key, value (batch, length, width), and its map (batch, heads, queries, keys) or None."""
         heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in qkv]
-        kernel = eager_attention_forward  # the only one with a map to show
-        if not output_attentions:
-            kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, kernel)
+        implementation = "eager" if output_attentions else self.config._attn_implementation  # no other has maps to show
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         scaling = self.head_dim**-0.5
         output, weights = kernel(self, *heads, attention_mask, scaling=scaling, dropout=dropout, **kwargs)

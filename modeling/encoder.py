@@ -24,11 +24,12 @@ class MLP(nn.Module):
         self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if is_plain or x.device.type != "cpu" or (tokens := x.shape[:-1].numel()) <= CHUNK:
+        tokens = x.shape[:-1].numel()
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu" or tokens <= CHUNK:
             return self.fc2(self.activation_fn(self.fc1(x)))
         # Inference on the CPU: the wide activations of so many tokens stay in cache, and in memory that is at hand.
-        return torch.cat([self(part) for part in x.flatten(0, -2).tensor_split(-(-tokens // CHUNK))]).view_as(x)
+        parts = x.flatten(0, -2).tensor_split(-(-tokens // CHUNK))
+        return torch.cat([MLP.forward(self, part) for part in parts]).view_as(x)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -42,7 +43,8 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.mlp = MLP(config)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), **kwargs)[0]
+        attended, _ = self.self_attn(self.layer_norm1(hidden_states), **kwargs)
+        hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 

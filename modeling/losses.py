@@ -1,18 +1,17 @@
 """Contrastive losses on unit embeddings (batch, dim); `logit_scale` is the logarithm of the factor. float32 inside."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 
-def similarity(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None
-) -> Tensor:
-    """Logits (images, texts) in float32: exp(logit_scale) * cosine + logit_bias, of unit vectors."""
-    cosine = text_embeds.float() @ image_embeds.float().to(text_embeds.device).t()  # (texts, images), as transformers
-    logits = cosine * logit_scale.float().exp().to(cosine.device)
-    return (logits if logit_bias is None else logits + logit_bias.float().to(cosine.device)).t()
+def similarity(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Logits (images, texts) in float32, under autocast too: exp(scale) * cosine + bias, of unit vectors."""
+    with torch.autocast(text_embeds.device.type, enabled=False):
+        cosine = (
+            text_embeds.float() @ image_embeds.float().to(text_embeds.device).t()
+        )  # (texts, images), as transformers
+        logits = cosine * scale.float().exp().to(cosine.device)
+        return (logits if bias is None else logits + bias.float().to(cosine.device)).t()
 
 
 def sigmoid_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
@@ -29,4 +28,4 @@ def softmax_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor)
     return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.t(), targets)) / 2
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+LOSSES: dict = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}

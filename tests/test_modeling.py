@@ -315,6 +315,31 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
+def test_similarity_is_float32_under_autocast(family):
+    ours = model(family)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = ours(pixel_values=pixels(), input_ids=token_ids(family))
+    expected = ours.logits(outputs.image_embeds, outputs.text_embeds)
+    assert torch.equal(outputs.logits_per_image, expected)
+    assert not torch.equal(expected, expected.bfloat16().float())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_tokens_in_parts_are_the_same_tokens(family, monkeypatch):
+    """Inference on the CPU runs the MLP over parts of the tokens; small parts here, so that small models have many."""
+    ours, arguments = model(family), {"pixel_values": pixels(), "input_ids": token_ids(family)}
+    expected = ours(**arguments)
+    monkeypatch.setattr("twinlens.modeling.encoder.CHUNK", 5)
+    calls = []
+    ours.vision_model.encoder.layers[0].mlp.fc1.register_forward_hook(lambda *call: calls.append(len(call[2])))
+    assert difference(ours(**arguments), expected) <= 5e-6
+    assert len(calls) == 7
+    assert max(calls) <= 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
 def test_a_row_does_not_depend_on_its_batch(family):
     ours, images, ids = model(family), pixels(4), token_ids(family, 4)
     torch.testing.assert_close(ours.encode_image(images[1:2])[0], ours.encode_image(images)[1], rtol=0, atol=1e-6)

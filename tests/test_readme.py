@@ -1,0 +1,58 @@
+"""The README's own commands and examples, in the order in which a newcomer meets them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def run(command: str, folder: Path) -> str:
+    arguments = [sys.executable, "-m", "twinlens", *command.split()[1:]]
+    result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory) -> Path:
+    """A folder where the README's demo has run."""
+    folder = tmp_path_factory.mktemp("readme")
+    (command,) = re.findall(r"^twinlens demo.*$", README, flags=re.MULTILINE)
+    output = run(command, folder)
+    assert "random weights" in output
+    assert "Parity of ViT-B-32.pt: pass" in output
+    assert re.search(r"rocket +a .*%", output)
+    return folder
+
+
+def test_examples_print_what_they_say(tour, capsys, monkeypatch):
+    monkeypatch.chdir(tour)
+    namespace: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    for block in blocks:
+        capsys.readouterr()
+        exec(block, namespace)
+        printed = capsys.readouterr().out.strip().splitlines()
+        assert printed == re.findall(r"# prints: (.*)", block)
+    assert len(blocks) == README.count("# prints: ") > 0
+
+
+def test_options_exist():
+    for command in ("convert", "inspect", "classify"):
+        (line,) = re.findall(rf"^twinlens {command} .*$", README, flags=re.MULTILINE)
+        text = subprocess.run(
+            [sys.executable, "-m", "twinlens", command, "--help"],
+            capture_output=True, text=True, check=True, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"},
+        ).stdout  # fmt: skip
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in text
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert all((Path(__file__).parent.parent / link).exists() for link in links)
