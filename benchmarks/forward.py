@@ -10,7 +10,6 @@ that of a fresh process that only loads the model and runs it once.
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -68,7 +67,9 @@ def print_own_peak(library: str, attention: str, model: str, dtype: str, batch: 
     tower = build(library, model, dtype)
     tower.set_attn_implementation(attention)
     tower(images(int(batch), dtype))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    # Not ru_maxrss, which a child inherits from the process that started it.
+    (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) // 1024)
 
 
 def main() -> None:

@@ -43,9 +43,9 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.mlp = MLP(config)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        attended, _ = self.self_attn(self.layer_norm1(hidden_states), **kwargs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+        x, _ = self.self_attn(self.layer_norm1(hidden_states), **kwargs)
+        x = hidden_states + x
+        return x + self.mlp(self.layer_norm2(x))
 
 
 class Encoder(nn.Module):
