@@ -35,7 +35,7 @@ class MultiHeadAttention(nn.Module):
 
     def attend(self, *qkv: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs: Any) -> Any:
         """Attention of query, key, value (batch, length, width), and its map (batch, heads, queries, keys) or None."""
-        heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in qkv]
+        heads = [x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2) for x in qkv]
         implementation = "eager" if output_attentions else self.config._attn_implementation  # no other has maps to show
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
