@@ -25,6 +25,12 @@ ImageSize = Annotated[
 ]
 
 
+class TextCleanup(str, Enum):
+    none = "none"
+    lower = "lower"
+    canonicalize = "canonicalize"
+
+
 class DType(str, Enum):
     float32 = "float32"
     float16 = "float16"
@@ -56,6 +62,9 @@ def convert_command(
             "CLIP needs none; SigLIP without one converts for images only."
         ),
     ] = None,
+    text_cleanup: Annotated[
+        TextCleanup | None, typer.Option(help="What SigLIP's tokenizer does to text first; lower: A-Z, as official.")
+    ] = None,
     image_size: ImageSize = None,
     dtype: Annotated[DType, typer.Option(help="Of the weights written; keep: the file's own.")] = DType.float32,
     verify: Annotated[
@@ -72,6 +81,7 @@ def convert_command(
             source,
             folder,
             tokenizer=tokenizer,
+            text_cleanup=text_cleanup.value if text_cleanup else None,
             image_size=image_size,
             dtype=dtype.value,
             verify=verify,

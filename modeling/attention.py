@@ -75,5 +75,5 @@ class PoolingAttention(MultiHeadAttention):
         """Attention of `probe` (1, 1, width) to `x` (batch, length, width), and its map."""
         width = self.config.hidden_size
         query = nn.functional.linear(probe, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        keys_values = nn.functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        return self.attend(query.expand(len(x), -1, -1), *keys_values.chunk(2, dim=-1), is_causal=False, **kwargs)
+        kv = nn.functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        return self.attend(query.expand(x.shape[0], -1, -1), *kv.chunk(2, dim=-1), is_causal=False, **kwargs)

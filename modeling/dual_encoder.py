@@ -136,7 +136,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         return self.output_class(loss, per_image, per_text, text_embeds, image_embeds, text_outputs, vision_outputs)
 
     def _loss(self, image_embeds: Tensor | None, text_embeds: Tensor | None) -> Tensor:
-        images, texts = (0 if embeds is None else len(embeds) for embeds in (image_embeds, text_embeds))
+        images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
         return LOSSES[self.config.loss](image_embeds, text_embeds, *self._scale_and_bias)

@@ -31,7 +31,7 @@ class VisionEmbeddings(nn.Module):
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
         if self.config.class_token:
-            class_token = self.class_embedding.expand(len(pixel_values), 1, -1)
+            class_token = self.class_embedding.expand(pixel_values.shape[0], 1, -1)
             embeddings = torch.cat([class_token, embeddings], dim=1)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
@@ -74,7 +74,8 @@ class TextEmbeddings(nn.Module):
         if inputs_embeds is None:
             inputs_embeds = self.token_embedding(fit_length(input_ids, self.config))
         elif self.config.fixed_length and (missing := limit - inputs_embeds.shape[1]) > 0:
-            padding = inputs_embeds.new_full((len(inputs_embeds), missing), self.config.pad_token_id, dtype=torch.long)
+            shape = (inputs_embeds.shape[0], missing)
+            padding = torch.full(shape, self.config.pad_token_id, device=inputs_embeds.device)
             inputs_embeds = torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
         if (length := inputs_embeds.shape[1]) > limit:
             raise ValueError(

@@ -24,7 +24,7 @@ class MLP(nn.Module):
         self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.shape[:-1].numel()
+        tokens = x.numel() // x.shape[-1]
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu" or tokens <= CHUNK:
             return self.fc2(self.activation_fn(self.fc1(x)))
         # Inference on the CPU: the wide activations of so many tokens stay in cache, and in memory that is at hand.

@@ -17,14 +17,14 @@ def similarity(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor, bias: T
 def sigmoid_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
     """SigLIP's loss: every pair is a yes-or-no question; summed over texts, averaged over images (arXiv:2303.15343)."""
     logits = similarity(image_embeds, text_embeds, logit_scale, logit_bias)
-    signs = 2 * torch.eye(len(logits), device=logits.device) - 1  # 1 where image and text belong together, else -1
+    signs = 2 * torch.eye(logits.shape[0], device=logits.device) - 1  # 1 where image and text belong together, else -1
     return -nn.functional.logsigmoid(signs * logits).sum(dim=0).mean()
 
 
 def softmax_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
     """CLIP's loss: cross-entropy over texts and over images, averaged (arXiv:2103.00020, figure 3)."""
     logits = similarity(image_embeds, text_embeds, logit_scale)
-    targets = torch.arange(len(logits), device=logits.device)
+    targets = torch.arange(logits.shape[0], device=logits.device)
     return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.t(), targets)) / 2
 
 

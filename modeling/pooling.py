@@ -26,8 +26,7 @@ class AttentionPoolingHead(nn.Module):
 
     def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> Tensor:
         pooled, _ = self.attention(self.probe, hidden_states, output_attentions=output_attentions)
-        pooled = pooled + self.mlp(self.layernorm(pooled))
-        return pooled[:, 0]  # (batch, width)
+        return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]  # (batch, width)
 
 
 def class_token(tower: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:
@@ -46,7 +45,7 @@ def first_eos(
     tower: Any, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, **inputs: Any
 ) -> Tensor:
     """The first end-of-text; for embeddings without ids, the last token that is not masked."""
-    rows = torch.arange(len(hidden_states), device=hidden_states.device)
+    rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
     if input_ids is not None and tower.config.eos_token_id == 2:
         # Hub folders from before transformers PR 24773 carry this id; the highest id is end-of-text, as in openai/CLIP.
         position = input_ids.int().argmax(dim=-1)

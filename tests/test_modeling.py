@@ -313,6 +313,19 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
     assert theirs(input_ids=ids, pixel_values=images).logits_per_image.dtype == dtype  # bfloat16 has 8 bits for them
 
 
+@pytest.mark.parametrize("kind", ["VisionModel", "TextModel"])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_towers_compile_whole_and_export_for_any_batch(family, kind):
+    tower = model(family, kind)
+    one, other = ((pixels(size) if kind == "VisionModel" else token_ids(family, size)) for size in (3, 5))
+    compiled = torch.compile(tower, fullgraph=True, backend="eager")
+    assert difference(compiled(one), tower(one)) <= 5e-6
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(tower, (one,), dynamic_shapes=({0: batch},), strict=False).module()
+    assert difference(exported(other), tower(other)) <= 5e-6
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_similarity_is_float32_under_autocast(family):
