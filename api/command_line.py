@@ -5,9 +5,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,19 +22,6 @@ ImageSize = Annotated[
     int | None,
     typer.Option(help="Pixels a side, where patches do not fill the image: patch 14 at 384 shows as 27x27 patches."),
 ]
-
-
-class TextCleanup(str, Enum):
-    none = "none"
-    lower = "lower"
-    canonicalize = "canonicalize"
-
-
-class DType(str, Enum):
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    keep = "keep"
 
 
 @app.command("inspect")
@@ -58,15 +44,19 @@ def convert_command(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="bpe_simple_vocab_16e6.txt.gz, a SentencePiece .model, a tokenizer.json or a folder. "
+            help="A SentencePiece .model, a tokenizer.json, a folder, or OpenAI's vocabulary. "
             "CLIP needs none; SigLIP without one converts for images only."
         ),
     ] = None,
     text_cleanup: Annotated[
-        TextCleanup | None, typer.Option(help="What SigLIP's tokenizer does to text first; lower: A-Z, as official.")
+        Literal["none", "lower", "canonicalize"] | None,
+        typer.Option(help="What SigLIP's tokenizer does to text first; lower: A-Z, as official."),
     ] = None,
     image_size: ImageSize = None,
-    dtype: Annotated[DType, typer.Option(help="Of the weights written; keep: the file's own.")] = DType.float32,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16", "keep"],
+        typer.Option(help="Of the weights written; keep: the file's own."),
+    ] = "float32",
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Measure parity; fail if a bar is missed.")
     ] = True,
@@ -81,9 +71,9 @@ def convert_command(
             source,
             folder,
             tokenizer=tokenizer,
-            text_cleanup=text_cleanup.value if text_cleanup else None,
+            text_cleanup=text_cleanup,
             image_size=image_size,
-            dtype=dtype.value,
+            dtype=dtype,
             verify=verify,
             overwrite=overwrite,
             progress=progress,
