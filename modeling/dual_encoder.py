@@ -85,13 +85,19 @@ class DualEncoderModel(EncoderPreTrainedModel):
             outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
-    def encode_image(self, pixel_values: Tensor, **kwargs: Options) -> Tensor:
-        """Images (images, channels, height, width) as unit vectors (images, dim), float32 whatever the weights are."""
-        return unit(self.get_image_features(pixel_values, return_dict=True, **kwargs).pooler_output)
+    def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
+        """Images (images, channels, height, width) as unit vectors (images, dim), float32 whatever the weights are.
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Options) -> Tensor:
-        """Token ids (texts, length) as unit vectors (texts, dim), float32 whatever the weights are."""
-        return unit(self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs).pooler_output)
+        Other inputs, such as a processor's for texts, are ignored.
+        """
+        return unit(self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True).pooler_output)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
+        """Token ids (texts, length) as unit vectors (texts, dim), float32 whatever the weights are.
+
+        Other inputs, such as a processor's for images, are ignored.
+        """
+        return unit(self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output)
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """Similarity (images, texts) of unit vectors in float32: exp(scale) * cosine (+ bias)."""

@@ -298,6 +298,13 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
     ids, images = token_ids(family), pixels()
     image_embeds = ours.encode_image(pixel_values=images)
     text_embeds = ours.encode_text(input_ids=ids, attention_mask=torch.ones_like(ids))
+    both = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": images,
+    }  # as a processor gives them
+    assert torch.equal(ours.encode_image(**both), image_embeds)
+    assert torch.equal(ours.encode_text(**both), text_embeds)
     for embeds in (image_embeds, text_embeds):
         assert embeds.dtype == torch.float32
         torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(len(embeds)))
