@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 
 from .modeling import DualEncoderModel
 from .processing import DualEncoderProcessor
@@ -13,7 +15,10 @@ BATCH = 16  # images encoded at a time
 
 def load_model(source: str | Path) -> DualEncoderModel:
     """A model with exactly the weights of `source`; a missing or unexpected one is a ValueError, not a report."""
-    model, info = DualEncoderModel.from_pretrained(source, output_loading_info=True)
+    try:
+        model, info = DualEncoderModel.from_pretrained(source, output_loading_info=True)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:  # truncated, forged, of other shapes
+        raise ValueError(f"{source} holds no weights that can be read: {error}") from error
     problems = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
     if problems:
         raise ValueError(f"{source} does not hold exactly the weights of a {type(model).__name__}: {problems}.")

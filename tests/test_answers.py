@@ -1,6 +1,7 @@
 """From a photograph to an answer: transformers' unchanged pipelines with our classes, and the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,17 @@ def test_a_folder_with_a_wrong_weight_is_an_error(run, folders, photographs, tmp
     (line,) = errors.splitlines()
     assert "logit_scale" in line
     assert "text_model.bogus" in line
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_with_a_broken_file_is_an_error(run, name, folders, photographs, tmp_path):
+    twinlens.DualEncoderProcessor.from_pretrained(folders["clip"]).save_pretrained(tmp_path)
+    shutil.copy(folders["clip"] / "config.json", tmp_path)
+    (tmp_path / name).write_bytes((folders["clip"] / "model.safetensors").read_bytes()[:1000])
+    code, output, errors = run("classify", tmp_path, photographs[0], "--labels", "a cat")
+    assert (code, output) == (1, "")
+    (line,) = errors.splitlines()
+    assert "no weights that can be read" in line
 
 
 def test_the_module_runs_as_a_program():
