@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 from builders import TINY_CLIP, TINY_SIGLIP, openai_tensors, write_big_vision, write_npz, write_openai
@@ -133,7 +134,6 @@ class TestFolder:
         assert model.get_image_features(**pixels).pooler_output.shape == (1, 48)
 
     def test_siglip_with_tokenizer_takes_text(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        sentencepiece = pytest.importorskip("sentencepiece")
         vocabulary = tmp_path / "vocabulary.model"
         with vocabulary.open("wb") as file:
             sentencepiece.SentencePieceTrainer.train(
