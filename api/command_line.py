@@ -103,6 +103,8 @@ def classify(
         raise ValueError(f'Expected labels such as --labels "a cat,a dog", got {labels!r}.')
     if "{}" not in template:
         raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
+    if missing := [str(image) for image in images if not image.is_file()]:
+        raise FileNotFoundError(f"No such image: {', '.join(missing)}.")
     from .zero_shot import classify_images
 
     scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)

@@ -198,8 +198,9 @@ def test_convert_and_inspect(run, folders, tmp_path):
     [
         (["inspect", "absent.pt"], "absent.pt: no such file"),
         (["convert", "absent.npz", "out"], "absent.npz: no such file"),
-        (["classify", "absent", "photo.jpg", "--labels", "a"], "absent"),
-        (["classify", "{clip}", "absent.jpg", "--labels", "a"], "absent.jpg"),
+        (["classify", "absent", "{clip}.pt", "--labels", "a"], "absent"),
+        (["classify", "{clip}", "{clip}.pt", "--labels", "a"], "clip.pt"),
+        (["classify", "{clip}", "absent.jpg", "--labels", "a"], "No such image: absent.jpg."),
         (["classify", "{clip}", "absent.jpg", "--labels", " , "], "Expected labels"),
         (["classify", "{clip}", "absent.jpg", "--labels", "a", "--template", "a"], "Expected a template with {}"),
         (["convert", "{clip}.pt", "{clip}"], "is not empty"),
