@@ -17,6 +17,7 @@ _CLASSES = {
     ),
     "processing": (
         *("CLIPImageProcessor", "CLIPProcessor", "CLIPTokenizer", "DualEncoderProcessor"),
+        *("Siglip2ImageProcessor", "Siglip2Processor"),
         *("SiglipImageProcessor", "SiglipProcessor", "SiglipTokenizer"),
     ),
 }

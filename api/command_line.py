@@ -52,6 +52,10 @@ def convert_command(
         Literal["none", "lower", "canonicalize"] | None,
         typer.Option(help="What SigLIP's tokenizer does to text first; lower: A-Z, as official."),
     ] = None,
+    preprocessing: Annotated[
+        Literal["official", "hub"],
+        typer.Option(help="Pixels as the official code makes them, or as the Hub's folders and transformers do."),
+    ] = "official",
     image_size: ImageSize = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16", "keep"],
@@ -72,6 +76,7 @@ def convert_command(
             folder,
             tokenizer=tokenizer,
             text_cleanup=text_cleanup,
+            preprocessing=preprocessing,
             image_size=image_size,
             dtype=dtype,
             verify=verify,

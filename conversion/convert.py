@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ..formats import Checkpoint, read_checkpoint
 from ..modeling import DualEncoderModel
-from ..processing import build_processor
+from ..processing import Preprocessing, build_processor
 from .certificate import Certificate, certify
 from .model_card import model_card
 
@@ -50,6 +50,7 @@ def convert(
     tokenizer: str | Path | None = None,
     image_size: int | None = None,
     text_cleanup: str | None = None,
+    preprocessing: Preprocessing = "official",
     dtype: DType | None = None,
     verify: bool = True,
     overwrite: bool = False,
@@ -65,7 +66,9 @@ def convert(
     progress(f"reading {source.name}")
     checkpoint = read_checkpoint(source, image_size=image_size)
     stored_dtype = _stored_dtype(checkpoint, dtype)
-    processor = build_processor(checkpoint.config, tokenizer=tokenizer, text_cleanup=text_cleanup)
+    processor = build_processor(
+        checkpoint.config, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing
+    )
     notes: tuple[str, ...] = (NO_TOKENIZER,) if processor.tokenizer is None else ()
 
     with _complete_or_absent(folder, overwrite) as partial:

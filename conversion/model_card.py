@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from PIL import Image
-
 from ..formats import Checkpoint
 from ..processing import DualEncoderProcessor
 from .certificate import RULE, Certificate
@@ -13,14 +11,14 @@ class _Origin(NamedTuple):
     title: str
     layout: str
     license: str  # of the official release
-    resizing: str  # how training resized images, where that is not what the folder says
+    elsewhere: str  # what of the official preprocessing transformers' classes cannot do
 
 
 _ORIGINS = {
-    "openai": _Origin("CLIP", "OpenAI's", "mit", ""),
-    "big_vision": _Origin(  # pp/ops_image.py
-        "SigLIP", "big_vision's", "apache-2.0", " big_vision itself resizes bilinearly without antialiasing."
+    "openai": _Origin(
+        "CLIP", "OpenAI's", "mit", "converts to RGB before it resizes, lays transparency over white, rounds down"
     ),
+    "big_vision": _Origin("SigLIP", "big_vision's", "apache-2.0", "always resizes with antialiasing"),
 }
 
 _CARD = """\
@@ -40,9 +38,7 @@ Converted by twinlens from a checkpoint in {origin} layout. Who trained the weig
 read from such a file: the table below shows that the conversion changed nothing, not that the weights are good. The
 licence above is that of the official release; check it if this file is another one.
 
-Images are resized to {image_size} pixels with PIL's {resample} filter, as the Hub folders of this family say.{resizing}
-{notes}
-## Use
+{notes}## Use
 
 ```python
 import twinlens
@@ -56,6 +52,10 @@ With plain transformers:
 ```python
 {transformers_use}
 ```
+
+## Preprocessing
+
+{preprocessing}
 
 ## Parity
 
@@ -93,13 +93,21 @@ def model_card(
         title=origin.title,
         file=checkpoint.path.name,
         origin=origin.layout,
-        image_size=checkpoint.config.vision_config.image_size,
-        resample=Image.Resampling(processor.image_processor.resample).name.lower(),
-        resizing=origin.resizing,
-        notes="".join(f"\n**{note}**\n" for note in notes),
+        notes="".join(f"**{note}**\n\n" for note in notes),
         twinlens_use=_USE if has_tokenizer else _IMAGES_ONLY_USE,
         transformers_use=_TRANSFORMERS_USE if has_tokenizer else _IMAGES_ONLY_TRANSFORMERS_USE,
+        preprocessing=_preprocessing(processor, origin),
         parity=_parity(certificate) if certificate else "Not measured: this folder was converted with --no-verify.",
+    )
+
+
+def _preprocessing(processor: DualEncoderProcessor, origin: _Origin) -> str:
+    images, contract = processor.image_processor, processor.contract()
+    if images.resize_engine != "official" and not getattr(images, "openai_order", False):
+        return f"As in the Hub's folders of this family, in twinlens and in transformers alike.\n\n{contract}"
+    return (
+        f"In twinlens, as in the official code:\n\n{contract}\n\nPlain transformers cannot do all of this: "
+        f"it {origin.elsewhere}. `--preprocessing hub` converts to what it can."
     )
 
 

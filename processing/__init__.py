@@ -1,7 +1,19 @@
 """Processing: images and text to what the models take."""
 
-from .image_processors import CLIPImageProcessor, DualEncoderImageProcessor, SiglipImageProcessor
-from .processor import CLIPProcessor, DualEncoderProcessor, SiglipProcessor, build_processor
+from .image_processors import (
+    CLIPImageProcessor,
+    DualEncoderImageProcessor,
+    Siglip2ImageProcessor,
+    SiglipImageProcessor,
+)
+from .processor import (
+    CLIPProcessor,
+    DualEncoderProcessor,
+    Preprocessing,
+    Siglip2Processor,
+    SiglipProcessor,
+    build_processor,
+)
 from .siglip_vocabulary import TEXT_CLEANUPS
 from .tokenization import CLIPTokenizer, DualEncoderTokenizer, SiglipTokenizer, VocabularyNotFoundError
 
@@ -13,6 +25,9 @@ __all__ = [
     "DualEncoderImageProcessor",
     "DualEncoderProcessor",
     "DualEncoderTokenizer",
+    "Preprocessing",
+    "Siglip2ImageProcessor",
+    "Siglip2Processor",
     "SiglipImageProcessor",
     "SiglipProcessor",
     "SiglipTokenizer",

@@ -6,9 +6,22 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from .tokenizer_json import LOWER
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 49152 - 256 - 2  # of the 262144 lines in OpenAI's file, `simple_tokenizer.py`
-_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# OpenAI's pattern ignores case, which after lower-casing means: "ſ" counts as "s", and U+0345, a mark whose capital is
+# a letter, is in none of the classes.
+_WORDS = r"<\|[sſ]tartoftext\|>|<\|endoftext\|>|'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
+# Only at the start of a word of that pattern are the special tokens special: not right after punctuation, which
+# takes in their first two characters, and then those of the next one if more follow at once. A space between these two
+# and the rest changes nothing else.
+_NAME = r"(?:[sſ]tart|end)oftext\|>"
+_SPECIAL = rf"<\|{_NAME}"
+_IN_PUNCTUATION = "|".join(
+    rf"(?<=[^\s\p{{L}}\p{{N}}\x{{345}}]{count * _SPECIAL})(?<!{(count + 1) * _SPECIAL})" for count in range(4)
+)
+_NOT_SPECIAL = rf"(?:{_IN_PUNCTUATION})<\|(?={_NAME})"
 
 
 def read_official(path: str | Path | None = None) -> models.BPE:
@@ -44,7 +57,7 @@ def pipeline(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     # What of the cleaning can be said here, for plain transformers; it changes nothing in clean text.
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        [normalizers.Replace(Regex(r"\s+"), " "), *LOWER, normalizers.Replace(Regex(_NOT_SPECIAL), "<| ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -52,7 +65,7 @@ def pipeline(model: models.BPE) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in (START, END)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[START, "$A", END], special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
     )

@@ -2,16 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
-from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
+from ..configuration import DualEncoderConfig
 from ..formats import is_checkpoint_file, read_checkpoint
-from .image_processors import CLIPImageProcessor, DualEncoderImageProcessor, SiglipImageProcessor
+from .contract import image_contract, numbered, text_contract
+from .image_processors import (
+    CLIPImageProcessor,
+    DualEncoderImageProcessor,
+    Siglip2ImageProcessor,
+    SiglipImageProcessor,
+)
 from .tokenization import CLIPTokenizer, DualEncoderTokenizer, SiglipTokenizer, VocabularyNotFoundError
+
+Preprocessing = Literal["official", "hub"]
 
 _CLIP_VOCABULARY_SIZE = 49408
 
@@ -22,7 +30,7 @@ class DualEncoderProcessor(ProcessorMixin):
     Without a tokenizer it takes images only.
     """
 
-    config_type: ClassVar[type[DualEncoderConfig]] = DualEncoderConfig
+    model_type: ClassVar[str]
     image_processor_type: ClassVar[type[DualEncoderImageProcessor]] = DualEncoderImageProcessor
     tokenizer_type: ClassVar[Any] = DualEncoderTokenizer
 
@@ -57,7 +65,7 @@ class DualEncoderProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
-        image_names, text_names = self.image_processor.valid_kwargs.__annotations__, TextKwargs.__annotations__
+        image_names, text_names = self.image_processor_type.valid_kwargs.__annotations__, TextKwargs.__annotations__
         if unknown := sorted(kwargs.keys() - image_names.keys() - text_names.keys()):
             raise TypeError(f"neither image processor nor tokenizer has a setting named {', '.join(unknown)}")
         features: dict[str, Any] = {}
@@ -76,23 +84,36 @@ class DualEncoderProcessor(ProcessorMixin):
             features |= self.image_processor(images, return_tensors=return_tensors, **settings)
         return BatchFeature(features)
 
+    def contract(self) -> str:
+        """Say in words, as Markdown, what happens to images and texts."""
+        parts = {"Images": image_contract(self.image_processor)}
+        if self.tokenizer is not None:
+            parts["Texts"] = text_contract(self.tokenizer)
+        return "\n\n".join(f"{name}:\n\n{numbered(steps)}" for name, steps in parts.items())
+
+    def explain(self) -> None:
+        """Print `contract()`."""
+        print(self.contract())
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, tokenizer: str | Path | None = None, **kwargs: Any
     ) -> "DualEncoderProcessor":
         """Load from a folder, a Hub id or an official checkpoint file.
 
-        `tokenizer` and `text_cleanup` are those of `build_processor`, `image_size` is that of `read_checkpoint`; the
-        image processor's settings can be given by name.
+        `tokenizer`, `text_cleanup` and, for a file, `preprocessing` are those of `build_processor`, `image_size` is
+        that of `read_checkpoint`; the image processor's settings can be given by name.
         """
         source = str(pretrained_model_name_or_path)
-        image_names = DualEncoderImageProcessor.valid_kwargs.__annotations__
+        image_names = {
+            name for family in _FAMILIES for name in family.image_processor_type.valid_kwargs.__annotations__
+        }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
         if is_checkpoint_file(source):
             config = read_checkpoint(source, image_size=kwargs.get("image_size")).config
             cls._family(config.model_type, source)
-            cleanup = kwargs.get("text_cleanup")
-            return build_processor(config, tokenizer=tokenizer, text_cleanup=cleanup, **image_settings)
+            chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
+            return build_processor(config, tokenizer=tokenizer, **chosen, **image_settings)
         other = {name: value for name, value in kwargs.items() if name not in image_names}
         try:
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
@@ -127,8 +148,8 @@ class DualEncoderProcessor(ProcessorMixin):
     @classmethod
     def _family(cls, name: str | None, source: str) -> type["DualEncoderProcessor"]:
         """Find the family by a `model_type`, that of one tower included, or by the name of an image processor."""
-        for family in (CLIPProcessor, SiglipProcessor):
-            prefix, processor_name = family.config_type.model_type, family.image_processor_type.__name__
+        for family in _FAMILIES:
+            prefix, processor_name = family.model_type, family.image_processor_type.__name__
             towers = (prefix, f"{prefix}_vision_model", f"{prefix}_text_model")
             if name in (*towers, processor_name, processor_name.replace("ImageProcessor", "FeatureExtractor")):
                 if not issubclass(family, cls):
@@ -158,7 +179,7 @@ class DualEncoderProcessor(ProcessorMixin):
 class CLIPProcessor(DualEncoderProcessor):
     """CLIP's images and texts."""
 
-    config_type = CLIPConfig
+    model_type = "clip"
     image_processor_type = CLIPImageProcessor
     tokenizer_type = CLIPTokenizer
 
@@ -172,17 +193,27 @@ class CLIPProcessor(DualEncoderProcessor):
 class SiglipProcessor(DualEncoderProcessor):
     """Images and texts of SigLIP and of fixed-size SigLIP 2."""
 
-    config_type = SiglipConfig
+    model_type = "siglip"
     image_processor_type = SiglipImageProcessor
     tokenizer_type = SiglipTokenizer
 
     @classmethod
     def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         size, pad = config.vision_config.image_size, config.text_config.pad_token_id
-        # The Hub folders' preprocessing: bicubic for SigLIP, which pads text with 1, bilinear for SigLIP 2, with 0.
+        # The Hub folders' filters: bicubic for SigLIP, which pads text with 1, bilinear for SigLIP 2, with 0.
         resample = Image.Resampling.BILINEAR if pad == 0 else Image.Resampling.BICUBIC
         image = {"size": {"height": size, "width": size}, "resample": resample}
         return image, {"model_max_length": config.text_config.max_position_embeddings, "pad_token_id": pad}
+
+
+class Siglip2Processor(SiglipProcessor):
+    """Images of any aspect (NaFlex) and texts of SigLIP 2."""
+
+    model_type = "siglip2"
+    image_processor_type = Siglip2ImageProcessor
+
+
+_FAMILIES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)
 
 
 def build_processor(
@@ -190,16 +221,23 @@ def build_processor(
     *,
     tokenizer: str | Path | None = None,
     text_cleanup: str | None = None,
+    preprocessing: Preprocessing = "official",
     **image_settings: Any,
 ) -> DualEncoderProcessor:
     """Build the processor of an official checkpoint from its configuration.
 
+    `preprocessing` is "official" for pixels as the family's own code makes them, with which it was trained, or "hub"
+    for those of the folders that transformers reads; image settings given by name come first.
     `tokenizer` is OpenAI's `bpe_simple_vocab_16e6.txt.gz`, a SentencePiece `.model`, a `tokenizer.json`, a folder or a
     Hub id; without it CLIP gets the vocabulary of this package and SigLIP takes images only. `text_cleanup` is a key
     of `TEXT_CLEANUPS`, for SigLIP. Raises ValueError where the vocabulary is not of the size the model has.
     """
     family = DualEncoderProcessor._family(config.model_type, type(config).__name__)
+    if preprocessing not in get_args(Preprocessing):
+        raise ValueError(f"preprocessing must be one of {', '.join(get_args(Preprocessing))}, got {preprocessing!r}")
     image, text = family._settings(config)
+    if preprocessing == "official":
+        image["resize_engine"] = "official"
     image_processor = family.image_processor_type(**(image | image_settings))
     if text_cleanup is not None:
         if family is CLIPProcessor:

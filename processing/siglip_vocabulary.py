@@ -1,29 +1,35 @@
 """SigLIP's vocabularies as `tokenizers` pipelines: SentencePiece files and the `tokenizer.json` of any age."""
 
+import base64
+import json
 import re
 import string
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.normalizers import Normalizer
 
-from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
-from .tokenizer_json import read_tokenizer_json
+from .sentencepiece_model import PieceType, SentencePieceModel, charsmap_keys, read_sentencepiece
+from .tokenizer_json import LOWER, read_tokenizer_json
 
 # What happens to text before the vocabulary sees it. "lower" is how SigLIP and SigLIP 2 were trained (big_vision,
 # `pp/ops_text.py`: TensorFlow's lower-casing, which leaves all but ASCII alone); "canonicalize" is what big_vision's
-# zero-shot evaluator does (`evaluators/proj/image_text/prompt_engineering.py`).
+# zero-shot evaluator does (`evaluators/proj/image_text/prompt_engineering.py`). The white space is Python's.
+_WHITE_SPACE = r"[\t-\r\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
+_STRIP = normalizers.Replace(Regex(r"\A +| +\z"), "")
 TEXT_CLEANUPS: dict[str, list[Normalizer]] = {
     "none": [],
     "lower": [normalizers.Replace(letter, letter.lower()) for letter in string.ascii_uppercase],
     "canonicalize": [
         normalizers.Replace("_", " "),
         normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
-        normalizers.Lowercase(),
-        normalizers.Replace(Regex(r"\s+"), " "),
-        normalizers.Strip(),
+        *LOWER,
+        normalizers.Replace(Regex(rf"{_WHITE_SPACE}+"), " "),
+        _STRIP,
     ],
 }
 
@@ -36,9 +42,10 @@ class SiglipVocabulary:
     eos: str
     specials: list[str]
     user_defined: list[str]
-    charsmap: Normalizer | None
+    spelling: list[Normalizer]
     adds_prefix: bool
     squeezes_spaces: bool
+    source: Tokenizer | None = None  # what a `tokenizer.json` held
 
     @classmethod
     def from_sentencepiece(cls, path: str | Path) -> "SiglipVocabulary":
@@ -51,7 +58,7 @@ class SiglipVocabulary:
             eos=source.pieces[source.eos_id][0],
             specials=source.named(PieceType.CONTROL, PieceType.UNKNOWN),
             user_defined=source.named(PieceType.USER_DEFINED) if source.is_bpe else [],
-            charsmap=normalizers.Precompiled(source.charsmap) if source.charsmap else None,
+            spelling=_respell(source.charsmap) if source.charsmap else [],
             adds_prefix=source.add_dummy_prefix,
             squeezes_spaces=source.remove_extra_whitespaces,
         )
@@ -67,13 +74,15 @@ class SiglipVocabulary:
                 f"this one is {type(source.model).__name__} and has {eos or 'neither'}"
             )
         added = source.get_added_tokens_decoder().values()
-        charsmap: Normalizer | None = next(
-            (step for step in _steps(source.normalizer) if isinstance(step, normalizers.Precompiled)), None
-        )
+        tables = [step for step in _steps(source.normalizer) if isinstance(step, normalizers.Precompiled)]
         spells_spaces = source.normalizer is not None and "▁" in source.normalizer.normalize_str("a a")
-        if charsmap is None and isinstance(source.model, models.Unigram) and not spells_spaces:
+        if tables:
+            spelling = _respell(base64.b64decode(json.loads(tables[0].__getstate__())["precompiled_charsmap"]))
+        elif isinstance(source.model, models.Unigram) and not spells_spaces:
             # Files made for JavaScript leave out SentencePiece's table "nmt_nfkc"; these two steps are what it holds.
-            charsmap = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+            spelling = [normalizers.Nmt(), normalizers.NFKC()]
+        else:
+            spelling = []
 
         def pieces(text: str) -> list[str]:
             return source.encode(text, add_special_tokens=False).tokens
@@ -83,9 +92,10 @@ class SiglipVocabulary:
             eos=eos,
             specials=[token.content for token in added if token.special],
             user_defined=[token.content for token in added if not token.special],
-            charsmap=charsmap,
+            spelling=spelling,
             adds_prefix=pieces("a")[0].startswith("▁"),
             squeezes_spaces=pieces("a  a") == pieces("a a"),
+            source=source,
         )
 
     @property
@@ -101,8 +111,8 @@ class SiglipVocabulary:
         tokenizer.normalizer = normalizer = normalizers.Sequence(
             [
                 *TEXT_CLEANUPS[text_cleanup],
-                *([self.charsmap] if self.charsmap else []),
-                *([normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()] if self.squeezes_spaces else []),
+                *self.spelling,
+                *([normalizers.Replace(Regex(" {2,}"), " "), _STRIP] if self.squeezes_spaces else []),
                 *([normalizers.Prepend("▁")] if self.adds_prefix else []),
                 normalizers.Replace(" ", "▁"),
             ]
@@ -130,6 +140,58 @@ class SiglipVocabulary:
             ]
         )
         return tokenizer
+
+
+@cache
+def _respell(charsmap: bytes) -> list[Normalizer]:
+    """Apply a SentencePiece table as SentencePiece does: from the left, always the longest spelling it knows.
+
+    `Precompiled` alone takes the shortest one and with it whatever is attached: it loses the accent of "▁\u0301" and
+    does not compose "か\u3099". Here it sees one character at a time and `NFC` composes, except over the places where
+    no known spelling goes on.
+    """
+    try:
+        known = {key[:end] for key in charsmap_keys(charsmap) for end in range(2, len(key) + 1)}
+        table = normalizers.Precompiled(charsmap)
+    except Exception as error:  # tokenizers raises nothing more precise, and a damaged trie leads anywhere
+        raise ValueError(f"a SentencePiece model's table of spellings is damaged: {error}") from error
+    if not known or table.normalize_str(_APART) != "":
+        return [table]
+    goes_on = "|".join(f"(?<={_any_of(heads)}){_letters(lasts)}" for heads, lasts in _by_heads(known))
+    attached = rf"[\p{{M}}{_letters({spelling[-1] for spelling in known})}]"
+    return [
+        # Never before the first character, where `tokenizers` loses count.
+        normalizers.Replace(Regex(rf"(?!\A)(?={attached})(?!{goes_on})"), _BARRIER),
+        normalizers.Replace(Regex(r"(?!\A)(?=[^\x00-\x7F])"), _APART),
+        table,
+        normalizers.NFC(),
+        normalizers.Replace(_BARRIER, ""),
+    ]
+
+
+_APART = "\x01"  # which the table removes
+_BARRIER = "\ufdd0"  # never a character
+
+
+def _by_heads(strings: Collection[str]) -> list[tuple[frozenset[str], set[str]]]:
+    """Sort strings into (what stands before the last letter, the last letters after these)."""
+    heads = defaultdict(set)
+    for text in strings:
+        heads[text[-1]].add(text[:-1])
+    lasts = defaultdict(set)
+    for letter, before in heads.items():
+        lasts[frozenset(before)].add(letter)
+    return list(lasts.items())
+
+
+def _any_of(strings: Collection[str]) -> str:
+    """Write a regular expression for any of these strings."""
+    parts = [("" if "" in heads else _any_of(heads)) + _letters(lasts) for heads, lasts in _by_heads(strings)]
+    return f"(?:{'|'.join(parts)})"
+
+
+def _letters(letters: Collection[str]) -> str:
+    return "[" + "".join(rf"\x{{{ord(letter):X}}}" for letter in sorted(letters)) + "]"
 
 
 def _steps(normalizer: Normalizer | None) -> Iterator[Normalizer]:

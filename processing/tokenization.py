@@ -2,12 +2,16 @@
 
 import html
 import json
+import logging
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import ftfy
-from tokenizers import AddedToken, Tokenizer, models
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import BatchEncoding
 from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy, TruncationStrategy
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -15,6 +19,8 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from . import clip_vocabulary
 from .siglip_vocabulary import SiglipVocabulary
 from .tokenizer_json import read_tokenizer_json
+
+logger = logging.getLogger(__name__)
 
 
 class VocabularyNotFoundError(ValueError):
@@ -29,6 +35,7 @@ class DualEncoderTokenizer(TokenizersBackend):
     """
 
     fixed_length = False
+    splits_special_tokens = True  # what only looks like a special token stays text
     default_length: int
 
     def __init__(self, pipeline: Tokenizer, *, model_max_length: int | None = None, **kwargs: Any) -> None:
@@ -41,8 +48,9 @@ class DualEncoderTokenizer(TokenizersBackend):
             "model_max_length": model_max_length,
             "model_input_names": list(type(self).model_input_names),
             "padding_side": "right",
-            "split_special_tokens": True,  # what only looks like a special token stays text, in plain transformers too
+            "split_special_tokens": self.splits_special_tokens,
         }
+        self._has_told_of_a_cut = False
         super().__init__(**kwargs)
 
     @classmethod
@@ -67,29 +75,102 @@ class DualEncoderTokenizer(TokenizersBackend):
         padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
         truncation_strategy: TruncationStrategy = TruncationStrategy.DO_NOT_TRUNCATE,
         max_length: int | None = None,
+        return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
+        texts, pairs = self._prepared(text), None if text_pair is None else self._prepared(text_pair)
         if add_special_tokens:
             truncation_strategy = TruncationStrategy.LONGEST_FIRST
             max_length = min(max_length or self.model_max_length, self.model_max_length)
         if add_special_tokens and self.fixed_length:
             padding_strategy = PaddingStrategy.MAX_LENGTH
             max_length = self.model_max_length
-            kwargs |= {"padding_side": "right", "pad_to_multiple_of": None}
-        return super()._encode_plus(
-            self._clean_all(text),
-            self._clean_all(text_pair),
-            add_special_tokens=add_special_tokens,
-            padding_strategy=padding_strategy,
-            truncation_strategy=truncation_strategy,
-            max_length=max_length,
-            **kwargs,
+            kwargs |= {"padding_side": None, "pad_to_multiple_of": None}
+        settings = {
+            "add_special_tokens": add_special_tokens,
+            "padding_strategy": padding_strategy,
+            "truncation_strategy": truncation_strategy,
+            "max_length": max_length,
+        }
+        if (
+            # Lists come with alignments to the text, as in transformers: for CLIP; its SigLIP tokenizer has none.
+            (return_tensors in ("np", "pt") or (return_tensors is None and self.fixed_length))
+            and max_length is not None
+            and isinstance(text, list | tuple)
+            and pairs is None
+            and add_special_tokens
+            and padding_strategy != PaddingStrategy.DO_NOT_PAD
+            and self._asks_for_ids_alone(**kwargs)
+        ):
+            to_max_length = padding_strategy == PaddingStrategy.MAX_LENGTH
+            return self._encode_arrays(texts, max_length, to_max_length, return_tensors)
+        encoded = super()._encode_plus(texts, pairs, return_tensors=return_tensors, **settings, **kwargs)
+        if max_length is not None and not self._has_told_of_a_cut:
+            around = self.num_special_tokens_to_add(pairs is not None) if add_special_tokens else 0
+            for encoding in encoded.encodings or ():
+                if rest := encoding.overflowing:
+                    # What was cut off comes in parts with special tokens and padding of their own.
+                    inner = sum(part.special_tokens_mask.count(0) for part in (encoding, *rest))
+                    self._tell_of_a_cut(inner + around, max_length)
+        return encoded
+
+    def _asks_for_ids_alone(
+        self,
+        split_special_tokens: bool | None = None,
+        return_attention_mask: bool | None = None,
+        verbose: bool = True,
+        **others: Any,
+    ) -> bool:
+        return (
+            split_special_tokens in (None, self.split_special_tokens)
+            and return_attention_mask is None
+            and not any(others.values())
+            and self.padding_side == self.truncation_side == "right"
         )
 
-    def _clean_all(self, text: Any) -> Any:
-        if isinstance(text, list | tuple):
-            return [self._clean_all(item) for item in text]
-        return self.clean(text) if isinstance(text, str) else text
+    def _encode_arrays(self, texts: list[str], max_length: int, to_max_length: bool, kind: str | None) -> BatchEncoding:
+        """Encode many texts without alignments, as NumPy arrays, tensors or lists."""
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = self.split_special_tokens
+        rows = [
+            encoding.ids
+            for start in range(0, len(texts), _CHUNK)
+            for encoding in self._tokenizer.encode_batch_fast(texts[start : start + _CHUNK])
+        ]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        if (longest := lengths.max()) > max_length:
+            self._tell_of_a_cut(longest, max_length)
+            rows = [row if len(row) <= max_length else [*row[: max_length - 1], row[-1]] for row in rows]
+            lengths = np.minimum(lengths, max_length)
+        is_text = np.arange(max_length if to_max_length else lengths.max()) < lengths[:, None]
+        ids = np.full(is_text.shape, self.pad_token_id)
+        ids[is_text] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+        arrays = {"input_ids": ids}
+        if "attention_mask" in self.model_input_names:
+            arrays["attention_mask"] = is_text.astype(np.int64)
+        given_as: Any = {"pt": torch.from_numpy, "np": np.asarray, None: np.ndarray.tolist}[kind]
+        return BatchEncoding({name: given_as(array) for name, array in arrays.items()})
+
+    def _tell_of_a_cut(self, length: int, limit: int) -> None:
+        if not self._has_told_of_a_cut:
+            self._has_told_of_a_cut = True
+            logger.warning(
+                "a text has %d tokens, %d are read: %d were cut (this is said once)", length, limit, length - limit
+            )
+
+    def _prepared(self, text: Any, *place: int) -> Any:
+        """Check and clean a text, or a list of texts or of lists of words."""
+        if isinstance(text, str):
+            if not text.isascii():
+                _check_encodable(text, place)
+            return self.clean(text)
+        if not isinstance(text, list | tuple):
+            fix = "decode it first, text.decode('utf-8')" if isinstance(text, bytes) else "pass str or a list of str"
+            raise TypeError(f"expected text, got {type(text).__name__}{_at(place)}: {fix}")
+        if not text and not place:
+            raise ValueError("expected a text or a list of texts, got an empty list: pass at least one text")
+        return [self._prepared(item, *place, position) for position, item in enumerate(text)]
 
     def clean(self, text: str) -> str:
         """Do what must happen to the text before the pipeline and cannot be said in a `tokenizer.json`."""
@@ -99,11 +180,36 @@ class DualEncoderTokenizer(TokenizersBackend):
         # At the name of our class plain transformers would build a pipeline of its own, SigLIP's from a file that is
         # not there. At this name, which all its versions know, it reads the one in tokenizer.json.
         config_file = Path(file_names[0])
-        config = json.loads(config_file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        # There all special tokens are cut out of the text unless it is split: CLIP's padding is "!".
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": True}
         config_file.write_text(
             json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         return super()._save_pretrained(save_directory, file_names, *args, **kwargs)
+
+
+_CHUNK = 8192  # texts whose alignments are in memory at once
+
+
+def _check_encodable(text: str, place: tuple[int, ...]) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"expected text, got half of a surrogate pair, {text[error.start]!a} ({error.start}){_at(place)}: "
+            "it was decoded wrongly; text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') repairs it"
+        ) from error
+
+
+def _at(place: tuple[int, ...]) -> str:
+    return f" at {''.join(f'[{position}]' for position in place)} of the list" if place else ""
+
+
+# In ASCII ftfy changes entities, control characters and the ends of lines; these stay white space.
+_NOTHING_TO_REPAIR = re.compile(r"[\t\n\f\r -%'-~]*")
+# Each pass of ftfy undoes one level of "&amp;amp;amp;...", which takes forever where there are very many.
+_NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);){9,}")
 
 
 class CLIPTokenizer(DualEncoderTokenizer):
@@ -113,6 +219,7 @@ class CLIPTokenizer(DualEncoderTokenizer):
     embedding, so padding is the caller's choice; its token is the folder's, else "!" (id 0) as in OpenAI's code.
     """
 
+    splits_special_tokens = False  # OpenAI's tokenizer reads its two in text; no others are registered here
     vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
     model_input_names = ["input_ids", "attention_mask"]
     default_length = 77
@@ -156,12 +263,21 @@ class CLIPTokenizer(DualEncoderTokenizer):
 
     def clean(self, text: str) -> str:
         """Repair encoding, undo HTML entities twice, make white space single, lower-case (`simple_tokenizer.py`)."""
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return re.sub(r"\s+", " ", text).strip().lower()
+        if not _NOTHING_TO_REPAIR.fullmatch(text):
+            text = _NESTED_AMPERSAND.sub("&amp;" * 9, text)
+            text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        return " ".join(text.split()).lower()
 
-    def _encode_plus(self, *args: Any, **kwargs: Any) -> BatchEncoding:
-        # OpenAI's tokenizer does read its two special tokens in text; no others are registered here.
-        return super()._encode_plus(*args, **(kwargs | {"split_special_tokens": False}))
+    def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
+        written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)
+        # Of ftfy's repairs this one can be said in the file, for plain transformers. After `clean` it would be one too
+        # many: what the entities stand for is not repaired any more.
+        for path in written:
+            if path.endswith("tokenizer.json"):
+                saved = read_tokenizer_json(path)
+                saved.normalizer = normalizers.Sequence([normalizers.NFC(), saved.normalizer])
+                saved.save(path)
+        return written
 
 
 class SiglipTokenizer(DualEncoderTokenizer):
@@ -169,7 +285,8 @@ class SiglipTokenizer(DualEncoderTokenizer):
 
     The towers were trained on texts of one length without a mask, so any other padding would change the embedding:
     `padding`, `padding_side` and `max_length` have no effect. Reads `spiece.model` or `tokenizer.json` of any age;
-    `text_cleanup` is a key of `TEXT_CLEANUPS`, `pad_token_id` overrides the vocabulary's own.
+    `text_cleanup` is a key of `TEXT_CLEANUPS`, by default the training's, "lower"; `pad_token_id` overrides the
+    vocabulary's own. A `tokenizer.json` of another kind, such as plain Gemma's, is put right, which a warning tells of.
     """
 
     vocab_files_names = {"vocab_file": "spiece.model", "tokenizer_file": "tokenizer.json"}
@@ -181,7 +298,7 @@ class SiglipTokenizer(DualEncoderTokenizer):
         self,
         tokenizer_file: str | None = None,
         vocab_file: str | None = None,
-        text_cleanup: str = "lower",
+        text_cleanup: str | None = None,
         pad_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -191,14 +308,17 @@ class SiglipTokenizer(DualEncoderTokenizer):
             vocabulary = SiglipVocabulary.from_tokenizer_json(tokenizer_file)
         else:
             raise VocabularyNotFoundError("expected spiece.model or tokenizer.json, found neither")
-        pipeline = vocabulary.pipeline(text_cleanup)
+        pipeline = vocabulary.pipeline(text_cleanup or "lower")
+        if text_cleanup is None and (changes := _changes(vocabulary.source, pipeline, kwargs)):
+            name = kwargs.get("name_or_path") or tokenizer_file
+            logger.warning("the tokenizer of %s was put right for SigLIP: it now %s", name, ", ".join(changes))
         tokens = {"eos_token": vocabulary.eos, "pad_token": vocabulary.pad}
         if pipeline.token_to_id("<unk>") is not None:
             tokens["unk_token"] = "<unk>"
         if pad_token_id is not None:
             kwargs["pad_token"] = pipeline.id_to_token(pad_token_id)
-        self.text_cleanup = text_cleanup
-        super().__init__(pipeline, text_cleanup=text_cleanup, **(tokens | kwargs))
+        self.text_cleanup = text_cleanup or "lower"
+        super().__init__(pipeline, text_cleanup=self.text_cleanup, **(tokens | kwargs))
 
     @classmethod
     def from_sentencepiece(cls, path: str | Path, **kwargs: Any) -> "SiglipTokenizer":
@@ -211,3 +331,18 @@ class SiglipTokenizer(DualEncoderTokenizer):
         with open(path, "rb") as file:
             is_json = file.read(1) == b"{"
         return cls(tokenizer_file=str(path), **kwargs) if is_json else cls.from_sentencepiece(path, **kwargs)
+
+
+def _changes(source: Tokenizer | None, pipeline: Tokenizer, config: dict[str, Any]) -> list[str]:
+    """Say what sets a `tokenizer.json` and its configuration apart from the pipeline that SigLIP was trained with."""
+    if source is None:
+        return []
+    theirs, ours = source.encode("a"), pipeline.encode("a")
+    was_so = {
+        "lower-cases ASCII": source.encode("A").ids == theirs.ids,
+        "keeps punctuation": source.encode("a.").ids != theirs.ids,
+        "ends texts with end-of-text": theirs.ids[-1] == ours.ids[-1],
+        "adds no begin token": theirs.special_tokens_mask[0] == 0,
+        "pads on the right": config.get("padding_side", "right") == "right",
+    }
+    return [change for change, was in was_so.items() if not was]

@@ -1,8 +1,14 @@
-"""The file of the `tokenizers` library."""
+"""The `tokenizers` library: its file, and Python's string methods as its steps."""
 
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.normalizers import Lowercase, Normalizer, Replace
+
+# `str.lower()`. `Lowercase` takes letters one by one and so misses that a sigma at the end of a word is written ς.
+_BARE = r"[\p{Cased}&&\P{Case_Ignorable}]"
+_FINAL_SIGMA = rf"(?<={_BARE}\p{{Case_Ignorable}}{{0,9}})Σ(?!\p{{Case_Ignorable}}*{_BARE})"
+LOWER: list[Normalizer] = [Replace(Regex(_FINAL_SIGMA), "ς"), Lowercase()]
 
 
 def read_tokenizer_json(path: str | Path) -> Tokenizer:

@@ -6,6 +6,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -25,26 +27,51 @@ def released_module(requirement: str, name: str) -> ModuleType:
     return module
 
 
-def released_file(requirement: str, name: str) -> Path:
-    """Fetch one file out of a distribution, once; skips the test when the package index is out of reach."""
-    cache = Path(os.environ.get("TWINLENS_TEST_CACHE") or Path.home() / ".cache" / "twinlens-tests")
-    target = cache / requirement / Path(name).name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(dir=cache) as scratch:
-        if not target.is_file():
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
-            answer = subprocess.run(
-                [*command, "--dest", scratch, requirement], capture_output=True, text=True, check=False
-            )
-            archives = [path for path in Path(scratch).iterdir() if path.suffix in (".whl", ".gz")]
-            if not archives:
-                last_line = (answer.stderr.strip() or "no file arrived").splitlines()[-1]
-                pytest.skip(f"pip could not download {requirement}: {last_line}")
-            contents = _member(archives[0], name)
+def released_package(requirement: str) -> Path:
+    """Fetch a distribution and unpack all of it, once; skips the test when the package index is out of reach."""
+    target = _cache() / requirement / "unpacked"
+    with _fetched(requirement, target) as archive:
+        if archive is not None:
             partial = target.with_suffix(".partial")
-            partial.write_bytes(contents)
+            if archive.suffix == ".whl":
+                zipfile.ZipFile(archive).extractall(partial)
+            else:
+                with tarfile.open(archive) as sources:
+                    sources.extractall(partial, filter="data")
             partial.rename(target)
     return target
+
+
+def released_file(requirement: str, name: str) -> Path:
+    """Fetch one file out of a distribution, once; skips the test when the package index is out of reach."""
+    target = _cache() / requirement / Path(name).name
+    with _fetched(requirement, target) as archive:
+        if archive is not None:
+            partial = target.with_suffix(".partial")
+            partial.write_bytes(_member(archive, name))
+            partial.rename(target)
+    return target
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("TWINLENS_TEST_CACHE") or Path.home() / ".cache" / "twinlens-tests")
+
+
+@contextmanager
+def _fetched(requirement: str, target: Path) -> Iterator[Path | None]:
+    """Give the archive that `target` is to be made of, or None where it was made already."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(dir=_cache()) as scratch:
+        if target.exists():
+            yield None
+            return
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
+        answer = subprocess.run([*command, "--dest", scratch, requirement], capture_output=True, text=True, check=False)
+        archives = [path for path in Path(scratch).iterdir() if path.suffix in (".whl", ".gz")]
+        if not archives:
+            last_line = (answer.stderr.strip() or "no file arrived").splitlines()[-1]
+            pytest.skip(f"pip could not download {requirement}: {last_line}")
+        yield archives[0]
 
 
 def _member(archive: Path, name: str) -> bytes:

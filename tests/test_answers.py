@@ -104,7 +104,7 @@ def test_texts_of_length_16_work_in_the_pipeline_that_asks_for_64(folders, photo
         "zero-shot-image-classification",
         model=ours,
         tokenizer=theirs.tokenizer,
-        image_processor=theirs.image_processor,
+        image_processor=parts(folders["siglip"])["image_processor"],
     )
     answers = {answer["label"]: answer["score"] for answer in mixed(str(photographs[0]), candidate_labels=LABELS)}
     expected = expected_scores(folders["siglip"], photographs[:1])[0]

@@ -3,11 +3,12 @@
 import unittest
 from typing import Any
 
+import pytest
 import transformers
 from packaging.version import Version
 from transformers_sources import transformers_tests
 
-from twinlens.processing import CLIPImageProcessor, SiglipImageProcessor
+from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor
 
 transformers_tests()
 from tests.test_image_processing_common import ImageProcessingTestMixin, prepare_image_inputs  # noqa: E402
@@ -40,7 +41,9 @@ class Description:
     def prepare_processor_inputs(self, **kwargs: Any) -> dict[str, Any]:
         return {"images": self.prepare_image_inputs(**kwargs)}
 
-    def expected_output_image_shape(self, images: Any) -> tuple[int, int, int]:
+    def expected_output_image_shape(self, images: Any) -> tuple[int, ...]:
+        if "max_num_patches" in self.settings:
+            return self.settings["max_num_patches"], self.settings["patch_size"] ** 2 * self.num_channels
         size = self.settings.get("crop_size", self.settings["size"])
         return self.num_channels, size["height"], size["width"]
 
@@ -79,3 +82,10 @@ class CLIPImageProcessorTest(CommonTests, unittest.TestCase):
 class SiglipImageProcessorTest(CommonTests, unittest.TestCase):
     processor_class = SiglipImageProcessor
     settings = {"size": {"height": 18, "width": 18}, "resample": 3}
+    test_valid_kwargs_set = None  # by upstream's rule a class without settings of its own has transformers'
+
+
+@pytest.mark.filterwarnings("ignore:an image shrinks")
+class Siglip2ImageProcessorTest(CommonTests, unittest.TestCase):
+    processor_class = Siglip2ImageProcessor
+    settings = {"patch_size": 4, "max_num_patches": 64, "resample": 2}

@@ -1,0 +1,107 @@
+"""What may be given as an image: files, their bytes, addresses, PIL images, arrays and tensors, alone or in lists."""
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from huggingface_hub import get_session
+from PIL import Image, ImageOps
+
+
+def flatten_images(images: Any) -> list[Any]:
+    """Give one flat list of what nested lists and four-dimensional batches hold, without opening anything."""
+    if isinstance(images, list | tuple):
+        return [image for item in images for image in flatten_images(item)]
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    return [images]
+
+
+def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
+    """Decode a PIL image, a path, a URL or the bytes of a file; the first frame of several.
+
+    ValueError where Pillow cannot read it; its limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) stands.
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "the image", exif_transpose)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(BytesIO(source), f"{len(source)} bytes", exif_transpose)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            "expected PIL images, NumPy arrays, PyTorch tensors, paths, URLs or the bytes of files, or lists of them, "
+            f"got {type(source).__name__}"
+        )
+    name = os.fspath(source)
+    if name.startswith(("http://", "https://")):
+        response = get_session().get(name, follow_redirects=True)
+        response.raise_for_status()
+        return _decode(BytesIO(response.content), name, exif_transpose)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"expected an image file, got {name}, which is not there")
+    with open(name, "rb") as file:
+        return _decode(file, name, exif_transpose)
+
+
+def _decode(source: Image.Image | BinaryIO, name: str, exif_transpose: bool) -> Image.Image:
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(source)
+        image.load()
+        return ImageOps.exif_transpose(image) if exif_transpose else image
+    except Image.DecompressionBombError as error:
+        raise Image.DecompressionBombError(f"{name}: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"expected an image, got {name}, which has no format that Pillow knows") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damage
+        raise ValueError(f"expected an image, got {name}, which is damaged: {error}") from error
+
+
+def to_levels(pixels: np.ndarray | torch.Tensor, channels_first: bool | None = None) -> tuple[torch.Tensor, bool]:
+    """Give levels of 0..255, uint8 of shape (channels, height, width), and whether they were fractions of 0..1.
+
+    Shapes (height, width), (height, width, channels) or (channels, height, width); a tensor stays on its device.
+    Floats and booleans of at most 1 are fractions and go to the nearest level; everything else holds levels already.
+    """
+    if isinstance(pixels, np.ndarray):
+        if pixels.dtype.kind not in "buif":
+            raise TypeError(f"expected numbers as levels, got an array of {pixels.dtype}")
+        if pixels.dtype.kind == "u" and pixels.itemsize > 1:
+            pixels = pixels.astype(np.int64)  # PyTorch does next to nothing with wide unsigned integers
+        elif pixels.dtype.kind == "f":
+            pixels = pixels.astype(np.float32, copy=False)
+        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    if pixels.is_complex():
+        raise TypeError(f"expected real numbers as levels, got a tensor of {pixels.dtype}")
+    pixels, shape = pixels.detach(), tuple(pixels.shape)
+    if pixels.ndim == 2:
+        pixels = pixels[None]
+    elif pixels.ndim == 3 and not (_channels_come_first(shape) if channels_first is None else channels_first):
+        pixels = pixels.permute(2, 0, 1)
+    if pixels.ndim != 3 or len(pixels) not in (1, 3, 4) or pixels.numel() == 0:
+        raise ValueError(
+            "expected an image of shape (height, width), (height, width, channels) or (channels, height, width) "
+            f"with 1, 3 or 4 channels and at least one pixel, got {shape}"
+        )
+    if pixels.dtype == torch.uint8:
+        return pixels, False
+    lowest, highest = pixels.min().item(), pixels.max().item()
+    if not (lowest >= 0 and highest <= 255):
+        raise ValueError(
+            f"expected levels of 0..255 or fractions of 0..1, got values of {lowest}..{highest}: "
+            "give the image as it was before normalisation, 16-bit levels divided by 257"
+        )
+    fractions = highest <= 1 and (pixels.is_floating_point() or pixels.dtype == torch.bool)
+    levels = pixels.float() * 255 if fractions else pixels
+    return (levels.round() if levels.is_floating_point() else levels).to(torch.uint8), fractions
+
+
+def _channels_come_first(shape: Sequence[int]) -> bool:
+    first, last = shape[0] in (1, 3, 4), shape[-1] in (1, 3, 4)
+    if first and last:
+        raise ValueError(
+            f"channels may come first or last in the shape {tuple(shape)}: "
+            "pass input_data_format='channels_first' or 'channels_last'"
+        )
+    return first
