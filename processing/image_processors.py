@@ -18,6 +18,7 @@ from transformers.processing_utils import ImagesKwargs
 from . import image_steps
 from .contract import image_contract, numbered
 from .image_input import flatten_images, open_image, to_levels
+from .pil_memory import borrowed_levels
 
 Engine = Literal["pillow", "torch", "official"]
 ENGINES = get_args(Engine)
@@ -114,44 +115,55 @@ class DualEncoderImageProcessor(PilBackend):
             if len(images) == 1:
                 raise
             raise type(error)(f"image {' or '.join(map(str, indices))} of {len(images)}: {error}") from error
-        batch = read[0][0][None] if len(read) == 1 else torch.stack([levels for levels, _, _ in read])
-        if settings.do_resize and not read[0][2]:
-            batch = self._resize(batch, settings)
+        if isinstance(first := read[0][0], Image.Image):
+            batch = self._levels(first, settings)[None]
+        else:
+            batch = torch.stack([levels for levels, _ in read]) if len(read) > 1 else first[None]
+            batch = self._resize(batch, settings) if settings.do_resize else batch
         if settings.do_center_crop:
             size, place = settings.crop_size, round if settings.openai_order else math.floor
             batch = image_steps.center_crop(batch, size.height, size.width, place)
-        return [(levels, fractions) for levels, (_, fractions, _) in zip(batch, read, strict=True)]
+        return [(levels, fractions) for levels, (_, fractions) in zip(batch, read, strict=True)]
 
-    def _read(self, image: Any, settings: Any) -> tuple[torch.Tensor, bool, bool]:
-        """Give levels (channels, height, width), and whether they were fractions and are resized already."""
-        by_pillow, fractions = settings.resize_engine == "pillow", False
-        device = settings.device or getattr(image, "device", None)
-        if isinstance(image, np.ndarray | torch.Tensor):
-            layout = settings.input_data_format
-            levels, fractions = to_levels(image, None if layout is None else layout == "channels_first")
-            if not by_pillow and len(levels) < 4:
-                grey = len(levels) == 1 and settings.do_convert_rgb
-                return (levels.expand(3, -1, -1) if grey else levels).to(device), fractions, False
-            image = image_steps.to_pil(levels)
-        else:
-            image = open_image(image, bool(settings.do_exif_transpose))
-            if settings.resize_engine == "official":
-                image = image_steps.high_byte(image)
-            # The patterns of dithering bring out more than one level of error in torch's kernel.
-            by_pillow = by_pillow or (settings.resize_engine == "torch" and image.mode in ("1", "P"))
+    def _read(self, image: Any, settings: Any) -> tuple[Image.Image | torch.Tensor, bool]:
+        """Give what the engine resizes: a PIL image or levels (channels, height, width), and whether as fractions."""
+        if not isinstance(image, np.ndarray | torch.Tensor):
+            return open_image(image, bool(settings.do_exif_transpose)), False
+        layout = settings.input_data_format
+        levels, fractions = to_levels(image, None if layout is None else layout == "channels_first")
+        if settings.resize_engine == "pillow" or len(levels) == 4:
+            return image_steps.to_pil(levels), fractions
+        grey = len(levels) == 1 and settings.do_convert_rgb
+        return (levels.expand(3, -1, -1) if grey else levels).to(settings.device or levels.device), fractions
+
+    def _levels(self, image: Image.Image, settings: Any) -> torch.Tensor:
+        """Give a PIL image converted and resized, as levels (channels, height, width)."""
+        dithered = image.mode in ("1", "P")
+        if settings.resize_engine == "official":
+            image = image_steps.high_byte(image)
         if settings.do_convert_rgb:
             if settings.background != "ignore":
                 image = image_steps.over(image, settings.background or _WHITE)
             if not settings.openai_order:
                 image = image_steps.to_rgb(image)
+        resized = self._resize_pil(image, dithered, settings) if settings.do_resize else image
+        if isinstance(resized, Image.Image):
+            resized = image_steps.to_rgb(resized) if settings.do_convert_rgb else resized
+            return image_steps.from_pil(resized).to(settings.device)
+        return resized.expand(3, -1, -1) if settings.do_convert_rgb else resized
+
+    def _resize_pil(self, image: Image.Image, dithered: bool, settings: Any) -> Image.Image | torch.Tensor:
+        height, width = self._target_size(image.height, image.width, settings)
         # Only Pillow resizes palettes and transparency in a way that means something.
-        resized = settings.do_resize and (by_pillow or image.mode not in ("RGB", "L"))
-        if resized:
-            height, width = self._target_size(image.height, image.width, settings)
-            image = image_steps.resize_pillow(image, height, width, settings.resample)
-        if settings.do_convert_rgb:
-            image = image_steps.to_rgb(image)
-        return image_steps.from_pil(image).to(device), fractions, resized
+        by_pillow = settings.resize_engine == "pillow" or image.mode not in ("RGB", "L")
+        if not by_pillow and (settings.resize_engine == "official" or settings.device):
+            return self._resize(image_steps.from_pil(image).to(settings.device)[None], settings)[0]
+        # The patterns of dithering bring out more than one level of error in torch's kernel.
+        given, wanted = (image.height, image.width), (height, width)
+        if by_pillow or dithered or not image_steps.kernel_suffices(given, wanted, settings.resample):
+            return image_steps.resize_pillow(image, height, width, settings.resample)
+        with borrowed_levels(image) as levels:
+            return image_steps.resize_torch(levels[None], height, width, settings.resample)[0, :3]
 
     def _resize(self, levels: torch.Tensor, settings: Any) -> torch.Tensor:
         height, width = self._target_size(levels.shape[-2], levels.shape[-1], settings)

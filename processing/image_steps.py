@@ -106,27 +106,34 @@ def resize_pillow(image: Image.Image, height: int, width: int, resample: int) ->
 def resize_torch(levels: torch.Tensor, height: int, width: int, resample: int) -> torch.Tensor:
     """Resize levels (batch, channels, height, width) to at most one level from Pillow, and fast.
 
-    On the CPU by `F.interpolate`. Its weights have 16 bits, so that each of its two passes may be one level off; where
-    the second hardly shrinks, bicubic weights can add that up to more, and Pillow does the work. On accelerators
-    Pillow's arithmetic in integers.
+    On the CPU by `F.interpolate`, or Pillow itself unless `kernel_suffices`; on accelerators by `resize_exactly`.
     """
-    mode, wanted = _interpolation(resample), (height, width)
+    given, wanted = (levels.shape[-2], levels.shape[-1]), (height, width)
     if levels.device.type != "cpu":
         return resize_exactly(levels, height, width, resample)
-    _, second = _axes(levels, height, width)
-    if mode == "bicubic" and levels.shape[second] < 2 * wanted[second]:
-        images = [from_pil(resize_pillow(to_pil(image), height, width, resample)) for image in levels]
-        return torch.stack(images)
-    if second == -1:  # torch always begins with the width
-        levels = F.interpolate(levels, size=(height, levels.shape[-1]), mode=mode, antialias=True)
+    if not kernel_suffices(given, wanted, resample):
+        return torch.stack([from_pil(resize_pillow(to_pil(image), height, width, resample)) for image in levels])
+    mode = _interpolation(resample)
+    if _axes(given, wanted)[1] == -1:  # torch always begins with the width
+        levels = F.interpolate(levels, size=(height, given[1]), mode=mode, antialias=True)
     elif width == 1:  # where torch 2.13 is wrong unless the height stays
-        levels = F.interpolate(levels, size=(levels.shape[-2], 1), mode=mode, antialias=True)
+        levels = F.interpolate(levels, size=(given[0], 1), mode=mode, antialias=True)
     return F.interpolate(levels, size=wanted, mode=mode, antialias=True)
+
+
+def kernel_suffices(given: tuple[int, int], wanted: tuple[int, int], resample: int) -> bool:
+    """Whether `F.interpolate` stays within a level of Pillow, from and to (height, width).
+
+    Its weights have 16 bits, so that each of its two passes may be one level off. Where the second hardly shrinks,
+    bicubic weights, some of which are negative, can add that up to more.
+    """
+    second = _axes(given, wanted)[1]
+    return _interpolation(resample) == "bilinear" or given[second] >= 2 * wanted[second]
 
 
 def resize_exactly(levels: torch.Tensor, height: int, width: int, resample: int) -> torch.Tensor:
     """Resize levels (batch, channels, height, width) by Pillow's own integer arithmetic, on any device, bit for bit."""
-    for axis in _axes(levels, height, width):
+    for axis in _axes((levels.shape[-2], levels.shape[-1]), (height, width)):
         wanted = (height, width)[axis]
         if levels.shape[axis] == wanted:
             continue
@@ -140,10 +147,10 @@ def resize_exactly(levels: torch.Tensor, height: int, width: int, resample: int)
     return levels
 
 
-def _axes(levels: torch.Tensor, height: int, width: int) -> tuple[int, int]:
+def _axes(given: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
     """Give the order in which Pillow resizes the axes (`Resample.c`, `ImagingResampleInner`), levels between them."""
-    rows, columns = levels.shape[-2:]
-    vertical_first = _PILLOW_CHOOSES_ORDER and rows > height and rows - height > 2 * (columns - width)
+    fewer_rows, fewer_columns = given[0] - wanted[0], given[1] - wanted[1]
+    vertical_first = _PILLOW_CHOOSES_ORDER and fewer_rows > max(0, 2 * fewer_columns)
     return (-2, -1) if vertical_first else (-1, -2)
 
 
