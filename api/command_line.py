@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,11 @@ app = typer.Typer(
     help="CLIP, SigLIP and SigLIP 2: read official checkpoints safely, convert them with proof, use them.",
 )
 
+VisionActivation = Annotated[
+    Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"] | None,
+    typer.Option(help="Of the image tower, where a file of open_clip or timm does not say it."),
+]
+VisionHeads = Annotated[int | None, typer.Option(help="Of the image tower, where the file does not say it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 ImageSize = Annotated[
     int | None,
@@ -24,22 +30,47 @@ ImageSize = Annotated[
 ]
 
 
+@app.command("list")
+def list_command(as_json: Json = False) -> None:
+    """Show the published checkpoints that `convert` knows by name; --json adds geometry, licence and sources."""
+    from .configuration import CATALOGUE
+
+    if as_json:
+        print(json.dumps([asdict(row) | {"parameters": row.parameters} for row in CATALOGUE.values()], indent=2))
+        return
+    print(f"{'name':<41}{'family':<9}{'parameters':>13}{'pixels':>8}{'tokens':>8}  {'sha256':<10}address")
+    for row in CATALOGUE.values():
+        pixels, digest = row.image_size or "any", (row.sha256 or "-")[:8]
+        size = f"{row.parameters:>13,}{pixels:>8}{row.text_length:>8}"
+        print(f"{row.name:<41}{row.family:<9}{size}  {digest:<10}{row.address}")
+
+
 @app.command("inspect")
 def inspect_command(
     source: Annotated[Path, typer.Argument(help="An official checkpoint file, or a transformers folder.")],
     image_size: ImageSize = None,
+    vision_activation: VisionActivation = None,
+    vision_heads: VisionHeads = None,
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is: family, geometry, dtypes, parameters, hash. Runs nothing in it."""
     from .conversion import inspect_source
 
-    description = inspect_source(source, image_size=image_size)
+    description = inspect_source(
+        source, image_size=image_size, vision_activation=vision_activation, vision_heads=vision_heads
+    )
     print(json.dumps(description, indent=2)) if as_json else print_description(description)
 
 
 @app.command("convert")
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="OpenAI's .pt archive or state dict, or a big_vision SigLIP .npz.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file of OpenAI, big_vision, open_clip or timm, a folder of open_clip or transformers, or a name of "
+            "`twinlens list`, which is downloaded."
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="The folder to write. Plain transformers loads it too.")],
     tokenizer: Annotated[
         Path | None,
@@ -57,6 +88,8 @@ def convert_command(
         typer.Option(help="Pixels as the official code makes them, or as the Hub's folders and transformers do."),
     ] = "official",
     image_size: ImageSize = None,
+    vision_activation: VisionActivation = None,
+    vision_heads: VisionHeads = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16", "keep"],
         typer.Option(help="Of the weights written; keep: the file's own."),
@@ -78,6 +111,8 @@ def convert_command(
             text_cleanup=text_cleanup,
             preprocessing=preprocessing,
             image_size=image_size,
+            vision_activation=vision_activation,
+            vision_heads=vision_heads,
             dtype=dtype,
             verify=verify,
             overwrite=overwrite,
@@ -89,6 +124,104 @@ def convert_command(
     if certificate:
         console().print(certificate.table())
     print(f"Wrote {folder}")
+
+
+@app.command()
+def verify(
+    source: Annotated[str, typer.Argument(help="What the folder was converted from: a file, a folder or a name.")],
+    folder: Annotated[Path, typer.Argument(help="What convert wrote.")],
+    reference: Annotated[
+        Literal["independent", "original"],
+        typer.Option(
+            help="independent: float64 NumPy and transformers. original: the official code too; without openai-clip "
+            "installed that EXECUTES code from a TorchScript archive."
+        ),
+    ] = "independent",
+    plot: Annotated[Path | None, typer.Option(help="Draw the error by layer to a .png, .svg or .pdf file.")] = None,
+    image_size: ImageSize = None,
+    vision_activation: VisionActivation = None,
+    vision_heads: VisionHeads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a converted folder against its source again. Exits with 1 where a bar is missed."""
+    from .conversion import plot_certificate
+    from .conversion import verify as measure
+
+    with progress_line(as_json) as progress:
+        certificate = measure(
+            source,
+            folder,
+            reference=reference,
+            image_size=image_size,
+            vision_activation=vision_activation,
+            vision_heads=vision_heads,
+            progress=progress,
+        )
+    if plot:
+        plot_certificate(certificate.to_dict(), plot)
+    if as_json:
+        print(json.dumps(certificate.to_dict(), indent=2))
+    else:
+        console().print(certificate.table())
+        print("\n".join(certificate.notes), end="\n" if certificate.notes else "")
+    if not certificate.passed:
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="A converted folder, or any folder of transformers.")],
+    file: Annotated[Path, typer.Argument(help="What to write: .pt, .safetensors or .npz, as the format has it.")],
+    format: Annotated[
+        Literal["openai", "big_vision", "open_clip", "transformers"], typer.Option(help="Whose code is to read it.")
+    ],
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Of all weights; by default those of the source, or of the official release."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a folder's weights as an official file, bit by bit as they were where it was converted from one."""
+    from .conversion import export
+
+    files = [str(written) for written in export(folder, file, format=format, overwrite=overwrite, dtype=dtype)]
+    print(json.dumps({"files": files}, indent=2) if as_json else "\n".join(f"Wrote {written}" for written in files))
+
+
+@app.command("push")
+def push_command(
+    folder: Annotated[Path, typer.Argument(help="What convert wrote.")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub; created if need be.", metavar="REPO")],
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Of a new repository; its owner's settings decide otherwise."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch, created if need be; main by default.")] = None,
+    commit_message: Annotated[str | None, typer.Option(help="The first line of the commit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded, and upload nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload a converted folder to the Hub in one commit, with the token of `hf auth login` or HF_TOKEN."""
+    from huggingface_hub.utils import enable_progress_bars
+
+    from .conversion import push
+
+    if sys.stderr.isatty():
+        enable_progress_bars()  # of uploads
+    result = push(
+        folder,
+        repository,
+        private=private,
+        revision=revision,
+        commit_message=commit_message,
+        dry_run=dry_run,
+    )
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    print(result.describe())
+    print("Nothing was sent: this was a dry run." if dry_run else f"Pushed to {result.url}")
 
 
 @app.command()
@@ -190,13 +323,17 @@ def progress_line(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 def print_description(description: dict[str, Any]) -> None:
     """Print `inspect_source`'s answer as a column of names and a column of values."""
-    vision, text = description["geometry"]["vision"], description["geometry"]["text"]
+    vision, text = description["geometry"]["vision"], description["geometry"].get("text")
     tower = "{hidden_size} wide, {num_hidden_layers} layers, {num_attention_heads} heads, MLP {intermediate_size}"
     rows = {
         "family": description["family"],
         "format": f"{description['format']}, {description['layout']}",
         "image": f"{vision['image_size']} pixels, patch {vision['patch_size']}; {tower.format(**vision)}",
-        "text": f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {tower.format(**text)}",
+        **(
+            {"text": f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {tower.format(**text)}"}
+            if text
+            else {}
+        ),
         "parameters": f"{description['parameters']:,}",
         "values": ", ".join(f"{count:,} {dtype}" for dtype, count in description["dtypes"].items()),
     }

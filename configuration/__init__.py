@@ -1,5 +1,7 @@
-"""Configurations: one per tower and family, with transformers' names and JSON."""
+"""Configurations, one per tower and family with transformers' names and JSON; the catalogue of official checkpoints."""
 
 from .base import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
+from .catalogue import CATALOGUE, official_checkpoint
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from .official import OfficialCheckpoint, Vocabulary, check_geometry
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from .._version import __version__
 from .inspection import describe_checkpoint
+from .original import original_outputs
 from .reference import Reference, reference_forward
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..formats import Checkpoint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BARS = {
     "hidden_states": 3e-5,
     "last_hidden_state": 3e-5,
@@ -158,6 +159,8 @@ class Certificate:
         for name, row in summaries[0][1].items():
             cells = [
                 f"{summary[name].scaled_error:.1e}" + (" FAIL" if judged and not summary[name].passed else "")
+                if name in summary
+                else "-"  # official code gives no hidden states
                 for judged, summary in summaries
             ]
             lines.append([name, f"{row.bar:.0e}", *cells])
@@ -170,6 +173,8 @@ def certify(
     *,
     native: PreTrainedModel | None = None,
     rounded: PreTrainedModel | None = None,
+    photograph: npt.NDArray[np.float32] | None = None,
+    original: bool = False,
     seed: int = 0,
     notes: tuple[str, ...] = (),
     progress: Callable[[str], None] = lambda step: None,
@@ -177,7 +182,9 @@ def certify(
     """Compare a float32 CPU model with the float64 reference run on the official weights of `checkpoint`.
 
     `rounded` is our model with the weights as stored, where storing rounded them: its distance from the reference is
-    reported without a verdict. `native` is transformers' own model with the weights as stored.
+    reported without a verdict. `native` is transformers' own model with the weights as stored. `photograph` is a real
+    picture, (1, channels, height, width) as the processor makes it, beside the generated ones. `original` also runs
+    the official implementation, see `original_outputs`.
     """
     for candidate in filter(None, (model, native, rounded)):
         if candidate.dtype != torch.float32 or candidate.device.type != "cpu":
@@ -185,11 +192,21 @@ def certify(
                 f"The bars hold for float32 on the CPU. Got a model in {candidate.dtype} on {candidate.device}."
             )
     pixel_values, input_ids = probe_inputs(model.config, seed)
+    if photograph is not None:
+        pixel_values = np.concatenate([pixel_values, photograph.astype(np.float32)])
     progress("float64 reference")
-    expected = _reference_outputs(reference_forward(checkpoint.tensors, pixel_values, input_ids))
+    reference = reference_forward(
+        checkpoint.tensors,
+        pixel_values,
+        input_ids,
+        beside=checkpoint.layout.beside,
+        vision_activation=checkpoint.choices.vision_activation,
+        vision_heads=checkpoint.choices.vision_heads,
+    )
+    expected = _reference_outputs(reference)
     progress("twinlens")
-    outputs = _model_outputs(model, pixel_values, input_ids)
-    comparisons = [Comparison("twinlens", "float64", _rows(outputs, expected))]
+    outputs = ours = _model_outputs(model, pixel_values, input_ids)
+    comparisons = [Comparison("twinlens", "float64", _rows(ours, expected))]
     if rounded is not None:
         outputs = _model_outputs(rounded, pixel_values, input_ids)
         comparisons.append(Comparison("twinlens, rounded weights", "float64", _rows(outputs, expected), judged=False))
@@ -197,9 +214,21 @@ def certify(
         progress("transformers")
         native_outputs = _model_outputs(native, pixel_values, input_ids)
         comparisons.append(Comparison("twinlens", "transformers", _rows(outputs, native_outputs)))
+    if original:
+        progress("the original code")
+        name, tensors = original_outputs(checkpoint, torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
+        found = {output: tensor.double().numpy() for output, tensor in tensors.items()}
+        finals = {output: ours[output] for output in found}
+        comparisons.append(Comparison("twinlens", name, _rows(finals, found)))
+        comparisons.append(Comparison(name, "float64", _rows(found, {output: expected[output] for output in found})))
     return Certificate(
         source=describe_checkpoint(checkpoint),
-        inputs={"seed": seed, "images": len(pixel_values), "texts": len(input_ids)},
+        inputs={
+            "seed": seed,
+            "images": len(pixel_values),
+            "texts": len(input_ids),
+            "photograph": None if photograph is None else "astronaut of scikit-image, the last image",
+        },
         comparisons=tuple(comparisons),
         versions={
             "twinlens": __version__,
@@ -211,15 +240,20 @@ def certify(
 
 
 def probe_inputs(config: Any, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Three images (noise, waves, blank; -1..1) and four texts (full length, short, one token, ids after the end)."""
+    """Three images (noise, waves, blank; -1..1) and four texts (full length, short, one token, ids after the end).
+
+    For an image tower alone, no texts.
+    """
     rng = np.random.default_rng(seed)
-    size, text = config.vision_config.image_size, config.text_config
+    size, text = getattr(config, "vision_config", config).image_size, getattr(config, "text_config", None)
     rows, columns = np.mgrid[0:size, 0:size] / size
     frequency, phase = rng.uniform(-20, 20, (2, 3, 1, 1)), rng.uniform(0, 6, (3, 1, 1))
     waves = np.sin(frequency[0] * rows + frequency[1] * columns + phase)
     # The blank image leaves biases and positions alone, whose small variance lets a wrong epsilon show.
     images = np.stack([rng.uniform(-1, 1, waves.shape), waves, np.zeros(waves.shape)]).astype(np.float32)
 
+    if text is None:
+        return images, np.zeros((0, 1), np.int64)
     length, vocabulary = text.max_position_embeddings, text.vocab_size
     if config.model_type == "clip":
         # OpenAI's start and end are the two highest ids, and the end is found by argmax. Taking both from the size of
@@ -238,6 +272,8 @@ def probe_inputs(config: Any, seed: int) -> tuple[npt.NDArray[np.float32], npt.N
 def _reference_outputs(reference: Reference) -> dict[str, npt.NDArray[np.float64]]:
     outputs: dict[str, Any] = {}
     for name, tower in (("image", reference.image), ("text", reference.text)):
+        if tower is None:
+            return outputs
         outputs |= {f"{name}.hidden_states.{index}": state for index, state in enumerate(tower.hidden_states)}
         outputs[f"{name}.last_hidden_state"] = tower.last_hidden_state
         outputs[f"{name}.pooler_output"] = tower.pooler_output
@@ -249,19 +285,23 @@ def _model_outputs(
     model: PreTrainedModel, pixel_values: npt.NDArray[np.float32], input_ids: npt.NDArray[np.int64]
 ) -> dict[str, npt.NDArray[np.float64]]:
     model.eval()
+    inputs = {"pixel_values": torch.from_numpy(pixel_values)}
+    if len(input_ids):
+        inputs["input_ids"] = torch.from_numpy(input_ids)
     with torch.inference_mode():
-        result = model(
-            pixel_values=torch.from_numpy(pixel_values),
-            input_ids=torch.from_numpy(input_ids),
-            output_hidden_states=True,
-        )
+        result = model(**inputs, output_hidden_states=True)
     outputs: dict[str, Any] = {}
-    for name, tower in (("image", result.vision_model_output), ("text", result.text_model_output)):
+    if len(input_ids):
+        towers = {"image": result.vision_model_output, "text": result.text_model_output}
+        outputs["logits_per_image"] = result.logits_per_image
+        embeds = {name: result[f"{name}_embeds"] for name in towers}
+    else:
+        towers, embeds = {"image": result}, {"image": torch.nn.functional.normalize(result.pooler_output, dim=-1)}
+    for name, tower in towers.items():
         outputs |= {f"{name}.hidden_states.{index}": state for index, state in enumerate(tower.hidden_states)}
         outputs[f"{name}.last_hidden_state"] = tower.last_hidden_state
         outputs[f"{name}.pooler_output"] = tower.pooler_output
-        outputs[f"{name}.embeds"] = result[f"{name}_embeds"]
-    outputs["logits_per_image"] = result.logits_per_image
+        outputs[f"{name}.embeds"] = embeds[name]
     return {name: output.double().numpy() for name, output in outputs.items()}
 
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from ..formats import Checkpoint, read_checkpoint
-from ..modeling import DualEncoderModel
-from ..processing import Preprocessing, build_processor
-from .certificate import Certificate, certify
+from ..configuration import DualEncoderConfig, SiglipConfig
+from ..formats import Activation, Checkpoint
+from ..processing import DualEncoderProcessor, Preprocessing, build_processor
+from .certificate import Certificate
+from .download import download_file
+from .export import save_layout
 from .model_card import model_card
+from .source import read_source
+from .verify import build_model, certify_folder
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ def convert(
     image_size: int | None = None,
     text_cleanup: str | None = None,
     preprocessing: Preprocessing = "official",
+    vision_activation: Activation | None = None,
+    vision_heads: int | None = None,
     dtype: DType | None = None,
     verify: bool = True,
     overwrite: bool = False,
@@ -58,31 +63,41 @@ def convert(
 ) -> Certificate | None:
     """Convert an official checkpoint to a transformers folder, measured against the references; None without `verify`.
 
+    `source` is a file, a folder, or a name of the catalogue, which is downloaded and has to have the geometry, and the
+    hash where one is published, that stand there; a vocabulary that is published comes with it. `image_size`,
+    `vision_activation` and `vision_heads` are those of `read_checkpoint`. The folder remembers the layout of the
+    source, for the way back.
     `dtype` is float32 unless given; "keep" is the file's own where it has only one. The folder appears complete or not
     at all. Raises ParityError where a bar is missed, FileExistsError for a destination that is not empty.
     """
-    source, folder = Path(source), Path(folder).expanduser().resolve()
-    _check_destination(source, folder, overwrite)
-    progress(f"reading {source.name}")
-    checkpoint = read_checkpoint(source, image_size=image_size)
-    stored_dtype = _stored_dtype(checkpoint, dtype)
-    processor = build_processor(
-        checkpoint.config, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing
+    folder = Path(folder).expanduser().resolve()
+    _check_destination(Path(source), folder, overwrite)
+    checkpoint, row = read_source(
+        source,
+        image_size=image_size,
+        vision_activation=vision_activation,
+        vision_heads=vision_heads,
+        progress=progress,
     )
+    if row is not None and tokenizer is None and row.vocabulary.address:
+        tokenizer = download_file(row.vocabulary.address, sha256=row.vocabulary.sha256, progress=progress)
+    stored_dtype = _stored_dtype(checkpoint, dtype)
+    processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
     notes: tuple[str, ...] = (NO_TOKENIZER,) if processor.tokenizer is None else ()
 
     with _complete_or_absent(folder, overwrite) as partial:
         progress("writing weights")
-        _save(_build(checkpoint, stored_dtype), partial)
+        _save(build_model(checkpoint, stored_dtype), partial)
         processor.save_pretrained(partial)
+        save_layout(checkpoint.layout, partial)
         certificate = None
         if verify:
-            certificate = _certify_folder(checkpoint, partial, stored_dtype, notes, progress)
+            certificate = certify_folder(checkpoint, partial, strict=True, notes=notes, progress=progress)
             if not certificate.passed:
                 raise ParityError(certificate)
             certificate.save(partial / "parity.json")
             notes = certificate.notes
-        card = model_card(checkpoint, processor, certificate, notes)
+        card = model_card(checkpoint, processor, certificate, notes, row)
         (partial / "README.md").write_text(card, encoding="utf-8")
     for note in notes:
         logger.warning(note)
@@ -101,18 +116,20 @@ def _stored_dtype(checkpoint: Checkpoint, dtype: DType | None) -> torch.dtype:
     return found.pop()
 
 
-def _build(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """Our model with the official weights, every one of them and no other."""
-    model, info = DualEncoderModel.from_pretrained(
-        None,
-        config=checkpoint.config,
-        state_dict=checkpoint.state_dict(),
-        dtype=dtype,
-        output_loading_info=True,
+def _processor(
+    checkpoint: Checkpoint, preprocessing: Preprocessing, *, tokenizer: str | Path | None, text_cleanup: str | None
+) -> DualEncoderProcessor:
+    """Build it from what the checkpoint says; a folder of transformers has its own."""
+    folder, config = checkpoint.files[0].parent, checkpoint.config
+    if checkpoint.format == "transformers" and (folder / "preprocessor_config.json").is_file():
+        chosen = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
+        return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **chosen)
+    if not isinstance(config, DualEncoderConfig):  # an image tower alone
+        config = SiglipConfig(vision_config=config.to_dict())
+    settings = checkpoint.layout.image_settings()
+    return build_processor(
+        config, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing, **settings
     )
-    if problems := {name: sorted(keys) for name, keys in info.items() if keys}:
-        raise ValueError(f"{checkpoint.path} does not fill the model exactly: {problems}.")
-    return model.eval()
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
@@ -120,28 +137,6 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
         if not value.isfinite().all():
             raise ValueError(f"{name} has values beyond the range of {value.dtype}. Choose bfloat16 or float32.")
     model.save_pretrained(folder)
-
-
-def _certify_folder(
-    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, notes: tuple[str, ...], progress: Callable[[str], None]
-) -> Certificate:
-    """Judge the folder as it loads; where its dtype rounds the weights, judge them unrounded and report the cost."""
-    original = _build(checkpoint, torch.float32)
-    stored = type(original).from_pretrained(folder, dtype=torch.float32).eval()
-    weights = original.state_dict()
-    exact = True
-    for name, value in stored.state_dict().items():
-        if not torch.equal(value, weights[name].to(dtype).float()):
-            raise ValueError(f"{name} as read back from the new folder differs from what was written there.")
-        exact = exact and torch.equal(value, weights[name])
-    if exact:
-        model, rounded = stored, None
-    else:
-        model, rounded = original, stored
-        notes += (f"The weights are rounded to {str(dtype).removeprefix('torch.')}; the parity table has the cost.",)
-    del original, weights  # room for one more model
-    native = getattr(transformers, type(model).__name__).from_pretrained(folder, dtype=torch.float32)
-    return certify(checkpoint, model, rounded=rounded, native=native, notes=notes, progress=progress)
 
 
 def _check_destination(source: Path, folder: Path, overwrite: bool) -> None:
@@ -152,7 +147,7 @@ def _check_destination(source: Path, folder: Path, overwrite: bool) -> None:
             raise FileExistsError(f"{folder} is not empty. Choose another folder, or --overwrite to replace all of it.")
         if not (folder / "config.json").is_file():
             raise FileExistsError(f"{folder} has no config.json, so it is no model folder and --overwrite spares it.")
-        if folder in source.resolve().parents:
+        if folder in (source.resolve(), *source.resolve().parents):
             raise FileExistsError(f"{source} lies in {folder}, which --overwrite would remove. Move one of them.")
     elif folder.exists():
         raise FileExistsError(f"{folder} is a file, expected a folder.")

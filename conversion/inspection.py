@@ -12,18 +12,21 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration import DualEncoderConfig
-from ..formats import Checkpoint, Layout, read_checkpoint
+from ..formats import Checkpoint, Layout, read_checkpoint, read_json
 
 # safetensors' names of dtypes -> torch's
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
 
-def inspect_source(source: str | Path, *, image_size: int | None = None) -> dict[str, Any]:
-    """Describe an official checkpoint, or a transformers folder from its config.json and its safetensors headers."""
+def inspect_source(source: str | Path, **choices: Any) -> dict[str, Any]:
+    """Describe an official checkpoint, or a transformers folder from its config.json and its safetensors headers.
+
+    `choices` are those of `read_checkpoint`.
+    """
     source = Path(source)
-    if source.is_dir():
+    if read_json(source / "config.json", {}).get("model_type") and any(source.glob("*.safetensors")):
         return _describe_folder(source)
-    return describe_checkpoint(read_checkpoint(source, image_size=image_size))
+    return describe_checkpoint(read_checkpoint(source, **choices))
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "format": checkpoint.format,
         "layout": _describe_layout(checkpoint.layout),
-        "files": [_describe_file(Path(checkpoint.path))],
+        "files": [_describe_file(file) for file in checkpoint.files],
         **_describe_config(checkpoint.config),
         **_describe_values(tensors),
     }
@@ -52,11 +55,6 @@ def _describe_layout(layout: Layout) -> str:
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
     files = sorted(folder.glob("*.safetensors"))
-    if not (folder / "config.json").is_file() or not files:
-        raise ValueError(
-            f"Expected an official checkpoint file or a folder with config.json and .safetensors files. {folder} holds "
-            f"{', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'}."
-        )
     headers = [entry for file in files for name, entry in _safetensors_header(file).items() if name != "__metadata__"]
     tensors = ((_DTYPES.get(entry["dtype"], entry["dtype"]), math.prod(entry["shape"])) for entry in headers)
     return {
@@ -86,15 +84,15 @@ def _describe_file(file: Path) -> dict[str, Any]:
 
 
 def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
-    vision, text = config.vision_config, config.text_config
-    tower = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return {
-        "family": config.model_type,
-        "geometry": {
-            "vision": {name: getattr(vision, name) for name in ("image_size", "patch_size", *tower)},
-            "text": {name: getattr(text, name) for name in ("max_position_embeddings", "vocab_size", *tower)},
-        },
+    shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    towers = {  # an image tower alone is its own configuration
+        "vision": (getattr(config, "vision_config", config), ("image_size", "patch_size", *shared)),
+        "text": (getattr(config, "text_config", None), ("max_position_embeddings", "vocab_size", *shared)),
     }
+    geometry = {
+        part: {name: getattr(c, name) for name in names} for part, (c, names) in towers.items() if c is not None
+    }
+    return {"family": config.model_type, "geometry": geometry}
 
 
 def _describe_values(tensors: Iterable[tuple[str, int]]) -> dict[str, Any]:

@@ -2,48 +2,45 @@
 
 from typing import NamedTuple
 
+from huggingface_hub import ModelCardData
+
+from ..configuration import OfficialCheckpoint
+from ..configuration.official import HUB
 from ..formats import Checkpoint
 from ..processing import DualEncoderProcessor
 from .certificate import RULE, Certificate
 
-
-class _Origin(NamedTuple):
-    title: str
-    layout: str
-    license: str  # of the official release
-    elsewhere: str  # what of the official preprocessing transformers' classes cannot do
-
-
-_ORIGINS = {
-    "openai": _Origin(
-        "CLIP", "OpenAI's", "mit", "converts to RGB before it resizes, lays transparency over white, rounds down"
-    ),
-    "big_vision": _Origin("SigLIP", "big_vision's", "apache-2.0", "always resizes with antialiasing"),
+_TITLES = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "siglip_vision_model": "SigLIP's image tower"}
+_LAYOUTS = {
+    "openai": "OpenAI's",
+    "big_vision": "big_vision's",
+    "open_clip": "open_clip's",
+    "timm": "timm's",
+    "transformers": "transformers'",
+}
+# Of the official releases, for formats that one publisher writes; what others publish has any licence.
+_LICENSES = {"openai": "mit", "big_vision": "apache-2.0"}
+_ON_THE_HUB = {  # SigLIPs are called there as in the catalogue
+    "ViT-B/32": "openai/clip-vit-base-patch32",
+    "ViT-B/16": "openai/clip-vit-base-patch16",
+    "ViT-L/14": "openai/clip-vit-large-patch14",
+    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
 }
 
 _CARD = """\
 ---
-library_name: transformers
-pipeline_tag: zero-shot-image-classification
-license: {license}
-tags:
-- {family}
-- vision
-- twinlens
+{metadata}
 ---
 
-# {title} converted from `{file}`
+# {title} converted from `{name}`
 
-Converted by twinlens from a checkpoint in {origin} layout. Who trained the weights, and whether anybody did, cannot be
-read from such a file: the table below shows that the conversion changed nothing, not that the weights are good. The
-licence above is that of the official release; check it if this file is another one.
+{provenance}
 
 {notes}## Use
 
+`FOLDER` is the path of this folder, or the name of its repository on the Hub.
+
 ```python
-import twinlens
-model = twinlens.DualEncoderModel.from_pretrained("path/to/this/folder")
-processor = twinlens.DualEncoderProcessor.from_pretrained("path/to/this/folder")
 {twinlens_use}
 ```
 
@@ -62,20 +59,57 @@ With plain transformers:
 {parity}
 """
 
-_USE = """\
-logits = model.logits(model.encode_image(**processor(images=images)), model.encode_text(**processor(text=texts)))"""
-_TRANSFORMERS_USE = """\
-from transformers import pipeline
-classify = pipeline("zero-shot-image-classification", model="path/to/this/folder")
-classify("photo.jpg", candidate_labels=["a cat", "a dog"])"""
 
-_IMAGES_ONLY_USE = """\
-image_embeds = model.encode_image(**processor(images=images))"""
-_IMAGES_ONLY_TRANSFORMERS_USE = """\
+class _Use(NamedTuple):
+    task: str  # the Hub's name
+    twinlens: str
+    transformers: str
+
+
+_CLASSIFY = _Use(
+    "zero-shot-image-classification",
+    """\
+from twinlens import DualEncoderModel, DualEncoderProcessor
+
+model = DualEncoderModel.from_pretrained("FOLDER")
+processor = DualEncoderProcessor.from_pretrained("FOLDER")
+logits = model.logits(model.encode_image(**processor(images=images)), model.encode_text(**processor(text=texts)))""",
+    """\
+from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", model="FOLDER")
+answers = classify(images, candidate_labels=["a cat", "a dog"])""",
+)
+_EMBED = _Use(
+    "image-feature-extraction",
+    """\
+from twinlens import DualEncoderModel, DualEncoderProcessor
+
+model = DualEncoderModel.from_pretrained("FOLDER")
+processor = DualEncoderProcessor.from_pretrained("FOLDER")
+image_embeds = model.encode_image(**processor(images=images))""",
+    """\
 from transformers import AutoImageProcessor, AutoModel
-image_processor = AutoImageProcessor.from_pretrained("path/to/this/folder")
-model = AutoModel.from_pretrained("path/to/this/folder")
-features = model.get_image_features(**image_processor(images=images, return_tensors="pt"))"""
+
+model = AutoModel.from_pretrained("FOLDER")
+image_processor = AutoImageProcessor.from_pretrained("FOLDER")
+features = model.get_image_features(**image_processor(images=images, return_tensors="pt")).pooler_output""",
+)
+_EMBED_BY_A_TOWER = _Use(
+    "image-feature-extraction",
+    """\
+from twinlens import DualEncoderProcessor, SiglipVisionModel
+
+model = SiglipVisionModel.from_pretrained("FOLDER")
+processor = DualEncoderProcessor.from_pretrained("FOLDER")
+features = model(**processor(images=images)).pooler_output""",
+    """\
+from transformers import AutoImageProcessor, AutoModel
+
+model = AutoModel.from_pretrained("FOLDER")
+image_processor = AutoImageProcessor.from_pretrained("FOLDER")
+features = model(**image_processor(images=images, return_tensors="pt")).pooler_output""",
+)
 
 
 def model_card(
@@ -83,40 +117,96 @@ def model_card(
     processor: DualEncoderProcessor,
     certificate: Certificate | None,
     notes: tuple[str, ...],
+    row: OfficialCheckpoint | None = None,
 ) -> str:
-    """YAML metadata, provenance as far as it is known, usage, and the measured parity table."""
-    origin = _ORIGINS[checkpoint.format]
-    has_tokenizer = processor.tokenizer is not None
+    """YAML metadata, provenance as far as it is known, usage, and the measured parity table.
+
+    `row` is that of the published checkpoint which this is known to be.
+    """
+    model_type = checkpoint.config.model_type
+    family = row.family if row else model_type
+    if processor.tokenizer is not None:
+        use = _CLASSIFY
+    else:
+        use = _EMBED_BY_A_TOWER if model_type == "siglip_vision_model" else _EMBED
+    license = row.license if row else _LICENSES.get(checkpoint.format, "unknown")
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=use.task,
+        license=license,
+        tags=[family.removesuffix("_vision_model"), "vision", "twinlens"],
+        base_model=_base_model(row) if row else None,
+    )
     return _CARD.format(
-        license=origin.license,
-        family=checkpoint.config.model_type,
-        title=origin.title,
-        file=checkpoint.path.name,
-        origin=origin.layout,
+        metadata=metadata.to_yaml(),
+        title=_TITLES[family],
+        name=row.name if row else checkpoint.path.name,
+        provenance=_official(row, certificate) if row else _of_unknown_origin(checkpoint, license, certificate),
         notes="".join(f"**{note}**\n\n" for note in notes),
-        twinlens_use=_USE if has_tokenizer else _IMAGES_ONLY_USE,
-        transformers_use=_TRANSFORMERS_USE if has_tokenizer else _IMAGES_ONLY_TRANSFORMERS_USE,
-        preprocessing=_preprocessing(processor, origin),
+        twinlens_use=use.twinlens,
+        transformers_use=use.transformers,
+        preprocessing=_preprocessing(processor),
         parity=_parity(certificate) if certificate else "Not measured: this folder was converted with --no-verify.",
     )
 
 
-def _preprocessing(processor: DualEncoderProcessor, origin: _Origin) -> str:
+def _base_model(row: OfficialCheckpoint) -> str | None:
+    """The repository of the Hub with the same weights, if there is one."""
+    if row.address.startswith(HUB):
+        return row.address.removeprefix(HUB)
+    return f"google/{row.name}" if row.format == "big_vision" else _ON_THE_HUB.get(row.name)
+
+
+def _official(row: OfficialCheckpoint, certificate: Certificate | None) -> str:
+    address = row.address.replace(HUB, "https://huggingface.co/")
+    sources = {fact: source for facts, source in row.sources.items() for fact in facts.split(", ")}
+    sentences = [f"Converted by twinlens from the official checkpoint at <{address}>."]
+    if certificate:
+        sentences.append("The table below shows that the conversion changed nothing.")
+    sentences.append(f"That its licence is `{row.license}` is known from {sources['license']}.")
+    if row.imagenet is not None:
+        sentences.append(f"Published zero-shot accuracy on ImageNet-1k: {row.imagenet}% ({sources['imagenet']}).")
+    return "\n".join(sentences)
+
+
+def _of_unknown_origin(checkpoint: Checkpoint, license: str, certificate: Certificate | None) -> str:
+    sentences = [
+        f"Converted by twinlens from a checkpoint in {_LAYOUTS[checkpoint.format]} layout.",
+        "Who trained the weights, and whether anybody did, cannot be read from such a file.",
+    ]
+    if certificate:
+        sentences.append("The table below shows that the conversion changed nothing, not that the weights are good.")
+    if license == "unknown":
+        sentences.append("Nor can their licence, so none is stated: ask whoever published them.")
+    else:
+        sentences.append("The licence above is that of the official release; check it if this file is another one.")
+    return "\n".join(sentences)
+
+
+def _preprocessing(processor: DualEncoderProcessor) -> str:
     images, contract = processor.image_processor, processor.contract()
-    if images.resize_engine != "official" and not getattr(images, "openai_order", False):
+    if getattr(images, "openai_order", False):
+        elsewhere = "converts to RGB before it resizes, lays transparency over white, rounds down"
+    elif images.resize_engine == "official":
+        elsewhere = "always resizes with antialiasing"
+    else:
         return f"As in the Hub's folders of this family, in twinlens and in transformers alike.\n\n{contract}"
     return (
         f"In twinlens, as in the official code:\n\n{contract}\n\nPlain transformers cannot do all of this: "
-        f"it {origin.elsewhere}. `--preprocessing hub` converts to what it can."
+        f"it {elsewhere}. `--preprocessing hub` converts to what it can."
     )
 
 
 def _parity(certificate: Certificate) -> str:
-    source, inputs = certificate.source["files"][0], certificate.inputs
+    inputs = certificate.inputs
     versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
+    files = "\n".join(
+        f"- `{source['name']}`, {source['bytes']:,} bytes, sha256 `{source['sha256']}`"
+        for source in certificate.source["files"]
+    )
     return (
         f"Largest errors over {inputs['images']} images and {inputs['texts']} texts (seed {inputs['seed']}), the worst "
-        f"layer of each tower, against a float64 forward written from the official names and formulas, and against "
-        f"transformers' own class on this folder. Every layer is in `parity.json`.\n\n{certificate.markdown()}\n\n"
-        f"Rule: {RULE}\n\nSource: `{source['name']}`, {source['bytes']} bytes, sha256 `{source['sha256']}`. {versions}."
+        "layer of each tower; a column says what was compared with what. `float64` is a forward pass written from the "
+        "official names and formulas, `transformers` its own class on this folder. Every layer is in `parity.json`.\n\n"
+        f"{certificate.markdown()}\n\nRule: {RULE}\n\nSource:\n\n{files}\n\nVersions: {versions}."
     )

@@ -1,55 +1,74 @@
 """Official checkpoint files: safe readers, and tables that turn them into transformers' names and back."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from ..configuration import DualEncoderConfig
+from ..configuration import DualEncoderConfig, SiglipVisionConfig
 from . import table
 from .big_vision import BigVisionLayout
-from .layout import Layout
-from .openai import OpenAILayout
-from .reader import read_tensors
+from .families import differences
+from .layout import Activation, Choices, Layout, dtypes_of, read_json
+from .open_clip import CONFIG, OpenClipLayout
+from .openai import OpenAILayout, ResNetLayout
+from .reader import read_files, weight_files
 from .table import FormatError
+from .timm import TimmLayout
 from .torch_file import write_archive
+from .transformers_folder import TransformersLayout
+from .writer import write_tensors
 
 __all__ = [
     "BigVisionLayout",
     "Checkpoint",
+    "Choices",
     "FormatError",
     "Layout",
     "OpenAILayout",
+    "OpenClipLayout",
+    "TimmLayout",
+    "TransformersLayout",
+    "differences",
     "is_checkpoint_file",
+    "layout_from_dict",
     "read_checkpoint",
+    "read_json",
     "to_official",
     "write_archive",
+    "write_tensors",
 ]
 
-LAYOUTS: tuple[type[Layout], ...] = (OpenAILayout, BigVisionLayout)
-# Files that are known but not converted: how a name in them starts, and what they are.
-NOT_CONVERTED = {
-    r"visual\.layer1\.": "an OpenAI CLIP with a ResNet",
-    r"visual\.trunk\.": "an open_clip model with a timm image tower",
-    r"text\.(transformer|token_embedding|text_projection)": "an open_clip model with a text tower of its own",
-    r"module\.(visual|transformer|text)\.": "an open_clip training checkpoint",
-    r"(vision_model|text_model)\.": "a weights file of transformers (load its folder instead)",
-}
+# In the order in which they are asked whether a file is theirs.
+LAYOUTS: tuple[type[Layout], ...] = (
+    TransformersLayout,
+    TimmLayout,
+    OpenClipLayout,
+    ResNetLayout,
+    OpenAILayout,
+    BigVisionLayout,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A sound official file: every name, shape and value was checked against the table of its layout."""
+    """A sound official file or folder: every name, shape and value was checked against the table of its layout."""
 
     path: Path
-    format: str  # "openai" or "big_vision"
+    files: tuple[Path, ...]  # that hold the weights: `path` itself, or some in this folder
     tensors: dict[str, Tensor] = field(repr=False)  # weights under their official names, as stored
     layout: Layout
-    config: DualEncoderConfig
+    choices: Choices
+    config: DualEncoderConfig | SiglipVisionConfig  # the second of an image tower alone
+
+    @property
+    def format(self) -> str:
+        """ "openai", "big_vision", "open_clip", "timm" or "transformers"."""
+        return self.layout.format
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights in transformers' names and shapes and the file's dtypes; may share memory with `tensors`."""
@@ -57,54 +76,93 @@ class Checkpoint:
 
 
 def is_checkpoint_file(source: Any) -> bool:
-    """Whether `source` is an existing file, not a folder or a Hub id."""
-    return isinstance(source, (str, PathLike)) and Path(source).is_file()
+    """Whether `source` is an existing file or a folder of open_clip, not a folder of transformers or a Hub id."""
+    if not isinstance(source, (str, PathLike)):
+        return False
+    path = Path(source)
+    return path.is_file() or ((path / CONFIG).is_file() and not (path / "config.json").is_file())
 
 
-def read_checkpoint(path: str | PathLike[str], *, image_size: int | None = None) -> Checkpoint:
-    """Read an official file without executing anything in it.
+def read_checkpoint(
+    path: str | PathLike[str],
+    *,
+    image_size: int | None = None,
+    vision_activation: Activation | None = None,
+    vision_heads: int | None = None,
+) -> Checkpoint:
+    """Read an official file, or a folder of open_clip, timm or transformers, without executing anything in it.
 
-    `image_size` is the resolution in pixels where patches do not fill it (patch 14 at 384). Raises FormatError, with
-    everything that is wrong, or FileNotFoundError.
+    `image_size` is the resolution in pixels where patches do not fill it (patch 14 at 384). `vision_activation` and
+    `vision_heads` are those of the image tower where the file cannot say them. Raises FormatError, with everything
+    that is wrong, or FileNotFoundError.
     """
     path = Path(path)
+    if vision_activation not in (None, *get_args(Activation)):
+        raise ValueError(
+            f"vision_activation must be one of {', '.join(get_args(Activation))}, got {vision_activation!r}."
+        )
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file, expected an official checkpoint.")
     try:
-        return _read(path, image_size)
+        return _read(path, Choices(image_size, vision_activation, vision_heads))
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
+        # The weights are sound by then; only the JSON beside them, or its strict configuration, raises these.
+        raise FormatError(f"{path}: its configuration is not sound: {' '.join(repr(error).split())}") from error
 
 
 def to_official(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """The reverse of `Checkpoint.state_dict`: all that a file of this layout holds, integer buffers included.
+    """The reverse of `Checkpoint.state_dict`: all that a file of this layout holds, in its dtypes.
 
     Raises FormatError with every name and shape that does not fit the layout.
     """
-    return {**table.to_official(layout.table(), state_dict, layout.sizes), **layout.integers}
+    rows = layout.table()
+    official = table.to_official(rows, state_dict, layout.sizes)
+    for row in rows:
+        if row.operation.lossy and all(name in layout.summands for name in row.sources):
+            sources = [layout.summands[name] for name in row.sources]
+            if all(
+                value.to(state_dict[name].dtype).equal(state_dict[name])
+                for name, value in zip(row.targets, row.operation.forward(sources), strict=True)
+            ):
+                official |= zip(row.sources, sources, strict=True)
+    weights = {name: value.to(layout.dtype(name) or value.dtype) for name, value in official.items()}
+    return {**weights, **layout.integers}
 
 
-def _read(path: Path, image_size: int | None) -> Checkpoint:
-    if not path.is_file():
-        raise FormatError("this is a folder, expected the file of an official checkpoint.")
-    container, tensors = read_tensors(path)
-    layout = _find_layout(container, tensors)
+def layout_from_dict(values: Mapping[str, Any]) -> Layout:
+    """The layout that `Layout.to_dict` described. Raises FormatError where it is of no known format, or unsound."""
+    formats = {layout.format: layout for layout in LAYOUTS if layout is not ResNetLayout}
+    try:
+        return formats[values["format"]].from_dict({name: value for name, value in values.items() if name != "format"})
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise FormatError(f"the layout is not sound: {' '.join(repr(error).split())}") from error
+
+
+def _read(path: Path, choices: Choices) -> Checkpoint:
+    files = weight_files(path)
+    container, tensors = read_files(files)
+    layout = _find_layout(container, tensors, files[0].parent)
     weights = {name: tensor for name, tensor in tensors.items() if name not in layout.integers}
-    sizes, violations = table.solve(layout.table(), weights)
+    rows = layout.table()
+    sizes, violations = table.solve(rows, weights)
     if violations:
         raise FormatError(f"this is not a sound {layout.format} checkpoint: {'; '.join(violations)}.")
-    layout = replace(layout, sizes=sizes)
-    return Checkpoint(path, layout.format, weights, layout, layout.config(image_size))
+    layout = replace(
+        layout,
+        sizes={**layout.sizes, **sizes},
+        dtypes=dtypes_of(weights),
+        summands={name: weights[name] for row in rows if row.operation.lossy for name in row.sources},
+    )
+    return Checkpoint(path, tuple(files), weights, layout, choices, layout.config(choices))
 
 
-def _find_layout(container: str, tensors: Mapping[str, Tensor]) -> Layout:
-    for pattern, what in NOT_CONVERTED.items():
-        if any(re.match(pattern, name) for name in tensors):
-            raise FormatError(f"this is {what}; this version converts OpenAI's ViT CLIPs and big_vision's SigLIPs.")
+def _find_layout(container: str, tensors: Mapping[str, Tensor], folder: Path) -> Layout:
     for candidate in LAYOUTS:
-        if layout := candidate.of(container, tensors):
+        if layout := candidate.of(container, tensors, folder):
             return layout
     raise FormatError(
-        f"expected the weights of an OpenAI ViT CLIP or a big_vision SigLIP, got {len(tensors)} tensors "
-        f"({', '.join(list(tensors)[:3])} ...)."
+        "expected the weights of a CLIP or SigLIP as OpenAI, big_vision, open_clip, timm or transformers write them, "
+        f"got {len(tensors)} tensors ({', '.join(list(tensors)[:3])} ...)."
     )

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
 from ..configuration import SiglipConfig
-from .layout import Layout, image_side, number_of_layers
+from .families import siglip_config, siglip_vision_config, sizes_of, tower
+from .layout import Choices, Layout, decide, number_of_layers
 from .table import (
     ADD,
     FLATTEN,
@@ -69,7 +71,9 @@ IMAGE_POOLING = (
 TOKENS = row("Embed_0/embedding", "embeddings.token_embedding.weight", ".vocabulary .width")
 TEXT_POSITIONS = row("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
 # Old text towers added a second table in the encoder by mistake; `text_transformer.load` merges the two as well.
-TEXT_POSITIONS_TWICE = TEXT_POSITIONS._replace(sources=("pos_embedding", "Encoder_0/pos_embedding"), operation=ADD)
+TEXT_POSITIONS_TWICE = row(
+    "pos_embedding Encoder_0/pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", ADD
+)
 TEXT_NORM = (
     row("Encoder_0/encoder_norm/scale", "final_layer_norm.weight", ".width"),
     row("Encoder_0/encoder_norm/bias", "final_layer_norm.bias", ".width"),
@@ -102,8 +106,8 @@ class BigVisionLayout(Layout):
     """The layouts that released files of SigLIP and SigLIP 2 have, and every mixture of them."""
 
     format: ClassVar[str] = "big_vision"
+    containers: ClassVar[tuple[str, ...]] = ("npz",)
 
-    prefix: str  # "params/" or ""
     image_scanned: bool  # all layers in one array, on a leading axis
     text_scanned: bool
     old_image_positions: bool  # under `img/Transformer/`
@@ -111,7 +115,7 @@ class BigVisionLayout(Layout):
     text_head: bool
 
     @classmethod
-    def of(cls, container: str, tensors: Mapping[str, Tensor]) -> "BigVisionLayout | None":
+    def of(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "BigVisionLayout | None":
         if not any(re.match("(params/)?(img|txt)/", name) for name in tensors):
             return None
         prefix = "params/" if any(name.startswith("params/") for name in tensors) else ""
@@ -131,6 +135,22 @@ class BigVisionLayout(Layout):
             text_head=any(name.startswith("txt/head/") for name in inside),
         )
 
+    @classmethod
+    def of_config(cls, config: SiglipConfig) -> "BigVisionLayout":
+        """The file of a model with this configuration, as SigLIP was released."""
+        return cls(
+            container="npz",
+            prefix="params/",
+            image_layers=config.vision_config.num_hidden_layers,
+            text_layers=config.text_config.num_hidden_layers,
+            sizes=sizes_of(config),
+            image_scanned=False,
+            text_scanned=False,
+            old_image_positions=False,
+            text_positions_twice=False,
+            text_head=True,
+        )
+
     def table(self) -> list[Row]:
         image, text = f"{self.prefix}img/", f"{self.prefix}txt/"
         image_block = f"{image}Transformer/encoderblock{'' if self.image_scanned else '_{n}'}/"
@@ -146,31 +166,20 @@ class BigVisionLayout(Layout):
             *expand(LOGITS, "", self.prefix),
         ]
 
-    def config(self, image_size: int | None = None) -> SiglipConfig:
-        """Geometry from the shapes; special ids as in the official configurations."""
-        sizes = self.sizes
-        text_width, vision_width = sizes.get("embed", sizes["text.width"]), sizes["vision.width"]
-        if text_width != vision_width:
-            raise FormatError(f"text embeddings have {text_width} values, but image embeddings {vision_width}.")
-        vocabulary = sizes["text.vocabulary"]
-        # SigLIP 2 (scanned, 256000 pieces of Gemma) pads with 0; SigLIP, its multilingual model included, with 1.
-        pad = 0 if self.text_scanned or vocabulary == 256_000 else 1
-        return SiglipConfig(
-            vision_config={
-                **_tower(sizes, "vision", self.image_layers),
-                "patch_size": sizes["vision.patch"],
-                "image_size": image_side(sizes["vision.positions"], sizes["vision.patch"], image_size),
-            },
-            text_config={
-                **_tower(sizes, "text", self.text_layers),
-                "projection_size": text_width,
-                "vocab_size": vocabulary,
-                "max_position_embeddings": sizes["text.positions"],
-                "pad_token_id": pad,
-                "bos_token_id": None,
-                "eos_token_id": 1,
-            },
-        )
+    def config(self, choices: Choices) -> SiglipConfig:
+        """Geometry from the shapes."""
+        activation = decide("vision-activation", choices.vision_activation, "gelu_pytorch_tanh", "the activation")
+        decide("vision-heads", choices.vision_heads, self.sizes["vision.heads"], "the number of heads")
+        towers = []
+        for name, layers in (("vision", self.image_layers), ("text", self.text_layers)):
+            width, heads, head_dim = (self.sizes[f"{name}.{size}"] for size in ("width", "heads", "head_dim"))
+            if heads * head_dim != width:
+                raise FormatError(
+                    f"the {name} tower has {heads} heads of {head_dim}, expected them to fill its width {width}."
+                )
+            towers.append(tower(self.sizes, name, layers, heads=heads, activation=activation, eps=1e-6))
+        vision = siglip_vision_config(self.sizes, towers[0], choices.image_size)
+        return siglip_config(self.sizes, vision, towers[1], scanned=self.text_scanned)
 
 
 def _refuse_other_models(tensors: Mapping[str, Tensor]) -> None:
@@ -189,19 +198,3 @@ def _refuse_other_models(tensors: Mapping[str, Tensor]) -> None:
 
 def _stacked_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
     return next((tensor.shape[0] for name, tensor in tensors.items() if name.startswith(prefix) and tensor.ndim), 0)
-
-
-def _tower(sizes: Mapping[str, int], tower: str, layers: int) -> dict[str, int | float | str]:
-    width, heads, head_dim = (sizes[f"{tower}.{name}"] for name in ("width", "heads", "head_dim"))
-    if heads * head_dim != width:
-        raise FormatError(
-            f"the {tower} tower has {heads} heads of {head_dim}, expected them to fill its width {width}."
-        )
-    return {
-        "hidden_size": width,
-        "intermediate_size": sizes[f"{tower}.mlp"],
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-    }

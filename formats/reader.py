@@ -1,5 +1,6 @@
 """Tensors out of files that nobody vouches for: nothing in them is executed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -10,14 +11,62 @@ import torch
 from torch import Tensor
 
 from . import torch_file
+from .layout import read_json
 from .table import FormatError
 
+# What weights are called in folders, the best first; an index names several files.
+_IN_OPEN_CLIP_FOLDERS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+_IN_FOLDERS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
-def read_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The container ("torchscript", "torch", "npz", "safetensors") and its tensors, told by content, not by name.
 
-    Raises FormatError for everything else, damaged and hostile files included.
+def weight_files(path: Path) -> list[Path]:
+    """The file itself, or the files with the weights in a folder of open_clip, timm or transformers."""
+    if path.is_file():
+        return [path]
+    names = (*_IN_OPEN_CLIP_FOLDERS, *_IN_FOLDERS)
+    first = next((path / name for name in names if (path / name).is_file()), None)
+    if first is None:
+        held = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+        raise FormatError(
+            f"expected a file, or a folder with config.json and .safetensors files. This one holds {held}."
+        )
+    if not first.name.endswith(".index.json"):
+        return [first]
+    parts = read_json(first).get("weight_map")
+    if (
+        not isinstance(parts, dict)
+        or not parts
+        or not all(isinstance(name, str) and Path(name).name == name for name in parts.values())
+    ):
+        raise FormatError(f"{first.name} has no weight_map from weights to files of the folder.")
+    return sorted({path / name for name in parts.values()})
+
+
+def read_files(files: Iterable[Path]) -> tuple[str, dict[str, Tensor]]:
+    """The container ("torchscript", "torch", "torch/state_dict", "npz", "safetensors") and the tensors of all files.
+
+    Told by content, not by name. Raises FormatError for everything else, damaged and hostile files included.
     """
+    tensors: dict[str, Tensor] = {}
+    container = ""
+    for file in files:
+        container, part = _read_tensors(file)
+        if twice := sorted(tensors.keys() & part.keys()):
+            raise FormatError(f"{twice[0]} is in two of the files.")
+        tensors |= part
+    return container, tensors
+
+
+def _read_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
     with path.open("rb") as file:
         start = file.read(9)
     if not start:

@@ -19,6 +19,7 @@ class Operation(NamedTuple):
     name: str
     forward: Callable[[list[Tensor]], list[Tensor]]
     reverse: Callable[[list[Tensor], list[Shape]], list[Tensor]]  # is also given the shapes that the sources had
+    lossy: bool = False  # the sources have bits that `reverse` cannot know
 
 
 def _one(name: str, forward: Callable[[Tensor], Tensor], reverse: Callable[[Tensor, Shape], Tensor]) -> Operation:
@@ -60,11 +61,21 @@ KERNEL = _one("kernel", lambda kernel: kernel.flatten(1).T, lambda weight, shape
 OUT_KERNEL = _one("out kernel", lambda kernel: kernel.flatten(0, 1).T, lambda weight, shape: weight.T.reshape(shape))
 PATCHES = _one("patches", lambda hwio: hwio.permute(3, 2, 0, 1), lambda oihw, shape: oihw.permute(2, 3, 1, 0))
 SPLIT = Operation("split", lambda given: list(given[0].chunk(3)), lambda given, shapes: [torch.cat(given)])
+CONCATENATE = Operation(
+    "concatenate",
+    lambda given: [torch.cat(given)],
+    lambda given, shapes: list(given[0].split([shape[0] for shape in shapes])),
+)
 # Adding -0.0 leaves every number as it is, the sign of zero included.
 ADD = Operation(
     "add",
     lambda given: [(given[0] + given[1])[0]],
     lambda given, shapes: [given[0][None], torch.full_like(given[0][None], -0.0)],
+    lossy=True,
+)
+# A second source that is zero, and that transformers has no place for.
+DROP_ZERO = Operation(
+    "drop zero", lambda given: given[:1], lambda given, shapes: [given[0], torch.zeros_like(given[0])]
 )
 IDENTITY_HEAD = Operation(
     "identity head",
@@ -74,17 +85,21 @@ IDENTITY_HEAD = Operation(
 
 
 class Row(NamedTuple):
-    """Official names -> transformers' names. `shape` is that of each source, in numbers and named sizes."""
+    """Official names -> transformers' names. `shapes` are those of the sources, in numbers and named sizes."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    shape: tuple[str, ...]
+    shapes: tuple[tuple[str, ...], ...]
     operation: Operation
 
 
 def row(sources: str, targets: str, shape: str, operation: Operation = KEEP) -> Row:
-    """A row from names separated by blanks. A size is `4`, `embed`, `.width` (of the tower at hand) or `3*.width`."""
-    return Row(tuple(sources.split()), tuple(targets.split()), tuple(shape.split()), operation)
+    """A row from names separated by blanks. A size is `4`, `embed`, `.width` (of the tower at hand) or `3*.width`.
+
+    Sources that differ in shape have theirs separated by `|`.
+    """
+    names, shapes = tuple(sources.split()), tuple(tuple(sizes.split()) for sizes in shape.split("|"))
+    return Row(names, tuple(targets.split()), shapes if len(shapes) > 1 else shapes * len(names), operation)
 
 
 def expand(rows: Sequence[Row], tower: str, source: str = "", target: str = "") -> list[Row]:
@@ -93,7 +108,7 @@ def expand(rows: Sequence[Row], tower: str, source: str = "", target: str = "") 
         Row(
             tuple(source + name for name in row.sources),
             tuple(target + name for name in row.targets),
-            tuple(size.replace(".", f"{tower}.") for size in row.shape),
+            tuple(tuple(size.replace(".", f"{tower}.") for size in shape) for shape in row.shapes),
             row.operation,
         )
         for row in rows
@@ -105,15 +120,20 @@ def expand_layers(rows: Sequence[Row], tower: str, layers: int, source: str, tar
     if "{n}" in source:
         return [row for n in range(layers) for row in expand(rows, tower, source.format(n=n), target.format(n=n))]
     return [
-        Row(row.sources, tuple(row.targets[0].format(n=n) for n in range(layers)), row.shape, stack(row.operation))
-        for row in expand([row._replace(shape=(".layers", *row.shape)) for row in rows], tower, source, target)
+        Row(
+            row.sources,
+            tuple(row.targets[0].format(n=n) for n in range(layers)),
+            tuple((f"{tower}.layers", *shape) for shape in row.shapes),
+            stack(row.operation),
+        )
+        for row in expand(rows, tower, source, target)
     ]
 
 
 def solve(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], list[str]]:
     """The sizes that the shapes state, and everything in which `tensors` is not what `table` describes."""
     sizes: dict[str, int] = {}
-    expected = {name: row.shape for row in table for name in row.sources}
+    expected = {name: shape for row in table for name, shape in zip(row.sources, row.shapes, strict=True)}
     violations = _compare_names(expected, tensors)
     for name, shape in expected.items():
         if name not in tensors:
@@ -141,13 +161,18 @@ def to_transformers(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict
     }
 
 
+def targets(table: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, Shape]:
+    """The names and shapes that `to_transformers` gives."""
+    shapes: dict[str, Shape] = {}
+    for row in table:
+        models = row.operation.forward([torch.empty(shape, device="meta") for shape in _shapes(row, sizes)])
+        shapes |= {name: tuple(model.shape) for name, model in zip(row.targets, models, strict=True)}
+    return shapes
+
+
 def to_official(table: Sequence[Row], state_dict: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """The reverse of `to_transformers`. Raises FormatError with every name and shape that does not fit."""
-    shapes = [tuple(_size(symbol, sizes) or 0 for symbol in row.shape) for row in table]
-    expected: dict[str, Shape] = {}
-    for row, shape in zip(table, shapes, strict=True):
-        models = row.operation.forward([torch.empty(shape, device="meta") for _ in row.sources])
-        expected |= {name: tuple(model.shape) for name, model in zip(row.targets, models, strict=True)}
+    expected = targets(table, sizes)
     violations = _compare_names(expected, state_dict) + [
         f"{name} has shape {tuple(state_dict[name].shape)}, expected {shape}"
         for name, shape in expected.items()
@@ -156,10 +181,14 @@ def to_official(table: Sequence[Row], state_dict: Mapping[str, Tensor], sizes: M
     if violations:
         raise FormatError(f"the weights do not fit the official layout: {'; '.join(violations)}.")
     official: dict[str, Tensor] = {}
-    for row, shape in zip(table, shapes, strict=True):
-        sources = row.operation.reverse([state_dict[name] for name in row.targets], [shape] * len(row.sources))
+    for row in table:
+        sources = row.operation.reverse([state_dict[name] for name in row.targets], _shapes(row, sizes))
         official |= {name: _own(tensor) for name, tensor in zip(row.sources, sources, strict=True)}
     return official
+
+
+def _shapes(row: Row, sizes: Mapping[str, int]) -> list[Shape]:
+    return [tuple(_size(symbol, sizes) or 0 for symbol in shape) for shape in row.shapes]
 
 
 def _compare_names(expected: Mapping[str, object], given: Mapping[str, object]) -> list[str]:

@@ -1,13 +1,14 @@
 """PyTorch's files: both kinds of state dict, and TorchScript archives, read without executing anything in them."""
 
 import math
+import os
 import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile
 
 import torch
@@ -23,11 +24,13 @@ _DTYPES = {
     "IntStorage": torch.int32,
     "LongStorage": torch.int64,
 }
+# What open_clip's training (open_clip_train/main.py) saves beside the weights; not read.
+_TRAINING_STATE = {"epoch", "name", "optimizer", "scaler"}
 _MOST_MODULES = 10_000  # a forged module tree can contain itself; CLIP ViT-L has about 400 modules
 
 
 def read_archive(archive: ZipFile, folder: str) -> tuple[str, dict[str, Tensor]]:
-    """What `torch.jit.save` ("torchscript") or `torch.save` ("torch") wrote; `folder` holds `data.pkl`."""
+    """What `torch.jit.save` ("torchscript") or `torch.save` ("torch", ...) wrote; `folder` holds `data.pkl`."""
     with archive.open(f"{folder}data.pkl") as file:
         root = _Unpickler(file).load()
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
@@ -42,20 +45,25 @@ def read_archive(archive: ZipFile, folder: str) -> tuple[str, dict[str, Tensor]]
 
     if isinstance(root, _Module):
         return "torchscript", _load(_module_tensors(root), read_storage)
-    return "torch", _load(_state_dict(root), read_storage)
+    container, described = _state_dict(root)
+    return container, _load(described, read_storage)
 
 
 def read_legacy(path: Path) -> tuple[str, dict[str, Tensor]]:
     """What `torch.save` wrote before it wrote zip archives: five pickles, then the storages."""
     with path.open("rb") as file:
-        _magic, _protocol, _system, root, keys = (_Unpickler(file).load() for _ in range(5))
-        described = _state_dict(root)
-        itemsize = {stored.key: stored.dtype.itemsize for stored in described.values()}
+        _magic, _protocol, _system = (_Unpickler(file).load() for _ in range(3))
+        unpickler = _Unpickler(file)
+        container, described = _state_dict(unpickler.load())
+        needed = {stored.key for stored in described.values()}
         storages = {}
-        for key in keys:
-            size = int.from_bytes(file.read(8), "little") * itemsize[key]
-            storages[key] = torch.frombuffer(bytearray(file.read(size)), dtype=torch.uint8)
-    return "torch", _load(described, storages.__getitem__)
+        for key in _Unpickler(file).load():
+            size = int.from_bytes(file.read(8), "little") * unpickler.itemsize[key]
+            if key in needed:
+                storages[key] = torch.frombuffer(bytearray(file.read(size)), dtype=torch.uint8)
+            else:
+                file.seek(size, os.SEEK_CUR)
+    return container, _load(described, storages.__getitem__)
 
 
 def write_archive(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
@@ -125,6 +133,10 @@ class _Parameter(_Inert):
 class _Unpickler(pickle.Unpickler):
     """Knows tensors, ordered dicts and inert modules, and refuses every other name that a pickle asks for."""
 
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.itemsize: dict[str, int] = {}  # of the values of each storage
+
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__":
             return _Module
@@ -143,19 +155,26 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, *_ = pid
         if kind != "storage":
             raise FormatError(f"the file asks for an outside object of kind {kind!r}; it is forged.")
+        self.itemsize[key] = dtype.itemsize
         return key, dtype
 
 
-def _state_dict(root: Any) -> dict[str, _Stored]:
+def _state_dict(root: Any) -> tuple[str, dict[str, _Stored]]:
+    """The container and its weights; in a training checkpoint they are the entry "state_dict"."""
     if not isinstance(root, dict):
         raise FormatError(f"the file holds a {type(root).__name__.lstrip('_')}, expected a state dict of tensors.")
-    for name, value in dict.items(root):
+    container, entries = "torch", dict(dict.items(root))
+    if isinstance(entries.get("state_dict"), dict):
+        if unknown := [name for name in entries if name not in {"state_dict", *_TRAINING_STATE}]:
+            raise FormatError(f"beside the state_dict of a training checkpoint, {unknown[0]!r} is not expected.")
+        container, entries = "torch/state_dict", dict(dict.items(entries["state_dict"]))
+    for name, value in entries.items():
         if not isinstance(name, str) or not isinstance(value, _Stored):
             raise FormatError(
                 f"entry {name!r} is a {type(value).__name__.lstrip('_')}, expected a tensor; "
                 "of a training checkpoint, save the model's state dict alone."
             )
-    return dict(dict.items(root))
+    return container, entries
 
 
 def _module_tensors(root: _Module) -> dict[str, _Stored]:

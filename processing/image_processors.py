@@ -22,7 +22,7 @@ from .pil_memory import borrowed_levels
 
 Engine = Literal["pillow", "torch", "official"]
 ENGINES = get_args(Engine)
-Run = Callable[..., Iterable[Any]]  # `map`, or that of a pool of threads
+Run = Callable[..., list[Any]]  # `map`, in threads
 
 _WHITE = (255, 255, 255)
 
@@ -97,9 +97,8 @@ class DualEncoderImageProcessor(PilBackend):
         workers = torch.get_num_threads() if settings.num_workers is None else settings.num_workers
         with _threads(min(len(groups), workers)) as run:
             resized: list[Any] = [None] * len(flat)
-            for indices, results in zip(
-                groups, run(lambda indices: self._resized(indices, flat, settings), groups), strict=True
-            ):
+            work = run(lambda indices: self._resized(indices, flat, settings), groups)
+            for indices, results in zip(groups, work, strict=True):
                 for index, result in zip(indices, results, strict=True):
                     resized[index] = result
             return self._batch(resized, settings, run)
@@ -118,7 +117,7 @@ class DualEncoderImageProcessor(PilBackend):
         if isinstance(first := read[0][0], Image.Image):
             batch = self._levels(first, settings)[None]
         else:
-            batch = torch.stack([levels for levels, _ in read]) if len(read) > 1 else first[None]
+            batch = first[None] if len(read) == 1 else torch.stack([levels for levels, _ in read])  # type: ignore[misc]
             batch = self._resize(batch, settings) if settings.do_resize else batch
         if settings.do_center_crop:
             size, place = settings.crop_size, round if settings.openai_order else math.floor
@@ -209,7 +208,7 @@ class DualEncoderImageProcessor(PilBackend):
             new = torch.zeros if settings.do_pad else torch.empty
             batch = new((len(shapes), *frame), dtype=dtype, **_place(resized, settings))
             targets = [place[..., :height, :width] for place, (_, height, width) in zip(batch, shapes, strict=True)]
-        list(run(image_steps.look_up, [levels for levels, _ in resized], tables, targets))
+        run(image_steps.look_up, [levels for levels, _ in resized], tables, targets)
         return BatchFeature({"pixel_values": _returned(batch, settings.return_tensors)})
 
 
@@ -224,12 +223,28 @@ def _groups(images: list[Any]) -> list[list[int]]:
 
 @contextmanager
 def _threads(number: int) -> Iterator[Run]:
-    """Give `map`, in as many threads. Decoders, resizing and look-ups let go of Python's lock."""
+    """Give a `map` that works in as many threads. Decoders, resizing and look-ups let go of Python's lock."""
     if number <= 1:
-        yield map
+        yield lambda function, *columns: list(map(function, *columns))
         return
-    with ThreadPoolExecutor(number) as pool:
-        yield pool.map
+    with ThreadPoolExecutor(number - 1) as pool:
+
+        def run(function: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
+            rows = list(zip(*columns, strict=True))
+            results: list[Any] = [None] * len(rows)
+            queue = iter(range(len(rows)))  # shared: a task for each image would cost a tenth of the work
+
+            def work() -> None:
+                for index in queue:
+                    results[index] = function(*rows[index])
+
+            others = [pool.submit(work) for _ in range(number - 1)]
+            work()
+            for other in others:
+                other.result()
+            return results
+
+        yield run
 
 
 def _place(images: list[tuple[torch.Tensor, bool]], settings: Any) -> dict[str, Any]:
@@ -369,6 +384,6 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
             target[: len(cut)] = cut
             visible[: len(cut)] = 1
 
-        list(run(fill, resized, patches, mask))
+        run(fill, resized, patches, mask)
         data = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor(grids, **place)}
         return BatchFeature({name: _returned(batch, settings.return_tensors) for name, batch in data.items()})

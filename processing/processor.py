@@ -110,7 +110,9 @@ class DualEncoderProcessor(ProcessorMixin):
         }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
         if is_checkpoint_file(source):
-            config = read_checkpoint(source, image_size=kwargs.get("image_size")).config
+            choices = ("image_size", "vision_activation", "vision_heads")
+            checkpoint = read_checkpoint(source, **{name: kwargs[name] for name in choices if name in kwargs})
+            config, image_settings = checkpoint.config, checkpoint.layout.image_settings() | image_settings
             cls._family(config.model_type, source)
             chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
             return build_processor(config, tokenizer=tokenizer, **chosen, **image_settings)

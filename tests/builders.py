@@ -3,16 +3,18 @@
 No parameter is zero or one where training would have moved it, so that nothing can be left out unnoticed.
 """
 
+import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
+import transformers
 from torch import Tensor
 
-from twinlens.formats import write_archive
+from twinlens.formats import write_archive, write_tensors
 
 TINY_CLIP = {
     "image_size": 32, "patch": 16, "width": 128, "layers": 3, "text_width": 64, "text_layers": 2, "text_length": 12,
@@ -26,6 +28,29 @@ TINY_SIGLIP = {
     "grid": 3, "patch": 16, "width": 48, "layers": 3, "heads": 3, "mlp": 72, "text_width": 48, "text_layers": 2,
     "text_heads": 2, "text_mlp": 80, "text_length": 16, "vocabulary": 101,
 }  # fmt: skip
+TINY_TRUNK = {
+    "grid": 3, "patch": 16, "width": 48, "layers": 3, "mlp": 72, "text_width": 64, "text_layers": 2,
+    "text_length": 12, "vocabulary": 99,
+}  # fmt: skip
+TINY_CLIP_JSON = {
+    "embed_dim": 48,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 128, "layers": 3},
+    "text_cfg": {"context_length": 12, "vocab_size": 99, "width": 64, "heads": 1, "layers": 2},
+}
+TINY_SIGLIP_JSON = {
+    "embed_dim": 48,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 48, "timm_model_name": "vit_tiny_patch16_siglip_test", "timm_model_pretrained": False,
+        "timm_pool": "map", "timm_proj": "none",
+    },
+    "text_cfg": {
+        "context_length": 12, "vocab_size": 99, "width": 64, "heads": 4, "layers": 2, "mlp_ratio": 4.0,
+        "no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
+    },
+}  # fmt: skip
+TRUNK_CHOICES = {"vision_activation": "gelu", "vision_heads": 3}  # what the tiny tower's name does not say
 SIGLIP_B_16_224 = {
     "grid": 14, "patch": 16, "width": 768, "layers": 12, "heads": 12, "mlp": 3072, "text_width": 768,
     "text_layers": 12, "text_heads": 12, "text_mlp": 3072, "text_length": 64, "vocabulary": 32000,
@@ -198,17 +223,147 @@ def big_vision_tensors(
 
 
 def write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
-    """NumPy arrays as big_vision writes them: bfloat16 becomes the void type `|V2`."""
-    arrays = {
-        name: tensor.view(torch.int16).numpy().view("V2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
-        for name, tensor in tensors.items()
-    }
-    with path.open("wb") as file:  # given a name, NumPy would append a suffix to it
-        np.savez(file, **arrays)
+    """NumPy arrays as big_vision writes them."""
+    write_tensors("npz", tensors, path)
 
 
 def write_big_vision(path: Path, *, dtype: torch.dtype = torch.float32, **geometry: int) -> dict[str, Tensor]:
     """Write and return `big_vision_tensors(**geometry)`."""
     tensors = {name: tensor.to(dtype) for name, tensor in big_vision_tensors(**geometry).items()}
     write_npz(path, tensors)
+    return tensors
+
+
+def open_clip_tensors(
+    *,
+    custom_text: bool = False,
+    prefix: str = "",
+    zero_bias: bool = False,
+    dtype: torch.dtype = torch.float32,
+    **geometry: int,
+) -> dict[str, Tensor]:
+    """A CLIP of open_clip: OpenAI's names without the integers; `custom_text`: the text tower apart."""
+    tensors = openai_tensors(**geometry, half=False, integers=False)
+    if custom_text:
+        tensors = {re.sub(r"^(?!visual|logit)", "text.", name): tensor for name, tensor in tensors.items()}
+    if zero_bias:
+        tensors["logit_bias"] = torch.zeros(())
+    return {prefix + name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def timm_tensors(*, grid: int, patch: int, width: int, layers: int, mlp: int, seed: int = 0) -> dict[str, Tensor]:
+    """SigLIP's image tower as timm names it."""
+    random = _Random(seed)
+    shapes = {
+        "pos_embed": (1, grid * grid, width),
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
+        "attn_pool.latent": (1, 1, width),
+    }
+    norms = ["norm", "attn_pool.norm"]
+    linears = {"attn_pool.q": (width, width), "attn_pool.kv": (2 * width, width), "attn_pool.proj": (width, width)}
+    for n in range(layers):
+        norms += [f"blocks.{n}.norm1", f"blocks.{n}.norm2"]
+        linears |= {f"blocks.{n}.attn.qkv": (3 * width, width), f"blocks.{n}.attn.proj": (width, width)}
+    for block in ("attn_pool", *(f"blocks.{n}" for n in range(layers))):
+        linears |= {f"{block}.mlp.fc1": (mlp, width), f"{block}.mlp.fc2": (width, mlp)}
+    tensors = {
+        name: random.weight(*shape, fan_in=math.prod(shape[1:])) if len(shape) > 1 else random.bias(*shape)
+        for name, shape in shapes.items()
+    }
+    for name in norms:
+        tensors |= {f"{name}.weight": random.scale(width), f"{name}.bias": random.bias(width)}
+    for name, shape in linears.items():
+        tensors |= {f"{name}.weight": random.weight(*shape), f"{name}.bias": random.bias(shape[0])}
+    return tensors
+
+
+def trunk_tensors(
+    *,
+    text_width: int,
+    text_layers: int,
+    text_length: int,
+    vocabulary: int,
+    prefix: str = "",
+    head: bool = True,
+    **tower: int,
+) -> dict[str, Tensor]:
+    """A SigLIP of open_clip: timm's image tower, and a text tower under OpenAI's names."""
+    sizes = {"text_width": text_width, "text_layers": text_layers, "text_length": text_length, "vocabulary": vocabulary}
+    clip = openai_tensors(
+        image_size=1, patch=1, width=64, layers=1, embed=tower["width"], half=False, integers=False, **sizes
+    )
+    tensors = {f"visual.trunk.{name}": tensor for name, tensor in timm_tensors(**tower).items()}
+    tensors |= {f"text.{name}": tensor for name, tensor in clip.items() if not re.match("visual|logit", name)}
+    projection = tensors.pop("text.text_projection")
+    if head:
+        tensors["text.text_projection.weight"] = projection.T.contiguous()
+        tensors["text.text_projection.bias"] = _Random(1).bias(tower["width"])
+    tensors |= {"logit_scale": torch.tensor(math.log(12.0)), "logit_bias": torch.tensor(-9.5)}
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def resnet_tensors(*, stem: int = 8, blocks: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """OpenAI's CLIP with a ResNet of four stages, at a 7x7 grid."""
+    random = _Random(seed)
+    clip = openai_tensors(**{**TINY_CLIP, "width": 64})
+    tensors = {name: tensor for name, tensor in clip.items() if not name.startswith("visual.")}
+    width = 64 * stem  # of what comes out of the last stage
+
+    def convolution(conv: str, norm: str, out: int, into: int, kernel: int) -> None:
+        tensors[f"visual.{conv}.weight"] = random.weight(out, into, kernel, kernel).half()
+        names = ("weight", "bias", "running_mean", "running_var")
+        tensors.update({f"visual.{norm}.{name}": random.scale(out) for name in names})
+        tensors[f"visual.{norm}.num_batches_tracked"] = torch.tensor(7)
+
+    convolution("conv1", "bn1", stem, 3, 3)
+    convolution("conv2", "bn2", stem, stem, 3)
+    convolution("conv3", "bn3", 2 * stem, stem, 3)
+    into = 2 * stem
+    for stage in (1, 2, 3, 4):
+        planes = 2**stage * stem
+        for n in range(blocks):
+            block = f"layer{stage}.{n}."
+            convolution(f"{block}conv1", f"{block}bn1", planes, into, 1)
+            convolution(f"{block}conv2", f"{block}bn2", planes, planes, 3)
+            convolution(f"{block}conv3", f"{block}bn3", 4 * planes, planes, 1)
+            if n == 0:
+                convolution(f"{block}downsample.0", f"{block}downsample.1", 4 * planes, into, 1)
+            into = 4 * planes
+    tensors["visual.attnpool.positional_embedding"] = random.weight(50, width)
+    for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
+        out = 48 if name == "c_proj" else width
+        tensors[f"visual.attnpool.{name}.weight"] = random.weight(out, width).half()
+        tensors[f"visual.attnpool.{name}.bias"] = random.bias(out).half()
+    return tensors
+
+
+def write_beside(path: Path, tensors: dict[str, Tensor], container: str, name: str = "", content: Any = None) -> None:
+    """Write weights and, if given, the JSON called `name` that lies beside them."""
+    write_tensors(container, tensors, path)
+    if name:
+        (path.parent / name).write_text(json.dumps(content))
+
+
+def write_transformers(path: Path, family: str, *, old: bool = False) -> dict[str, Tensor]:
+    """Weights and config.json of transformers' own model; `old`: as the first folders were, with a pickle."""
+    towers = {
+        "vision_config": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
+        "text_config": {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2},
+    }
+    towers["vision_config"] |= {"image_size": 32, "patch_size": 16}
+    towers["text_config"] |= {"vocab_size": 99, "max_position_embeddings": 12, "eos_token_id": 2 if old else 98}
+    towers["text_config"] |= {"bos_token_id": 97, "pad_token_id": 1}
+    config = transformers.AutoConfig.for_model(family, **towers, **({"projection_dim": 48} if family == "clip" else {}))
+    random, tensors = _Random(3), {}
+    for name, tensor in transformers.AutoModel.from_config(config).state_dict().items():
+        draw = random.scale if "norm" in name and name.endswith("weight") else random.bias
+        tensors[name] = draw(*tensor.shape) if tensor.ndim < 2 else random.weight(*tensor.shape)
+    tensors["logit_scale"] = torch.full_like(tensors["logit_scale"], 2.5)
+    values = config.to_dict()
+    if old:
+        tensors["text_model.embeddings.position_ids"] = torch.arange(12)[None]
+        tensors["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
+        values["torch_dtype"] = values.pop("dtype", None) or "float32"
+    write_beside(path, tensors, "torch" if old else "safetensors", "config.json", values)
     return tensors

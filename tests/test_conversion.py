@@ -309,7 +309,7 @@ class TestMistakes:
                 setattr(getattr(checkpoint.config, tower), name, value)
             return checkpoint
 
-        monkeypatch.setattr(importlib.import_module("twinlens.conversion.convert"), "read_checkpoint", mistaken)
+        monkeypatch.setattr(importlib.import_module("twinlens.conversion.source"), "read_checkpoint", mistaken)
         self.assert_refused(write(tmp_path / "checkpoint", case))
 
     @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ class TestCertificate:
         """A channel of 1e3, as trained towers have: its float32 spacing alone is twice the bar."""
         source = write(tmp_path / "sound", case)
         checkpoint = read_checkpoint(source)
-        tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()}
+        tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()} | checkpoint.layout.integers
         bias = {
             "archive": "visual.transformer.resblocks.0.mlp.c_proj.bias",
             "v1": "params/img/Transformer/encoderblock_0/MlpBlock_0/Dense_1/bias",

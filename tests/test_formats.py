@@ -1,6 +1,7 @@
 """Official files: what is read, what it becomes, what goes back, and what is refused."""
 
 import io
+import json
 import pickle
 import re
 import struct
@@ -10,21 +11,43 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from builders import (
     TINY_CLIP,
+    TINY_CLIP_JSON,
     TINY_SIGLIP,
+    TINY_SIGLIP_JSON,
+    TINY_TRUNK,
+    TRUNK_CHOICES,
     big_vision_tensors,
+    open_clip_tensors,
     openai_tensors,
+    resnet_tensors,
+    timm_tensors,
+    trunk_tensors,
+    write_beside,
     write_big_vision,
     write_npz,
     write_openai,
+    write_transformers,
 )
 from torch import Tensor
 
-from twinlens import formats
-from twinlens.formats import FormatError, big_vision, is_checkpoint_file, openai, read_checkpoint, to_official
+from twinlens.formats import (
+    Checkpoint,
+    FormatError,
+    big_vision,
+    is_checkpoint_file,
+    layout_from_dict,
+    open_clip,
+    openai,
+    read_checkpoint,
+    timm,
+    to_official,
+    write_tensors,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -54,13 +77,61 @@ BIG_VISION = {
 }
 
 
+QUICK_JSON = {**TINY_CLIP_JSON, "quick_gelu": True}
+TANH = {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}}
+TANH_JSON = {
+    **TINY_CLIP_JSON, "vision_cfg": {**TINY_CLIP_JSON["vision_cfg"], **TANH, "head_width": 32},
+    "text_cfg": {**TINY_CLIP_JSON["text_cfg"], **TANH, "heads": 4},
+}  # fmt: skip
+# Container, model_cfg of the JSON beside it, what the caller has to say, and what the weights are built from.
+OPEN_CLIP: dict[str, tuple[str, dict | None, dict, dict]] = {
+    "open_clip": ("safetensors", TINY_CLIP_JSON, {}, {}),
+    "open_clip-quick": ("torch", QUICK_JSON, {}, {"custom_text": True}),
+    "open_clip-tanh": ("safetensors", TANH_JSON, {}, {"dtype": torch.bfloat16}),
+    "open_clip-training": ("torch/state_dict", None, {"vision_activation": "gelu"}, {"prefix": "module."}),
+    "open_clip-zero-bias": ("torch", None, {"vision_activation": "quick_gelu"}, {"zero_bias": True}),
+    "open_clip-siglip": ("safetensors", TINY_SIGLIP_JSON, TRUNK_CHOICES, {"trunk": True}),
+    "open_clip-siglip-no-head": (
+        "torch",
+        None,
+        {"vision_activation": "gelu", "vision_heads": 4},
+        {"trunk": True, "width": 64, "head": False},
+    ),
+    "open_clip-siglip-training": ("torch/state_dict", None, TRUNK_CHOICES, {"trunk": True, "prefix": "module."}),
+}
+TRANSFORMERS = {
+    "transformers-clip": {"family": "clip"},
+    "transformers-siglip": {"family": "siglip"},
+    "transformers-old": {"family": "clip", "old": True},
+}
+CASES = [*OPENAI, *BIG_VISION, *OPEN_CLIP, "timm", *TRANSFORMERS]
+
+
 def write(path: Path, case: str) -> dict[str, Tensor]:
     if case in OPENAI:
         return write_openai(path, **{**TINY_CLIP, **OPENAI[case]})
-    return write_big_vision(path, **{**TINY_SIGLIP, **BIG_VISION[case]})
+    if case in BIG_VISION:
+        return write_big_vision(path, **{**TINY_SIGLIP, **BIG_VISION[case]})
+    if case in TRANSFORMERS:
+        return write_transformers(path, **TRANSFORMERS[case])
+    if case == "timm":
+        tower = {name: TINY_TRUNK[name] for name in ("grid", "patch", "width", "layers", "mlp")}
+        write_tensors("safetensors", tensors := timm_tensors(**tower), path)
+        return tensors
+    container, model, _, traits = OPEN_CLIP[case]
+    traits = dict(traits)
+    build, sizes = (trunk_tensors, TINY_TRUNK) if traits.pop("trunk", False) else (open_clip_tensors, TINY_CLIP)
+    tensors = build(**{**sizes, **traits})
+    write_beside(path, tensors, container, "open_clip_config.json" if model else "", {"model_cfg": model})
+    return tensors
 
 
-@pytest.fixture(params=[*OPENAI, *BIG_VISION])
+def read(path: Path, case: str) -> Checkpoint:
+    choices = TRUNK_CHOICES if case == "timm" else OPEN_CLIP[case][2] if case in OPEN_CLIP else {}
+    return read_checkpoint(path, **choices)
+
+
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -75,6 +146,7 @@ def upstream(config: transformers.PreTrainedConfig) -> transformers.PreTrainedMo
     config_class, model_class = {
         "clip": (transformers.CLIPConfig, transformers.CLIPModel),
         "siglip": (transformers.SiglipConfig, transformers.SiglipModel),
+        "siglip_vision_model": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
     }[config.model_type]
     return model_class(config_class(**config.to_diff_dict())).eval()
 
@@ -94,7 +166,7 @@ def bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 class TestReading:
     def test_names_and_shapes_are_those_of_transformers(self, case: str, source: Path) -> None:
         write(source, case)
-        checkpoint = read_checkpoint(source)
+        checkpoint = read(source, case)
         with torch.device("meta"):
             expected = upstream(checkpoint.config).state_dict()
         given = checkpoint.state_dict()
@@ -102,16 +174,18 @@ class TestReading:
 
     def test_tensors_are_the_files(self, case: str, source: Path) -> None:
         written = write(source, case)
-        checkpoint = read_checkpoint(source)
+        checkpoint = read(source, case)
         integers = {name: tensor for name, tensor in written.items() if not tensor.is_floating_point()}
         assert_same(bits({**checkpoint.tensors, **integers}), bits(written))
         assert_same(dict(checkpoint.layout.integers), integers)
         assert checkpoint.path == source
-        assert checkpoint.format == checkpoint.layout.format == ("openai" if case in OPENAI else "big_vision")
+        families = {"openai": OPENAI, "big_vision": BIG_VISION, "open_clip": OPEN_CLIP, "transformers": TRANSFORMERS}
+        expected = next((name for name, cases in families.items() if case in cases), case)
+        assert checkpoint.format == checkpoint.layout.format == expected
 
     def test_weights_own_their_memory(self, case: str, source: Path) -> None:
         write(source, case)
-        for name, tensor in read_checkpoint(source).state_dict().items():
+        for name, tensor in read(source, case).state_dict().items():
             assert tensor.is_contiguous(), name
             assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
 
@@ -242,34 +316,51 @@ class TestGeometry:
 
 class TestRoundTrip:
     def test_file_to_transformers_to_file(self, case: str, source: Path) -> None:
+        """By way of a float32 folder, which remembers the layout as JSON."""
         written = write(source, case)
+        checkpoint = read(source, case)
+        weights = {name: tensor.float() for name, tensor in checkpoint.state_dict().items()}
+        layout = layout_from_dict(json.loads(json.dumps(checkpoint.layout.to_dict())))
+        assert layout == checkpoint.layout
+        assert_same(bits(to_official(weights, layout)), bits(written))
+
+    def test_sums_whose_parts_no_longer_fit(self, source: Path) -> None:
+        """The text positions were trained on: all of them go into the first table."""
+        write(source, "old")
         checkpoint = read_checkpoint(source)
-        official = to_official(checkpoint.state_dict(), checkpoint.layout)
-        if "txt/Encoder_0/pos_embedding" in written:  # a sum does not remember its parts
-            written["txt/pos_embedding"] = written["txt/pos_embedding"] + written["txt/Encoder_0/pos_embedding"]
-            written["txt/Encoder_0/pos_embedding"] = torch.full_like(written["txt/pos_embedding"], -0.0)
-        assert_same(bits(official), bits(written))
+        weights = checkpoint.state_dict()
+        name = "text_model.embeddings.position_embedding.weight"
+        weights[name] = weights[name] + 1
+        official = to_official(weights, checkpoint.layout)
+        assert_same({"": official["txt/pos_embedding"][0]}, {"": weights[name]})
+        assert not official["txt/Encoder_0/pos_embedding"].any()
+
+    @pytest.mark.parametrize("fault", [{"format": "flax"}, {"sizes": 3, "depth": 1}, {"summands": {"t": {}}}])
+    def test_layouts_that_are_not_sound(self, fault: dict, source: Path) -> None:
+        write(source, "old")
+        with pytest.raises(FormatError, match="the layout is not sound"):
+            layout_from_dict({**read_checkpoint(source).layout.to_dict(), **fault})
 
     def test_transformers_to_file_to_transformers(self, case: str, source: Path, tmp_path: Path) -> None:
         write(source, case)
-        checkpoint = read_checkpoint(source)
+        checkpoint = read(source, case)
         weights = checkpoint.state_dict()
-        weights["text_model.embeddings.position_embedding.weight"][0] = -0.0
-        official = to_official(weights, checkpoint.layout)
+        next(tensor for name, tensor in weights.items() if "position_embedding" in name)[0] = -0.0
         again = tmp_path / "again"
-        if checkpoint.format == "openai":
-            formats.write_archive(official, again)
-        else:
-            write_npz(again, official)
-        assert_same(bits(read_checkpoint(again).state_dict()), bits(weights))
+        write_tensors(checkpoint.layout.container, to_official(weights, checkpoint.layout), again)
+        assert_same(bits(read(again, case).state_dict()), bits(weights))
 
     def test_every_row_is_used(self, tmp_path: Path) -> None:
         used = set()
-        for case in (*OPENAI, *BIG_VISION):
-            write(tmp_path / case, case)
-            for row in read_checkpoint(tmp_path / case).layout.table():
+        for case in CASES:
+            (tmp_path / case).mkdir()
+            write(tmp_path / case / "file", case)
+            for row in read(tmp_path / case / "file", case).layout.table():
                 used |= {(re.sub(r"_?\d+", "#", s), row.operation.name.removeprefix("stacked ")) for s in row.sources}
         tables = (openai.VISION, openai.TEXT, openai.BLOCK, big_vision.BLOCK, big_vision.PATCH_EMBEDDING)
+        tables += ([openai.VISION_PROJECTION, openai.TEXT_PROJECTION, openai.LOGIT_SCALE, open_clip.SCALE_AND_ZERO],)
+        tables += (openai.TEXT_NORM, [open_clip.NO_TEXT_HEAD])
+        tables += (open_clip.TEXT_HEAD, open_clip.SCALE_AND_BIAS, timm.VISION, timm.BLOCK)
         tables += (big_vision.IMAGE_POOLING, big_vision.TEXT_NORM, big_vision.HEAD, big_vision.LOGITS)
         tables += ([big_vision.IMAGE_POSITIONS, big_vision.OLD_IMAGE_POSITIONS, big_vision.TOKENS],)
         tables += ([big_vision.TEXT_POSITIONS, big_vision.TEXT_POSITIONS_TWICE, big_vision.TEXT_NORM_WITHOUT_HEAD],)
@@ -281,7 +372,7 @@ class TestRoundTrip:
 
     def test_rows_do_not_overlap(self, case: str, source: Path) -> None:
         write(source, case)
-        table = read_checkpoint(source).layout.table()
+        table = read(source, case).layout.table()
         for names in ([n for row in table for n in row.sources], [n for row in table for n in row.targets]):
             assert len(names) == len(set(names))
 
@@ -297,6 +388,253 @@ class TestRoundTrip:
             to_official(weights, checkpoint.layout)
         for fault in ("logit_bias is missing", "extra is not expected", r"logit_scale has shape (), expected (1,)"):
             assert fault in str(error.value)
+
+
+class TestWhatFilesDoNotSay:
+    """Activation, heads and resolution: from the file where it says them, else from the caller, never guessed."""
+
+    @pytest.mark.parametrize("container", ["safetensors", "torch"])
+    def test_one_dtype_may_be_of_openai_or_open_clip(self, container: str, source: Path) -> None:
+        """But for the order of a state dict: blocks of open_clip begin with a norm, of OpenAI with the attention."""
+        tensors = openai_tensors(**TINY_CLIP, half=False, integers=False)
+        if container == "torch":
+            torch.save(dict(sorted(tensors.items(), key=lambda item: "ln_1" not in item[0])), source)
+        else:
+            safetensors.torch.save_file(tensors, source)
+        assert_refused(source, r"whether its GELU is quick_gelu \(OpenAI's\) or gelu .* --vision-activation")
+        for activation in ("quick_gelu", "gelu"):
+            config = read_checkpoint(source, vision_activation=activation).config
+            assert config.vision_config.hidden_act == config.text_config.hidden_act == activation
+
+    def test_order_of_openai(self, source: Path) -> None:
+        torch.save(openai_tensors(**TINY_CLIP, half=False, integers=False), source)
+        checkpoint = read_checkpoint(source)
+        assert (checkpoint.format, checkpoint.config.vision_config.hidden_act) == ("openai", "quick_gelu")
+        for activation in ("quick_gelu", "gelu"):
+            config = read_checkpoint(source, vision_activation=activation).config
+            assert config.vision_config.hidden_act == config.text_config.hidden_act == activation
+
+    @pytest.mark.parametrize(
+        "marks", [{"half": True, "integers": False}, {"half": False, "integers": True}], ids=["dtypes", "integers"]
+    )
+    def test_marks_of_openai(self, marks: dict[str, bool], source: Path) -> None:
+        torch.save(openai_tensors(**TINY_CLIP, **marks), source)
+        checkpoint = read_checkpoint(source)
+        assert checkpoint.format == "openai"
+        assert checkpoint.config.text_config.hidden_act == "quick_gelu"
+        with pytest.raises(
+            FormatError, match="--vision-activation gelu was given, but the activation can only be quick"
+        ):
+            read_checkpoint(source, vision_activation="gelu")
+
+    def test_json_beside_decides(self, source: Path) -> None:
+        """Over the mixture of dtypes, which open_clip's own half precision has too, but not over an archive."""
+        half = openai_tensors(**TINY_CLIP, integers=False)
+        write_beside(source, half, "torch", "open_clip_config.json", {"model_cfg": TANH_JSON})
+        checkpoint = read_checkpoint(source)
+        assert checkpoint.format == "open_clip"
+        vision, text = checkpoint.config.vision_config, checkpoint.config.text_config
+        assert (vision.hidden_act, vision.num_attention_heads, vision.layer_norm_eps) == ("gelu_pytorch_tanh", 4, 1e-6)
+        assert (text.hidden_act, text.num_attention_heads, text.layer_norm_eps) == ("gelu_pytorch_tanh", 4, 1e-6)
+        write_openai(source, **TINY_CLIP)
+        assert read_checkpoint(source).format == "openai"
+
+    @pytest.mark.parametrize(("width", "heads"), [(1024, 16), (1280, None)])
+    def test_heads_of_wide_towers(self, width: int, heads: int | None, source: Path) -> None:
+        """Up to 1024 every published tower of open_clip has heads of 64; then 80, 88, 104 or 112."""
+        sizes = {**TINY_CLIP, "width": width, "layers": 1, "image_size": 16}
+        write_tensors("safetensors", open_clip_tensors(**sizes), source)
+        if heads is None:
+            with pytest.raises(FormatError, match="the number of heads of its image tower; say it with --vision-heads"):
+                read_checkpoint(source, vision_activation="gelu")
+        config = read_checkpoint(source, vision_activation="gelu", vision_heads=heads or 16).config
+        assert config.vision_config.num_attention_heads == 16
+        with pytest.raises(FormatError, match=r"cannot be cut into 7 heads|--vision-heads 7 was given"):
+            read_checkpoint(source, vision_activation="gelu", vision_heads=7)
+
+    @pytest.mark.parametrize("case", ["timm", "open_clip-siglip"])
+    def test_towers_of_timm(self, case: str, source: Path) -> None:
+        write(source, case)
+        named = "named vit_tiny_patch16_siglip_test" if case != "timm" else "without its name"
+        assert_refused(source, f"the activation of a timm model {named}; say it with --vision-activation")
+        with pytest.raises(FormatError, match=f"the number of heads of a timm model {named}; .* --vision-heads"):
+            read_checkpoint(source, vision_activation="gelu")
+
+    @pytest.mark.parametrize("case", ["timm", "open_clip-siglip"])
+    def test_names_of_timm(self, case: str, source: Path) -> None:
+        """B/32 of SigLIP 2 computes tanh with 12 heads."""
+        written = write(source, case)
+        name = "vit_base_patch32_siglip_256"
+        json_text = {"architecture": name} if case == "timm" else {
+            "model_cfg": {**TINY_SIGLIP_JSON, "vision_cfg": {**TINY_SIGLIP_JSON["vision_cfg"], "timm_model_name": name}}
+        }  # fmt: skip
+        json_name = "config.json" if case == "timm" else "open_clip_config.json"
+        write_beside(source, written, "safetensors", json_name, json_text)
+        config = read_checkpoint(source, image_size=48).config
+        vision = getattr(config, "vision_config", config)
+        assert (vision.hidden_act, vision.num_attention_heads) == ("gelu_pytorch_tanh", 12)
+        with pytest.raises(FormatError, match=r"--vision-heads 3 was given, but .* can only be 12"):
+            read_checkpoint(source, image_size=48, vision_heads=3)
+
+    def test_text_tower_of_siglip_without_json(self, source: Path) -> None:
+        for vocabulary, width, act, heads, pad in (
+            (99, 64, "gelu", 1, 1),
+            (256_000, 64, "gelu_pytorch_tanh", 1, 0),
+            (99, 1152, "gelu", 16, 1),
+        ):
+            sizes = {**TINY_TRUNK, "vocabulary": vocabulary, "text_width": width, "text_layers": 1}
+            write_tensors("safetensors", trunk_tensors(**sizes), source)
+            text = read_checkpoint(source, **TRUNK_CHOICES).config.text_config
+            assert (text.hidden_act, text.num_attention_heads, text.pad_token_id) == (act, heads, pad)
+            assert text.layer_norm_eps == 1e-6
+
+    def test_names_of_activations(self, source: Path) -> None:
+        with pytest.raises(ValueError, match=r"vision_activation must be one of quick_gelu, gelu, .*, got 'relu'"):
+            read_checkpoint(source, vision_activation="relu")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("case", "change", "message"),
+        [
+            ("open_clip", {"embed_dim": 40}, "embed_dim is 40, but the weights have 48"),
+            ("open_clip", {"vision_cfg": {"layers": 4}}, "vision_cfg.layers is 4, but the weights have 3"),
+            ("open_clip", {"vision_cfg": {"mlp_ratio": 2.0}}, "mlp_ratio times width is 256, but the weights have 512"),
+            ("open_clip", {"vision_cfg": {"pool_type": "avg"}}, "vision_cfg.pool_type is 'avg', expected 'tok'"),
+            ("open_clip", {"vision_cfg": {"qk_norm": True}}, "vision_cfg.qk_norm is True, which this version does not"),
+            (
+                "open_clip",
+                {"text_cfg": {"context_length": 77}},
+                "text_cfg.context_length is 77, but the weights have 12",
+            ),
+            ("open_clip", {"text_cfg": {"pool_type": "eos"}}, "text_cfg.pool_type is 'eos', expected 'argmax'"),
+            (
+                "open_clip",
+                {"text_cfg": {"no_causal_mask": True}},
+                "text_cfg.no_causal_mask is True, which this version",
+            ),
+            (
+                "open_clip",
+                {"text_cfg": {"act_kwargs": {"a": 1}}},
+                "text_cfg.act_kwargs is {'a': 1}, which this version",
+            ),
+            ("open_clip", {"text_cfg": {"heads": "8"}}, "its configuration is not sound"),
+            ("open_clip", {"text_cfg": None}, "its configuration is not sound"),
+            ("open_clip", {"vision_cfg": {"image_size": 48}}, "image_size=48 makes 3 patches"),
+            ("open_clip-siglip", {"vision_cfg": {"timm_pool": "avg"}}, "vision_cfg.timm_pool is 'avg', expected 'map'"),
+            ("open_clip-siglip", {"text_cfg": {"proj_bias": False}}, "text_cfg.proj_bias is False, expected True"),
+            ("open_clip-siglip", {"text_cfg": {"no_causal_mask": False}}, "text_cfg.no_causal_mask is False, expected"),
+        ],
+    )
+    def test_json_of_another_model(self, case: str, change: dict, message: str, source: Path) -> None:
+        write(source, case)
+        file = source.parent / "open_clip_config.json"
+        model = json.loads(file.read_text())["model_cfg"]
+        for name, value in change.items():
+            model[name] = {**model[name], **value} if isinstance(value, dict) else value
+        file.write_text(json.dumps({"model_cfg": model}))
+        with pytest.raises(FormatError, match=re.escape(message)):
+            read(source, case)
+
+    @pytest.mark.parametrize("content", ["", "[1]", "{", "[" * 100_000])
+    @pytest.mark.parametrize("case", ["open_clip", "transformers-clip"])
+    def test_json_that_is_none(self, case: str, content: str, source: Path) -> None:
+        write(source, case)
+        file = "config.json" if case == "transformers-clip" else "open_clip_config.json"
+        (source.parent / file).write_text(content)
+        assert_refused(source, rf"{file} (cannot be read|holds a list, expected an object)")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"model_type": "bert"}, "config.json has model_type 'bert', expected clip or siglip"),
+            ({"projection_dim": 40}, r"visual_projection.weight has shape \(48, 64\), expected \(40, 64\)"),
+            ({"projection_dim": "40"}, "its configuration is not sound"),
+        ],
+    )
+    def test_config_of_transformers(self, change: dict, message: str, source: Path) -> None:
+        write(source, "transformers-clip")
+        config = json.loads((source.parent / "config.json").read_text())
+        (source.parent / "config.json").write_text(json.dumps({**config, **change}))
+        assert_refused(source, message)
+
+    def test_old_ids_are_left_alone(self, source: Path) -> None:
+        write(source, "transformers-old")
+        assert read_checkpoint(source).config.text_config.eos_token_id == 2
+
+    def test_bias_that_clip_has_no_place_for(self, source: Path) -> None:
+        tensors = {**open_clip_tensors(**TINY_CLIP), "logit_bias": torch.tensor(-9.5)}
+        write_tensors("torch", tensors, source)
+        assert_refused(source, "transformers' CLIP has no place for its logit_bias of -9.5")
+
+    def test_pixels(self, source: Path) -> None:
+        tensors = write(source, "open_clip")
+        pixels = {
+            "mean": [0.5, 0.4, 0.3],
+            "std": [0.2, 0.2, 0.2],
+            "interpolation": "bilinear",
+            "resize_mode": "shortest",
+        }
+        content = {"model_cfg": TINY_CLIP_JSON, "preprocess_cfg": pixels}
+        write_beside(source, tensors, "safetensors", "open_clip_config.json", content)
+        settings = read_checkpoint(source).layout.image_settings()
+        assert settings == {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 2}
+        write(source, "v1")
+        assert read_checkpoint(source).layout.image_settings() == {}
+
+
+class TestFolders:
+    @pytest.mark.parametrize(
+        ("case", "name"),
+        [
+            ("open_clip", "open_clip_model.safetensors"),
+            ("open_clip-quick", "open_clip_pytorch_model.bin"),
+            ("transformers-siglip", "model.safetensors"),
+            ("transformers-old", "pytorch_model.bin"),
+        ],
+    )
+    def test_weights_are_found(self, case: str, name: str, tmp_path: Path) -> None:
+        written = write(tmp_path / name, case)
+        checkpoint = read(tmp_path, case)
+        assert (checkpoint.path, checkpoint.files) == (tmp_path, (tmp_path / name,))
+        assert_same(bits({**checkpoint.tensors, **checkpoint.layout.integers}), bits(written))
+        assert is_checkpoint_file(tmp_path) == case.startswith("open_clip")
+
+    def test_open_clip_comes_before_transformers(self, tmp_path: Path) -> None:
+        write(tmp_path / "model.safetensors", "transformers-clip")
+        write(tmp_path / "open_clip_model.safetensors", "open_clip")
+        assert read_checkpoint(tmp_path).format == "open_clip"
+        assert not is_checkpoint_file(tmp_path)  # transformers' own loading has its way with such a folder
+
+    def test_several_files(self, tmp_path: Path) -> None:
+        written = write(tmp_path / "all", "transformers-siglip")
+        parts = {f"model-{n}.safetensors": dict(list(written.items())[n::3]) for n in range(3)}
+        index = tmp_path / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {name: file for file, part in parts.items() for name in part}}))
+        for file, part in parts.items():
+            write_tensors("safetensors", part, tmp_path / file)
+        assert_same(read_checkpoint(tmp_path).tensors, written)
+        write_tensors("safetensors", written, tmp_path / "model-0.safetensors")
+        assert_refused(tmp_path, "is in two of the files")
+        for bad in ({}, {"weight_map": {"a": "../all"}}, {"weight_map": {"a": 3}}, {"weight_map": []}):
+            index.write_text(json.dumps(bad))
+            assert_refused(tmp_path, "has no weight_map from weights to files of the folder")
+
+
+class TestResNet:
+    def test_is_sound_but_has_no_model(self, source: Path) -> None:
+        torch.save(resnet_tensors(), source)
+        assert_refused(source, r"a CLIP with a ResNet \(2, 2, 2, 2 blocks, 16 wide\), sound .* no model for it")
+
+    def test_every_key_is_needed_and_none_besides(self, source: Path) -> None:
+        tensors = resnet_tensors(blocks=1)
+        for name in tensors:
+            if not re.search(r"num_batches_tracked|layer\d\.0\.conv1|input_res|context_|vocab_size", name):
+                torch.save({n: t for n, t in tensors.items() if n != name}, source)
+                assert_refused(source, f"{re.escape(name)} is missing")
+        torch.save({**tensors, "visual.layer9.bias": torch.ones(3)}, source)
+        assert_refused(source, "visual.layer9.bias is not expected")
+        tensors["visual.layer2.0.downsample.0.weight"] = torch.ones(4, 4)
+        torch.save(tensors, source)
+        assert_refused(source, r"downsample.0.weight has shape \(4, 4\), expected")
 
 
 def rewrite(path: Path, change: Callable[[str, bytes], bytes | None], folder: str = "archive") -> None:
@@ -320,27 +658,33 @@ def assert_refused(path: Path, message: str) -> None:
 class TestRefusedWeights:
     """Files that are sound in themselves, but not what they should hold."""
 
-    @pytest.mark.parametrize("case", ["archive", "state-dict", "v1", "v2-scanned", "old"])
+    @pytest.mark.parametrize(
+        "case",
+        [
+            *("archive", "state-dict", "v1", "v2-scanned", "old", "open_clip", "open_clip-training"),
+            *("open_clip-siglip", "timm", "transformers-siglip", "transformers-old"),
+        ],
+    )
     def test_every_key_is_needed_and_none_besides(self, case: str, source: Path) -> None:
         written = write(source, case)
-        checkpoint = read_checkpoint(source)
+        checkpoint = read(source, case)
         for name in written:
             if name in checkpoint.layout.integers or re.search(
-                "MAPHead|head/|(Encoder_0|Transformer)/pos|(^|/)(t|b)$", name
+                r"MAPHead|head/|(Encoder_0|Transformer)/pos|(^|/)(t|b)$|attn_pool.latent|conv1.weight|text_projection",
+                name,
             ):
                 continue  # not a weight, or its absence makes another layout or another model
             with pytest.raises(FormatError, match=f"{re.escape(name)} is missing"):
-                self.write_tensors(source, {n: t for n, t in written.items() if n != name}, case)
-        with pytest.raises(FormatError, match="something/else is not expected"):
-            self.write_tensors(source, {**written, "something/else": torch.ones(3)}, case)
+                self.read_again(checkpoint, {n: t for n, t in written.items() if n != name}, case)
+        extra = f"{checkpoint.layout.prefix}something/else"
+        with pytest.raises(FormatError, match=f"{extra} is not expected"):
+            self.read_again(checkpoint, {**written, extra: torch.ones(3)}, case)
 
     @staticmethod
-    def write_tensors(path: Path, tensors: dict[str, Tensor], case: str) -> None:
-        if case in OPENAI:
-            torch.save(tensors, path)
-        else:
-            write_npz(path, tensors)
-        read_checkpoint(path)
+    def read_again(checkpoint: Checkpoint, tensors: dict[str, Tensor], case: str) -> None:
+        container = checkpoint.layout.container
+        write_tensors("torch" if container == "torchscript" else container, tensors, checkpoint.path)
+        read(checkpoint.path, case)
 
     def test_all_faults_in_one_line(self, source: Path) -> None:
         tensors = big_vision_tensors(**TINY_SIGLIP)
@@ -380,7 +724,7 @@ class TestRefusedWeights:
     @pytest.mark.parametrize("geometry", [{"width": 48}, {"text_width": 200}], ids=["below-64", "does-not-divide"])
     def test_openai_heads(self, geometry: dict[str, int], source: Path) -> None:
         write_openai(source, **{**TINY_CLIP, **geometry})
-        assert_refused(source, "cannot be cut into . heads of 64")
+        assert_refused(source, "cannot be cut into . heads")
 
     @pytest.mark.parametrize(
         ("geometry", "message"),
@@ -428,12 +772,12 @@ class TestRefusedWeights:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            (["visual.layer1.0.conv1.weight", "visual.attnpool.q_proj.weight"], "an OpenAI CLIP with a ResNet"),
-            (["visual.trunk.pos_embed", "text.text_projection.weight"], "open_clip model with a timm image tower"),
-            (["visual.conv1.weight", "text.transformer.resblocks.0.ln_1.bias"], "a text tower of its own"),
-            (["module.visual.conv1.weight", "module.logit_scale"], "an open_clip training checkpoint"),
-            (["vision_model.embeddings.class_embedding"], "a weights file of transformers"),
-            (["conv1.weight", "bn1.weight", "fc.bias", "fc.weight"], "or a big_vision SigLIP, got 4 tensors"),
+            (["visual.layer1.0.conv1.weight", "visual.attnpool.q_proj.weight"], "visual.bn3.weight is missing"),
+            (["visual.trunk.pos_embed", "text.text_projection.weight"], "visual.trunk.attn_pool.kv.weight is missing"),
+            (["visual.conv1.weight", "text.transformer.resblocks.0.ln_1.bias"], "visual.ln_pre.weight is missing"),
+            (["module.visual.conv1.weight", "logit_scale"], "logit_scale is not expected"),
+            (["vision_model.embeddings.class_embedding"], "without the config.json of their folder"),
+            (["conv1.weight", "bn1.weight", "fc.bias", "fc.weight"], "a CLIP or SigLIP as OpenAI, .* got 4 tensors"),
         ],
     )
     def test_other_models(self, names: list[str], message: str, source: Path) -> None:
@@ -470,7 +814,7 @@ class TestRefusedFiles:
             assert_refused(path, message)
 
     def test_paths(self, tmp_path: Path, source: Path) -> None:
-        assert_refused(tmp_path, "this is a folder")
+        assert_refused(tmp_path, "expected a file, or a folder with config.json .* This one holds nothing")
         with pytest.raises(FileNotFoundError, match=r"nowhere.pt: no such file"):
             read_checkpoint(tmp_path / "nowhere.pt")
         for other in (tmp_path, tmp_path / "nowhere.pt", "google/siglip-base-patch16-224", None, 3):
@@ -545,8 +889,10 @@ class TestRefusedFiles:
         weights = openai_tensors(**TINY_CLIP, integers=False)
         torch.save({**weights, "epoch": 3}, source)
         assert_refused(source, "entry 'epoch' is a int, expected a tensor; of a training checkpoint, save the model's")
-        torch.save({"state_dict": weights}, source)
-        assert_refused(source, "entry 'state_dict' is a dict, expected a tensor")
+        torch.save({"state_dict": weights, "wandb": {}}, source)
+        assert_refused(source, "beside the state_dict of a training checkpoint, 'wandb' is not expected")
+        torch.save({"state_dict": {**weights, "epoch": 3}}, source)
+        assert_refused(source, "entry 'epoch' is a int, expected a tensor")
         torch.save(list(weights.values()), source)
         assert_refused(source, "the file holds a list, expected a state dict")
         torch.save({0: torch.ones(1)}, source)

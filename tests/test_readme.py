@@ -42,8 +42,8 @@ def test_examples_print_what_they_say(tour, capsys, monkeypatch):
 
 
 def test_options_exist():
-    for command in ("convert", "inspect", "classify"):
-        (line,) = re.findall(rf"^twinlens {command} .*$", README, flags=re.MULTILINE)
+    for command in ("list", "inspect", "convert", "verify", "export", "push", "classify"):
+        (line,) = re.findall(rf"^twinlens {command}\b.*$", README, flags=re.MULTILINE)
         text = subprocess.run(
             [sys.executable, "-m", "twinlens", command, "--help"],
             capture_output=True, text=True, check=True, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"},

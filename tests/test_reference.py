@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import TINY_CLIP, write_openai
+import transformers
+from builders import TINY_CLIP, write_openai, write_transformers
 from released_files import released_module
 
 from twinlens.conversion import reference_forward
+from twinlens.formats import read_checkpoint
 from twinlens.modeling import DualEncoderModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -170,3 +172,23 @@ def test_openai_model_in_float64(clip_source, tmp_path):
     with torch.no_grad():
         ours = model(pixel_values=torch.from_numpy(pixels).float(), input_ids=torch.from_numpy(ids)).logits_per_image
     np.testing.assert_allclose(ours, logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "old"), [("clip", False), ("clip", True), ("siglip", False)], ids=["clip", "clip-old-ids", "siglip"]
+)
+def test_transformers_in_float64(family, old, tmp_path):
+    write_transformers(tmp_path / "weights", family, old=old)
+    checkpoint = read_checkpoint(tmp_path / "weights")
+    values = {name: value for name, value in checkpoint.layout.beside.items() if name != "torch_dtype"}
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**values), attn_implementation="sdpa")
+    model.load_state_dict(checkpoint.tensors)
+    rng = np.random.default_rng(0)
+    pixels, ids = rng.uniform(-2, 2, (3, 3, 32, 32)), rng.integers(3, 97, (4, 12))
+    ids[:, 9] = 98
+    with torch.no_grad():
+        outputs = model.double().eval()(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(ids))
+    result = reference_forward(checkpoint.tensors, pixels, ids, beside=checkpoint.layout.beside)
+    np.testing.assert_allclose(result.image.embeds, outputs.image_embeds, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.text.embeds, outputs.text_embeds, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.logits_per_image, outputs.logits_per_image, rtol=0, atol=1e-12)

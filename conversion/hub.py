@@ -1,0 +1,193 @@
+"""A model folder goes to the Hub: complete, in one commit, or not at all."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+
+from .._version import __version__
+from ..formats import read_json
+from .export import LAYOUT_FILE
+
+PROOF = "parity.json"
+# Left by an earlier push, weights would be loaded instead of the new ones, and what is said of them would be wrong.
+_STALE = re.compile(rf"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|{PROOF}|{LAYOUT_FILE}")
+_REMEDIES = {
+    401: "Log in with `hf auth login`, or set HF_TOKEN to a token that may write.",
+    403: "The token may not do this: take one that may write there, from the settings of your account.",
+    404: "There is no such repository, or the token may not see it.",
+}
+
+
+@dataclass(frozen=True)
+class Push:
+    """What goes to the Hub."""
+
+    repository: str
+    revision: str
+    private: bool | None  # None: as the repository is; a new one as its owner's settings say, usually public
+    commit_message: str
+    files: dict[str, int]  # path in the repository -> bytes
+    left_out: tuple[str, ...]  # hidden files and folders, and caches
+    proof: str | None  # the verdict in parity.json, None without one
+    removed: tuple[str, ...] = ()  # of an earlier push, in the same commit; not known before the Hub was asked
+    url: str | None = None  # of the commit, None before it
+
+    def describe(self) -> str:
+        """All of it, a fact a line."""
+        visibility = {None: "as it is; a new one as its owner's settings say", True: "private", False: "public"}
+        lines = [
+            ("repository", self.repository),
+            ("revision", self.revision),
+            ("visibility", visibility[self.private]),
+            ("message", self.commit_message),
+            ("proof", f"the verdict in {PROOF} is {self.proof!r}" if self.proof else "none, parity was not measured"),
+            *(("upload", f"{name}, {size:,} bytes") for name, size in self.files.items()),
+            *(("remove", f"{name}, of an earlier push") for name in self.removed),
+            *(("leave out", name) for name in self.left_out),
+            ("in all", f"{len(self.files)} files, {sum(self.files.values()):,} bytes"),
+        ]
+        return "\n".join(f"{name:<12}{value}" for name, value in lines)
+
+
+def push(
+    folder: str | Path,
+    repository: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    dry_run: bool = False,
+    token: str | None = None,
+) -> Push:
+    """Upload a model folder to a repository of the Hub, which is created if need be, as is the branch `revision`.
+
+    One commit brings all files and removes what an earlier push left of other weights and their proof. `dry_run` asks
+    nothing of the network. `token` is the stored one unless given. Raises ValueError for a folder that is not complete
+    or whose certificate says "fail", PermissionError where the Hub refuses, OSError where it cannot be reached.
+    """
+    folder = Path(folder).expanduser().resolve()
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ValueError(f"Expected a repository such as owner/name, got {repository!r}. {error}") from error
+    files, left_out = _contents(folder)
+    plan = Push(
+        repository=repository,
+        revision=revision or constants.DEFAULT_REVISION,
+        private=private,
+        commit_message=commit_message or f"Upload {folder.name} with twinlens {__version__}",
+        files=files,
+        left_out=left_out,
+        proof=read_json(folder / PROOF, {}).get("verdict"),
+    )
+    _check_complete(folder, files, plan.proof)
+    if dry_run:
+        return plan
+    with _explained(repository):
+        return _push(folder, plan, HfApi(token=token or True))
+
+
+def _push(folder: Path, plan: Push, api: HfApi) -> Push:
+    repository = api.create_repo(plan.repository, private=plan.private, exist_ok=True).repo_id  # now with its owner
+    if plan.revision != constants.DEFAULT_REVISION and not plan.revision.startswith("refs/"):
+        api.create_branch(repository, branch=plan.revision, exist_ok=True)
+    found = api.model_info(repository, revision=plan.revision)
+    if plan.private is not None and plan.private != found.private:
+        raise ValueError(
+            f"{repository} was to be {'private' if plan.private else 'public'} and exists already as a "
+            f"{'private' if found.private else 'public'} one. Change that in its settings on the Hub, or name another."
+        )
+    there = [file.rfilename for file in found.siblings or []]
+    removed = tuple(name for name in there if _STALE.fullmatch(name) and name not in plan.files)
+    commit = api.create_commit(
+        repository,
+        operations=[
+            *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in plan.files),
+            *(CommitOperationDelete(path_in_repo=name) for name in removed),
+        ],
+        commit_message=plan.commit_message,
+        revision=plan.revision,
+    )
+    return replace(plan, repository=repository, private=found.private, removed=removed, url=commit.commit_url)
+
+
+def _contents(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """All files of a folder by their relative paths, with sizes; and what of it stays here."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder, expected one that holds a model.")
+    files: dict[str, int] = {}
+    left_out = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = [part.startswith(".") or part == "__pycache__" for part in name.parts]
+        if path.name.endswith(".partial") or folder.name.endswith(".partial"):
+            raise ValueError(f"{path} is what an interrupted conversion left. Remove it, and convert again.")
+        if not any(hidden):
+            files |= {name.as_posix(): path.stat().st_size} if path.is_file() else {}
+        elif not any(hidden[:-1]):  # itself, not only what it lies in
+            left_out.append(name.as_posix())
+    return files, tuple(left_out)
+
+
+def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> None:
+    """Raise ValueError, with everything that is wrong, unless the folder loads and its certificate is sound."""
+    problems = []
+    if "model_type" not in read_json(folder / "config.json", {}):
+        problems.append("it has no config.json with a model_type")
+    parts = read_json(folder / "model.safetensors.index.json", {}).get("weight_map", {})
+    weights = ["model.safetensors"] if "model.safetensors" in files or not parts else sorted({*parts.values()})
+    for name in weights:
+        if name not in files:
+            problems.append(f"it has no {name}")
+            continue
+        try:
+            with safe_open(folder / name, "np"):
+                pass  # the header and the length were checked
+        except SafetensorError as error:
+            problems.append(f"{name} is damaged ({error})")
+    if (folder / PROOF).exists() and proof != "pass":
+        problems.append(f"the verdict in {PROOF} is {proof!r}, not 'pass'")
+    if problems:
+        raise ValueError(f"{folder} is not a model folder to push: {'; '.join(problems)}. Convert again.")
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    """Have what huggingface_hub raises, pages included, say in one line what to do."""
+    try:
+        yield
+    except (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, RuntimeError) as error:
+        # It wraps what stopped the upload of a file.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        raise _explanation(repository, cause) from error
+
+
+def _explanation(repository: str, error: BaseException) -> OSError:
+    said = " ".join(str(error).split())
+    if isinstance(error, OfflineModeIsEnabled):
+        return OSError("HF_HUB_OFFLINE forbids to push. Unset it, or look at the --dry-run.")
+    if isinstance(error, LocalTokenNotFoundError):
+        return PermissionError(f"Pushing to {repository} needs a token, and none is stored. {_REMEDIES[401]}")
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        said = " ".join((error.server_message or "without a reason").split()).rstrip(".")
+        text = (
+            f"Pushing to {repository} failed: the Hub answered {status}, {said}. {_REMEDIES.get(status, 'Try again.')}"
+        )
+        return PermissionError(text) if status in (401, 403) else OSError(text)
+    if isinstance(error, HTTPError):
+        return OSError(f"Pushing to {repository} failed: {constants.ENDPOINT} cannot be reached ({said}).")
+    return OSError(f"Pushing to {repository} failed: {said}. Try again.")

@@ -1,0 +1,68 @@
+"""transformers' own files: names that are ours, under the geometry that `config.json` states."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..configuration import CLIPConfig, DualEncoderConfig
+from .big_vision import BigVisionLayout
+from .families import sizes_of
+from .layout import Choices, Layout, read_json
+from .openai import OpenAILayout
+from .table import KEEP, FormatError, Row, targets
+
+TABLES_OF_NUMBERS = ".position_ids"  # 0, 1, 2, ... in old folders
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersLayout(Layout):
+    """Weights beside their `config.json`: all that the rows of another format lead to."""
+
+    format: ClassVar[str] = "transformers"
+    containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch")
+
+    @classmethod
+    def of(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "TransformersLayout | None":
+        if not any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
+            return None
+        beside = read_json(folder / "config.json")
+        if beside is None:
+            raise FormatError(
+                "these are weights of transformers, which say neither heads nor activation without the config.json of "
+                "their folder; put it beside them."
+            )
+        layout = cls.of_config(_config(beside))
+        integers = {name: tensor for name, tensor in tensors.items() if name.endswith(TABLES_OF_NUMBERS)}
+        return cls(**{**vars(layout), "container": container, "beside": beside, "integers": integers})
+
+    @classmethod
+    def of_config(cls, config: DualEncoderConfig) -> "TransformersLayout":
+        """The weights of a model with this configuration."""
+        return cls(
+            container="safetensors",
+            beside=config.to_dict(),
+            image_layers=config.vision_config.num_hidden_layers,
+            text_layers=config.text_config.num_hidden_layers,
+            sizes=sizes_of(config),
+        )
+
+    def table(self) -> list[Row]:
+        config = _config(self.beside)
+        family = OpenAILayout if isinstance(config, CLIPConfig) else BigVisionLayout
+        shapes = targets(family.of_config(config).table(), sizes_of(config))
+        return [Row((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
+
+    def config(self, choices: Choices) -> DualEncoderConfig:
+        return _config(self.beside)
+
+
+def _config(values: Mapping[str, object]) -> DualEncoderConfig:
+    families = {family.model_type: family for family in DualEncoderConfig.__subclasses__()}
+    family = families.get(str(values.get("model_type")))
+    if family is None:
+        raise FormatError(f"config.json has model_type {values.get('model_type')!r}, expected {' or '.join(families)}.")
+    return family.from_dict(copy.deepcopy(dict(values)))

@@ -1,0 +1,460 @@
+"""The catalogue against the official code and published sizes; downloads against servers on this machine."""
+
+import ast
+import hashlib
+import importlib
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from builders import TINY_CLIP, write_openai
+from released_files import released_file, released_package
+
+from twinlens.configuration import (
+    CATALOGUE,
+    CLIPConfig,
+    OfficialCheckpoint,
+    SiglipConfig,
+    check_geometry,
+    official_checkpoint,
+)
+from twinlens.configuration.official import ResNet, Tower
+from twinlens.conversion import download as module
+from twinlens.conversion.download import download, download_file, locate
+from twinlens.formats import read_checkpoint
+from twinlens.modeling import CLIPModel, SiglipModel
+
+ROWS = list(CATALOGUE.values())
+OPEN_CLIP = [row for row in ROWS if row.format == "open_clip"]
+TRANSFORMERS = [row for row in ROWS if isinstance(row.image, Tower) and row.image_size]  # what has a configuration here
+
+# Of the Hub's folders of the same weights, as embeddings-benchmark/mteb, siglip_models.py, lists them; of OpenAI's
+# as transformers counts them. The rest are millions in mlfoundations/open_clip@89fb801, docs/model_profile.csv.
+PARAMETERS = {
+    "ViT-B/32": 151277313,
+    "siglip-base-patch16-224": 203155970,
+    "siglip-base-patch16-512": 203791874,
+    "siglip-large-patch16-384": 652478466,
+    "siglip-so400m-patch14-224": 877360306,
+    "siglip-so400m-patch14-384": 877960498,
+    "siglip-base-patch16-256-multilingual": 370626050,
+    "siglip-so400m-patch16-256-i18n": 1128758962,
+    "siglip2-base-patch32-256": 376856066,
+    "siglip2-large-patch16-512": 882313218,
+    "siglip2-so400m-patch14-384": 1136008498,
+    "siglip2-so400m-patch16-512": 1136555698,
+    "siglip2-giant-opt-patch16-256": 1871393906,
+    "siglip2-giant-opt-patch16-384": 1871885426,
+}
+MILLIONS = {
+    "RN50": 102.01,
+    "RN101": 119.69,
+    "RN50x4": 178.30,
+    "RN50x16": 290.98,
+    "RN50x64": 623.26,
+    "ViT-B/16": 149.62,
+    "ViT-L/14": 427.62,
+    "ViT-L/14@336px": 427.94,
+    "ViT-B-32-256:datacomp_s34b_b86k": 151.29,
+    "ViT-H-14:laion2b_s32b_b79k": 986.11,
+    "ViT-H-14-378-quickgelu:dfn5b": 986.71,
+    "ViT-g-14:laion2b_s34b_b88k": 1366.68,
+    "ViT-bigG-14:laion2b_s39b_b160k": 2539.57,
+}
+
+
+def config(row: OfficialCheckpoint) -> Any:
+    """What `read_checkpoint` infers from the row's file."""
+    vocabulary = row.vocabulary
+    towers: dict[str, dict[str, Any]] = {
+        "vision_config": {"image_size": row.grid * row.patch, "patch_size": row.patch},
+        "text_config": {
+            "vocab_size": vocabulary.size,
+            "max_position_embeddings": row.text_length,
+            "pad_token_id": vocabulary.pad,
+        },
+    }
+    for name, tower in (("vision_config", row.image), ("text_config", row.text)):
+        assert isinstance(tower, Tower)
+        towers[name] |= {
+            "hidden_size": tower.width,
+            "intermediate_size": tower.mlp,
+            "num_hidden_layers": tower.layers,
+            "num_attention_heads": tower.heads,
+            "hidden_act": row.activation or "gelu",
+        }
+    if row.family == "clip":
+        return CLIPConfig(projection_dim=row.embedding, **towers)
+    towers["text_config"]["projection_size"] = row.embedding
+    return SiglipConfig(**towers)
+
+
+class TestRows:
+    @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+    def test_is_consistent(self, row: OfficialCheckpoint) -> None:
+        assert CATALOGUE[row.name] is row
+        assert row.sha256 is None or row.sha256 in row.address
+        assert row.imagenet is None or 55 < row.imagenet < 90
+        assert {fact for facts in row.sources for fact in facts.split(", ")} >= {
+            *("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
+        }
+        for tower in (row.image, row.text):
+            assert isinstance(tower, ResNet) or tower.width % tower.heads == 0
+        vocabularies = {"clip": {"clip"}, "siglip": {"c4_en", "mc4"}, "siglip2": {"gemma"}}
+        assert row.vocabulary.name in vocabularies[row.family]
+
+    def test_no_name_twice(self) -> None:
+        from twinlens.configuration.catalogue import _ROWS
+
+        assert len(_ROWS) == len(CATALOGUE)
+        assert len({row.address for row in _ROWS}) == len(_ROWS)
+
+    @pytest.mark.parametrize("row", TRANSFORMERS, ids=lambda row: row.name)
+    def test_has_a_valid_configuration(self, row: OfficialCheckpoint) -> None:
+        check_geometry(row, config(row))
+
+    @pytest.mark.parametrize("name", PARAMETERS)
+    def test_parameters_are_those_published(self, name: str) -> None:
+        assert CATALOGUE[name].parameters == PARAMETERS[name]
+
+    @pytest.mark.parametrize("name", MILLIONS)
+    def test_parameters_are_those_published_in_millions(self, name: str) -> None:
+        assert round(CATALOGUE[name].parameters / 1e6, 2) == MILLIONS[name]
+
+    @pytest.mark.parametrize(
+        "name",
+        ["ViT-B/32", "ViT-bigG-14:laion2b_s39b_b160k", "siglip-so400m-patch14-384", "siglip2-giant-opt-patch16-256"],
+    )
+    def test_parameters_are_those_of_the_model(self, name: str) -> None:
+        row = CATALOGUE[name]
+        with torch.device("meta"):
+            model = (CLIPModel if row.family == "clip" else SiglipModel)(config(row))
+        assert row.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> Iterator[ModuleType]:
+    """open_clip/pretrained.py with what it imports, without the package's `__init__` and what that needs."""
+    package = ModuleType("released_open_clip")
+    package.__path__ = [str(released_package("open_clip_torch==3.3.0") / "open_clip")]
+    sys.modules[package.__name__] = package
+    yield importlib.import_module("released_open_clip.pretrained")
+    for name in [name for name in sys.modules if name.startswith(package.__name__)]:
+        del sys.modules[name]
+
+
+class TestOfficialCode:
+    def test_openai(self) -> None:
+        source = released_file("openai-clip==1.0.1", "clip/clip.py").read_text(encoding="utf-8")
+        models = next(
+            ast.literal_eval(node.value)
+            for node in ast.parse(source).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_MODELS"
+        )
+        assert models == {row.name: row.address for row in ROWS if row.format == "openai"}
+
+    @pytest.mark.parametrize("row", OPEN_CLIP, ids=lambda row: row.name)
+    def test_open_clip_pretrained(self, row: OfficialCheckpoint, pretrained: ModuleType) -> None:
+        official = pretrained.get_pretrained_cfg(*row.name.split(":"))
+        assert row.address == f"hf-hub:{official['hf_hub'].removesuffix('/')}"
+        for name in ("mean", "std", "interpolation", "resize_mode"):
+            assert getattr(row.pixels, name) == official[name]
+        quick = official.get("quick_gelu", False)
+        assert row.activation == (None if row.name == "ViT-B-16:dfn2b" else "quick_gelu" if quick else "gelu")
+
+    @pytest.mark.parametrize("row", [row for row in ROWS if row.family == "clip"], ids=lambda row: row.name)
+    def test_open_clip_geometry(self, row: OfficialCheckpoint) -> None:
+        model = row.name.partition(":")[0].replace("/", "-").replace("@336px", "-336")
+        folder = released_package("open_clip_torch==3.3.0") / "open_clip" / "model_configs"
+        official = json.loads((folder / f"{model}.json").read_text())
+        vision, text = official["vision_cfg"], official["text_cfg"]
+        assert (row.embedding, row.image_size) == (official["embed_dim"], vision["image_size"])
+        assert (row.text_length, row.vocabulary.size) == (text["context_length"], text["vocab_size"])
+        assert row.text == Tower(text["width"], text["layers"], text["heads"], 4 * text["width"])
+        if isinstance(row.image, ResNet):
+            assert row.image == ResNet(vision["width"], tuple(vision["layers"]))
+        else:
+            width = vision["width"]
+            mlp = int(width * vision.get("mlp_ratio", 4.0))
+            assert row.patch == vision["patch_size"]
+            assert row.image == Tower(width, vision["layers"], width // vision.get("head_width", 64), mlp)
+
+
+class TestLookup:
+    def test_exact_names_only(self) -> None:
+        assert official_checkpoint("ViT-B/32").name == "ViT-B/32"
+        with pytest.raises(
+            ValueError, match=r"'vit-b-32'\. Did you mean .*'ViT-B/32'.*twinlens list` shows all \d+\.$"
+        ):
+            official_checkpoint("vit-b-32")
+        with pytest.raises(ValueError, match=r"is called 'xyz'\. `twinlens list`"):
+            official_checkpoint("xyz")
+
+    def test_geometry_compares_grids(self) -> None:
+        row = CATALOGUE["siglip-so400m-patch14-384"]
+        inferred = config(row)
+        assert (row.image_size, inferred.vision_config.image_size) == (384, 378)
+        check_geometry(row, inferred)
+
+    def test_geometry_names_every_difference(self, tmp_path: Path) -> None:
+        write_openai(tmp_path / "clip.pt", **TINY_CLIP)
+        with pytest.raises(ValueError, match="not the official ViT-B/32") as caught:
+            check_geometry(CATALOGUE["ViT-B/32"], read_checkpoint(tmp_path / "clip.pt").config)
+        for part in (
+            *("image grid 2, expected 7", "patch 16, expected 32", "image width 128, expected 768"),
+            *("text layers 2, expected 12", "embedding 48, expected 512", "vocabulary 99, expected 49408"),
+        ):
+            assert part in str(caught.value)
+        assert "pad id" not in str(caught.value)
+
+    def test_geometry_tells_families_apart(self) -> None:
+        siglip = config(CATALOGUE["siglip-base-patch16-224"])
+        with pytest.raises(ValueError, match=r"family 'siglip', expected 'clip'.*activation 'gelu_pytorch_tanh'"):
+            check_geometry(CATALOGUE["ViT-B/16"], siglip)
+        with pytest.raises(ValueError, match="vocabulary 32000, expected 256000; pad id 1, expected 0"):
+            check_geometry(CATALOGUE["siglip2-base-patch16-224"], siglip)
+        with pytest.raises(ValueError, match=r"image blocks None, expected \(3, 4, 6, 3\)"):
+            check_geometry(CATALOGUE["RN50"], siglip)
+
+
+class Server(ThreadingHTTPServer):
+    """Sends `files`; `breaks` are numbers of bytes after which the next answers break off."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.breaks: list[int] = []
+        self.parts = True  # whether ranges are understood
+        self.requests: list[tuple[str, str, str | None]] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        self._answer(self.server.files.get(self.path, b""))
+
+    def _answer(self, body: bytes) -> None:
+        wanted = self.headers["Range"]
+        self.server.requests.append((self.command, self.path, wanted))
+        if self.path not in self.server.files:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        whole = self.server.files[self.path]
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.parts else 0
+        self.send_response(206 if wanted and self.server.parts else 200)
+        if wanted and self.server.parts:
+            self.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
+        self.send_header("Content-Length", str(len(whole) - start))
+        self.send_header("ETag", f'"{hashlib.sha256(whole).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        body = body[start:]
+        if body and self.server.breaks:
+            body = body[: self.server.breaks.pop(0)]
+            self.close_connection = True
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server, and an empty HF_HOME."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    server = Server()
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+BODY = bytes(range(256)) * 20_000  # 5 MB
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+def ranges(server: Server) -> list[str | None]:
+    return [wanted for method, _, wanted in server.requests if method == "GET"]
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+class TestDownload:
+    def test_once(self, server: Server, tmp_path: Path) -> None:
+        server.files["/models/a.pt"] = BODY
+        steps: list[str] = []
+        path = download_file(f"{server.address}/models/a.pt", sha256=SHA256, progress=steps.append)
+        assert path == tmp_path / "home" / "twinlens" / "127.0.0.1" / "models" / "a.pt"
+        assert path.read_bytes() == BODY
+        assert steps[-1] == "downloading a.pt: 5 of 5 MB"
+        assert left(tmp_path / "home") == ["a.pt"]
+        requests = len(server.requests)
+        assert download_file(f"{server.address}/models/a.pt") == path
+        assert len(server.requests) == requests
+
+    def test_goes_on_where_the_line_broke(self, server: Server) -> None:
+        server.files["/a.pt"] = BODY
+        server.breaks = [1_000_000, 2_000_000]
+        assert download_file(f"{server.address}/a.pt", sha256=SHA256).read_bytes() == BODY
+        assert ranges(server) == ["bytes=0-", "bytes=1000000-", "bytes=3000000-"]
+
+    def test_goes_on_where_an_earlier_run_gave_up(self, server: Server, tmp_path: Path) -> None:
+        server.files["/a.pt"] = BODY
+        server.breaks = [1_000_000, 0, 0, 0]
+        with pytest.raises(
+            OSError, match=r"a\.pt failed: the connection broke after 1,000,000 of 5,120,000 bytes\. Once"
+        ):
+            download_file(f"{server.address}/a.pt")
+        assert [Path(name).suffix for name in left(tmp_path / "home")] == [".incomplete"]
+        server.requests.clear()
+        assert download_file(f"{server.address}/a.pt").read_bytes() == BODY
+        assert ranges(server) == ["bytes=1000000-"]
+        assert left(tmp_path / "home") == ["a.pt"]
+
+    def test_begins_again_where_the_file_is_another(self, server: Server) -> None:
+        server.files["/a.pt"] = BODY
+        server.breaks = [1_000_000, 0, 0, 0]
+        with pytest.raises(OSError, match="broke"):
+            download_file(f"{server.address}/a.pt")
+        server.files["/a.pt"] = BODY[::-1]
+        assert download_file(f"{server.address}/a.pt").read_bytes() == BODY[::-1]
+
+    def test_begins_again_where_the_server_sends_no_parts(self, server: Server) -> None:
+        server.files["/a.pt"] = BODY
+        server.parts = False
+        server.breaks = [1_000_000]
+        assert download_file(f"{server.address}/a.pt", sha256=SHA256).read_bytes() == BODY
+
+    def test_gives_up_where_the_server_sends_no_parts_and_never_all(self, server: Server) -> None:
+        server.files["/a.pt"] = BODY
+        server.parts = False
+        server.breaks = [2_000, 1_000] * 9
+        with pytest.raises(OSError, match="the connection broke"):
+            download_file(f"{server.address}/a.pt")
+        assert len(ranges(server)) == 1 + module.ATTEMPTS
+
+    def test_wrong_hash_leaves_nothing(self, server: Server, tmp_path: Path) -> None:
+        server.files["/a.pt"] = BODY
+        with pytest.raises(OSError, match=f"should have the sha256 {'0' * 64}, but what arrived has {SHA256}"):
+            download_file(f"{server.address}/a.pt", sha256="0" * 64)
+        assert left(tmp_path / "home") == []
+
+    def test_missing_file(self, server: Server, tmp_path: Path) -> None:
+        with pytest.raises(
+            OSError, match=r"/a\.pt failed: HTTP Error 404: Not Found\. Once you have the file"
+        ) as caught:
+            download_file(f"{server.address}/a.pt")
+        assert "\n" not in str(caught.value)
+        assert left(tmp_path / "home") == []
+
+    def test_no_network(self, server: Server) -> None:
+        with pytest.raises(OSError, match=r"failed: .*refused"):
+            download_file("http://127.0.0.1:9/a.pt")
+
+    def test_offline(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        server.files["/a.pt"] = BODY
+        path = download_file(f"{server.address}/a.pt")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert download_file(f"{server.address}/a.pt") == path
+        with pytest.raises(OSError, match=r"b\.pt was not downloaded before, and HF_HUB_OFFLINE forbids it"):
+            download_file(f"{server.address}/b.pt")
+
+    def test_no_room(self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        server.files["/a.pt"] = BODY
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+        with pytest.raises(OSError, match=r"failed: it has 5,120,000 bytes, .* has room for 1,000\."):
+            download_file(f"{server.address}/a.pt")
+        assert ranges(server) == []
+
+    def test_unknown_length(self, server: Server) -> None:
+        server.files["/a.pt"] = b""
+        with pytest.raises(OSError, match="does not say how long"):
+            download_file(f"{server.address}/a.pt")
+
+    def test_two_at_a_time_download_once(self, server: Server) -> None:
+        server.files["/a.pt"] = BODY
+        with ThreadPoolExecutor(4) as pool:
+            paths = set(pool.map(download_file, [f"{server.address}/a.pt"] * 4))
+        assert [path.read_bytes() for path in paths] == [BODY]
+        assert len(ranges(server)) == 1
+
+
+class TestHub:
+    ROW = CATALOGUE["ViT-B-32:laion2b_s34b_b79k"]
+    FOLDER = "/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main"
+
+    def test_configuration_lies_beside_the_weights(self, server: Server, tmp_path: Path) -> None:
+        for name in ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+            server.files[f"{self.FOLDER}/{name}"] = name.encode() + BODY
+        steps: list[str] = []
+        path = download(self.ROW, progress=steps.append)
+        assert path.name == "open_clip_model.safetensors"
+        assert path.read_bytes() == b"open_clip_model.safetensors" + BODY
+        assert (path.parent / "open_clip_config.json").read_bytes().startswith(b"open_clip_config.json")
+        assert tmp_path / "home" / "hub" in path.parents
+        assert steps[-1] == "downloading laion/CLIP-ViT-B-32-laion2B-s34B-b79K: 5 of 5 MB"
+
+    def test_pickled_weights_where_there_are_no_others(self, server: Server) -> None:
+        server.files[f"{self.FOLDER}/open_clip_pytorch_model.bin"] = BODY
+        assert download(self.ROW).read_bytes() == BODY
+
+    def test_nothing_there(self, server: Server) -> None:
+        with pytest.raises(OSError, match="Downloading laion/CLIP-ViT-B-32-laion2B-s34B-b79K from the Hub failed: "):
+            download(self.ROW)
+
+    def test_other_rows_are_checked(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[tuple[str, str | None]] = []
+        monkeypatch.setattr(module, "download_file", lambda url, *, sha256, progress: calls.append((url, sha256)))
+        row = CATALOGUE["ViT-B/32"]
+        download(row)
+        assert calls == [(row.address, row.sha256)]
+
+
+class TestLocate:
+    def test_path_comes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "RN50").touch()
+        assert locate("RN50") == (Path("RN50"), None)
+
+    def test_name_is_downloaded(self, server: Server) -> None:
+        server.files[f"{TestHub.FOLDER}/open_clip_model.safetensors"] = BODY
+        path, row = locate(TestHub.ROW.name)
+        assert path.read_bytes() == BODY
+        assert row is TestHub.ROW
+
+    def test_neither(self) -> None:
+        with pytest.raises(FileNotFoundError, match=r"^ViT-B/23: no such file\. No official .* 'ViT-B/32'"):
+            locate("ViT-B/23")

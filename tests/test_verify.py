@@ -1,0 +1,249 @@
+"""Proof, any time again: `verify`, its plot, the official code as a reference, and names as sources."""
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from builders import (
+    TINY_CLIP,
+    TINY_CLIP_JSON,
+    TINY_SIGLIP,
+    openai_tensors,
+    write_beside,
+    write_big_vision,
+    write_openai,
+)
+from PIL import Image
+from released_files import released_module, released_package
+
+from twinlens.configuration import official_checkpoint
+from twinlens.configuration.official import Tower, Vocabulary
+from twinlens.conversion import convert, plot_certificate, verify
+from twinlens.formats import read_checkpoint
+
+
+def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "twinlens", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> tuple[Path, Path]:
+    write_openai(tmp_path / "clip.pt", **TINY_CLIP)
+    convert(tmp_path / "clip.pt", tmp_path / "clip")
+    return tmp_path / "clip.pt", tmp_path / "clip"
+
+
+@pytest.fixture
+def siglip(tmp_path: Path) -> tuple[Path, Path]:
+    write_big_vision(tmp_path / "siglip.npz", **{**TINY_SIGLIP, "patch": 14})
+    convert(tmp_path / "siglip.npz", tmp_path / "siglip", image_size=44)
+    return tmp_path / "siglip.npz", tmp_path / "siglip"
+
+
+class TestVerify:
+    @pytest.mark.parametrize("family", ["clip", "siglip"])
+    def test_repeats_what_convert_measured(self, family: str, request: pytest.FixtureRequest) -> None:
+        source, folder = request.getfixturevalue(family)
+        certificate = verify(source, folder)
+        assert certificate.passed
+        kept = json.loads((folder / "parity.json").read_text())
+        assert certificate.to_dict() == kept | {"notes": []}  # there, that the folder has no tokenizer
+        assert certificate.inputs["images"] == 4
+        assert certificate.inputs["photograph"] == "astronaut of scikit-image, the last image"
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_rounded_folders(self, siglip: tuple[Path, Path], dtype: str, tmp_path: Path) -> None:
+        convert(siglip[0], tmp_path / "rounded", image_size=44, dtype=dtype)
+        certificate = verify(siglip[0], tmp_path / "rounded")
+        assert certificate.passed
+        assert [item.judged for item in certificate.comparisons] == [True, False, True]
+        assert f"rounded to {dtype}" in certificate.notes[-1]
+        assert not all(row.passed for row in certificate.comparisons[1].rows)
+
+    def test_a_changed_weight_fails(self, siglip: tuple[Path, Path]) -> None:
+        source, folder = siglip
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        weights["text_model.encoder.layers.0.mlp.fc1.bias"][3] += 0.01
+        safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        certificate = verify(source, folder)
+        assert not certificate.passed
+        assert certificate.notes[0].startswith("1 of ")
+        answer = run("verify", source, folder, "--json")
+        assert (answer.returncode, answer.stderr) == (1, "")
+        assert json.loads(answer.stdout)["verdict"] == "fail"
+        answer = run("verify", source, folder)
+        assert answer.returncode == 1
+        assert "FAIL" in answer.stdout
+        assert "weights are not those of the source: text_model.encoder.layers.0.mlp.fc1.bias" in answer.stdout
+
+    @pytest.mark.parametrize(
+        ("tower", "name", "value"),
+        [
+            ("vision_config", "layer_norm_eps", 1e-5),
+            ("text_config", "hidden_act", "gelu"),
+            ("text_config", "num_attention_heads", 1),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_a_changed_setting_fails(
+        self, siglip: tuple[Path, Path], tower: str, name: str, value: Any, dtype: str, tmp_path: Path
+    ) -> None:
+        convert(siglip[0], tmp_path / "other", image_size=44, dtype=dtype)
+        file = tmp_path / "other" / "config.json"
+        config = json.loads(file.read_text())
+        assert config[tower][name] != value
+        config[tower][name] = value
+        file.write_text(json.dumps(config))
+        assert not verify(siglip[0], tmp_path / "other").passed
+
+    def test_refusals(self, clip: tuple[Path, Path], siglip: tuple[Path, Path], tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"has no config.json, expected a folder that twinlens convert"):
+            verify(clip[0], tmp_path)
+        answer = run("verify", tmp_path / "nothing.pt", clip[1])
+        assert answer.returncode == 1
+        assert "nothing.pt: no such file" in answer.stderr
+        assert answer.stderr.count("\n") == 1
+
+
+class TestPlot:
+    @pytest.mark.parametrize("suffix", [".png", ".svg"])
+    def test_every_layer_is_drawn(self, clip: tuple[Path, Path], suffix: str, tmp_path: Path) -> None:
+        source, folder = clip
+        file = tmp_path / f"parity{suffix}"
+        assert run("verify", source, folder, "--plot", file).returncode == 0
+        if suffix == ".png":
+            with Image.open(file) as image:
+                assert image.width > 1000
+                assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 50
+        else:
+            drawing = file.read_text()
+            for text in ("layer 2", "image tower", "text tower", "bar", "twinlens / transformers"):
+                assert f"<!-- {text} -->" in drawing
+
+    def test_refusals(self, clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        certificate = json.loads((clip[1] / "parity.json").read_text())
+        with pytest.raises(ValueError, match=r"\.png, \.svg or \.pdf file, got .*parity\.jpg"):
+            plot_certificate(certificate, tmp_path / "parity.jpg")
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'twinlens\[plots\]'"):
+            plot_certificate(certificate, tmp_path / "parity.png")
+
+
+class TestOriginalCode:
+    def test_openai_clip(self, clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        package = ModuleType("clip")
+        package.model = released_module("openai-clip==1.0.1", "clip/model.py")
+        monkeypatch.setitem(sys.modules, "clip", package)
+        monkeypatch.setitem(sys.modules, "clip.model", package.model)
+        original = importlib.import_module("twinlens.conversion.original")
+        monkeypatch.setattr(original, "version", {"openai-clip": "1.0.1"}.__getitem__)
+        certificate = verify(*clip, reference="original")
+        assert certificate.passed
+        three_ways = [(item.subject, item.reference) for item in certificate.comparisons[-2:]]
+        assert three_ways == [("twinlens", "openai-clip 1.0.1"), ("openai-clip 1.0.1", "float64")]
+        for comparison in certificate.comparisons[-2:]:
+            assert [row.name for row in comparison.rows] == ["image.embeds", "text.embeds", "logits_per_image"]
+            assert all(row.passed for row in comparison.rows)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # TorchScript's own
+    def test_torchscript_archive_runs_itself(self, tmp_path: Path) -> None:
+        """A real archive: OpenAI's own class, compiled with its methods as in their releases."""
+        module = released_module("openai-clip==1.0.1", "clip/model.py")
+        geometry = {name: TINY_CLIP[name] for name in ("width", "text_width")}
+        tensors = openai_tensors(**TINY_CLIP, half=False)
+        write_openai(tmp_path / "plain.pt", container="torch", **TINY_CLIP, half=False)
+        config = read_checkpoint(tmp_path / "plain.pt").config
+        vision, text = config.vision_config, config.text_config
+        assert (vision.hidden_size, text.hidden_size) == tuple(geometry.values())
+        model = module.CLIP(
+            config.projection_dim, vision.image_size, vision.num_hidden_layers, vision.hidden_size, vision.patch_size,
+            text.max_position_embeddings, text.vocab_size, text.hidden_size, text.num_attention_heads,
+            text.num_hidden_layers,
+        ).eval()  # fmt: skip
+        for name in ("input_resolution", "context_length", "vocab_size"):
+            if hasattr(model, name):
+                delattr(model, name)
+            model.register_buffer(name, torch.tensor(int(tensors[name])))
+        model.load_state_dict(tensors)
+        pixels = torch.zeros(2, 3, vision.image_size, vision.image_size)
+        ids = torch.zeros(2, text.max_position_embeddings, dtype=torch.long)
+        inputs = {"forward": (pixels, ids), "encode_image": pixels, "encode_text": ids}
+        torch.jit.save(torch.jit.trace_module(model, inputs, check_trace=False), tmp_path / "clip.pt")
+        convert(tmp_path / "clip.pt", tmp_path / "folder")
+        certificate = verify(tmp_path / "clip.pt", tmp_path / "folder", reference="original")
+        assert certificate.passed
+        assert certificate.comparisons[-1].subject == "its own TorchScript code"
+
+    def test_open_clip(self, tmp_path: Path) -> None:
+        tensors = openai_tensors(**TINY_CLIP, half=False, integers=False)
+        source = tmp_path / "open_clip_model.safetensors"
+        write_beside(source, tensors, "safetensors", "open_clip_config.json", {"model_cfg": TINY_CLIP_JSON})
+        convert(source, tmp_path / "folder")
+        names = ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")
+        packages = [released_package(name) for name in names]
+        script = (
+            "import sys, importlib; from open_clip_models import import_packages; import_packages(sys.argv[3:]);"
+            "from twinlens.conversion import verify;"
+            "original = importlib.import_module('twinlens.conversion.original');"
+            "original.version = lambda name: '3.3.0'; certificate = verify(*sys.argv[1:3], reference='original');"
+            "print(certificate.passed, certificate.comparisons[-2].reference)"
+        )
+        answer = subprocess.run(
+            [sys.executable, "-c", script, source, tmp_path / "folder", *packages],
+            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+        )  # fmt: skip
+        assert answer.stdout == "True open_clip_torch 3.3.0\n", answer.stderr
+
+    def test_without_one(self, siglip: tuple[Path, Path]) -> None:
+        with pytest.raises(ValueError, match="No installable package runs big_vision checkpoints"):
+            verify(*siglip, reference="original")
+
+
+class TestNames:
+    def test_list(self) -> None:
+        lines = run("list").stdout.splitlines()
+        assert len(lines) == 61
+        assert any(line.startswith("ViT-B/32 ") and "151,277,313" in line for line in lines)
+        rows = json.loads(run("list", "--json").stdout)
+        assert {row["name"] for row in rows} >= {"ViT-B/32", "siglip-base-patch16-224"}
+
+    def test_a_named_checkpoint_is_held_to_its_row(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_big_vision(tmp_path / "file.npz", **{**TINY_SIGLIP, "patch": 14})
+        config = read_checkpoint(tmp_path / "file.npz").config
+        towers = [
+            Tower(part.hidden_size, part.num_hidden_layers, part.num_attention_heads, part.intermediate_size)
+            for part in (config.vision_config, config.text_config)
+        ]
+        text = config.text_config
+        row = replace(
+            official_checkpoint("siglip-base-patch16-224"), image=towers[0], text=towers[1], patch=14, image_size=44,
+            embedding=text.projection_size, text_length=text.max_position_embeddings,
+            vocabulary=Vocabulary("tiny", text.vocab_size, 1, None, None, ""),
+        )  # fmt: skip
+        source = importlib.import_module("twinlens.conversion.source")
+        monkeypatch.setattr(source, "locate", lambda name, progress: (tmp_path / "file.npz", row))
+        convert(row.name, tmp_path / "folder")
+        assert verify(row.name, tmp_path / "folder").passed
+        assert json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())["size"]["height"] == 44
+        assert f"base_model: google/{row.name}" in (tmp_path / "folder" / "README.md").read_text()
+        other = replace(row, text_length=text.max_position_embeddings + 1)
+        monkeypatch.setattr(source, "locate", lambda name, progress: (tmp_path / "file.npz", other))
+        with pytest.raises(ValueError, match=f"not the official {row.name}: text length 16, expected 17"):
+            convert(row.name, tmp_path / "wrong")
+        assert not (tmp_path / "wrong").exists()
+
+    def test_unknown_names(self, tmp_path: Path) -> None:
+        answer = run("convert", "ViT-B/31", tmp_path / "folder")
+        assert answer.returncode == 1
+        assert "no such file" in answer.stderr
+        assert "ViT-B/32" in answer.stderr
