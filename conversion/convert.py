@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..configuration import DualEncoderConfig, SiglipConfig
 from ..formats import Activation, Checkpoint
+from ..formats.table import is_finite
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
 from .certificate import Certificate
 from .download import download_file
@@ -134,7 +135,7 @@ def _processor(
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
     for name, value in model.state_dict().items():
-        if not value.isfinite().all():
+        if not is_finite(value):
             raise ValueError(f"{name} has values beyond the range of {value.dtype}. Choose bfloat16 or float32.")
     model.save_pretrained(folder)
 

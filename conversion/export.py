@@ -29,6 +29,7 @@ from ..formats import (
     to_official,
     write_tensors,
 )
+from ..formats.table import is_finite
 
 Format = Literal["openai", "big_vision", "open_clip", "transformers"]
 ExportDType = Literal["float32", "float16", "bfloat16"]
@@ -76,7 +77,7 @@ def export(
 
     weights = to_official(checkpoint.state_dict(), replace(layout, dtypes={"": dtype}) if dtype else layout)
     for name, tensor in weights.items():
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise ValueError(f"{name} has values beyond the range of {tensor.dtype}. Choose bfloat16 or float32.")
     partials = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial") for path in contents}
     try:

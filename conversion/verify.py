@@ -65,28 +65,34 @@ def certify_folder(
     `strict` raises ValueError where its weights are not those of the checkpoint, rounded or not.
     """
     config = type(checkpoint.config).from_pretrained(folder)
-    original = build_model(checkpoint, torch.float32, config)
-    stored = type(original).from_pretrained(folder, dtype=torch.float32).eval()
+    model_class = _model_class(config)
+
+    def load_original() -> PreTrainedModel:
+        return build_model(checkpoint, torch.float32, config)
+
+    def load_stored() -> PreTrainedModel:
+        return model_class.from_pretrained(folder, dtype=torch.float32)
+
     dtype = getattr(torch, str(config.dtype or "float32").removeprefix("torch."))
-    weights, values = original.state_dict(), stored.state_dict()
+    weights, values = load_original().state_dict(), load_stored().state_dict()
     changed = [name for name, value in values.items() if not torch.equal(value, weights[name].to(dtype).float())]
     if changed and strict:
         raise ValueError(f"{changed[0]} as read back from the new folder differs from what was written there.")
     rounded = None
     if changed:
-        model = stored
+        model = load_stored
         notes += (f"{len(changed)} of {len(values)} weights are not those of the source: {', '.join(changed[:3])}.",)
     elif all(torch.equal(value, weights[name]) for name, value in values.items()):
-        model = stored
+        model = load_stored
     else:
-        model, rounded = original, stored
+        model, rounded = load_original, load_stored
         notes += (f"The weights are rounded to {str(dtype).removeprefix('torch.')}; the parity table has the cost.",)
-    del original, weights, values  # room for one more model
+    del weights, values  # room for one model at a time
     return certify(
         checkpoint,
         model,
         rounded=rounded,
-        native=getattr(transformers, type(model).__name__).from_pretrained(folder, dtype=torch.float32),
+        native=lambda: getattr(transformers, model_class.__name__).from_pretrained(folder, dtype=torch.float32),
         photograph=_photograph(folder),
         original=reference == "original",
         notes=notes,
@@ -96,10 +102,10 @@ def certify_folder(
 
 def build_model(checkpoint: Checkpoint, dtype: torch.dtype, config: Any = None) -> PreTrainedModel:
     """Give our model with the official weights, every one and no other, under its own or another configuration."""
-    model_class = DualEncoderModel if isinstance(checkpoint.config, DualEncoderConfig) else SiglipVisionModel
-    model, info = model_class.from_pretrained(
+    config = config or checkpoint.config
+    model, info = _model_class(config).from_pretrained(
         None,
-        config=config or checkpoint.config,
+        config=config,
         state_dict=checkpoint.state_dict(),
         dtype=dtype,
         output_loading_info=True,
@@ -107,6 +113,10 @@ def build_model(checkpoint: Checkpoint, dtype: torch.dtype, config: Any = None) 
     if problems := {name: sorted(keys) for name, keys in info.items() if keys}:
         raise ValueError(f"{checkpoint.path} does not fill the model exactly: {problems}.")
     return model.eval()
+
+
+def _model_class(config: Any) -> Any:
+    return DualEncoderModel.family(config) if isinstance(config, DualEncoderConfig) else SiglipVisionModel
 
 
 def _photograph(folder: Path) -> npt.NDArray[Any]:

@@ -60,7 +60,7 @@ class Checkpoint:
 
     path: Path
     files: tuple[Path, ...]  # that hold the weights: `path` itself, or some in this folder
-    tensors: dict[str, Tensor] = field(repr=False)  # weights under their official names, as stored
+    tensors: Mapping[str, Tensor] = field(repr=False)  # weights under their official names, as stored
     layout: Layout
     choices: Choices
     config: DualEncoderConfig | SiglipVisionConfig  # the second of an image tower alone
@@ -144,7 +144,9 @@ def _read(path: Path, choices: Choices) -> Checkpoint:
     files = weight_files(path)
     container, tensors = read_files(files)
     layout = _find_layout(container, tensors, files[0].parent)
-    weights = {name: tensor for name, tensor in tensors.items() if name not in layout.integers}
+    weights = tensors
+    if layout.integers:
+        weights = {name: tensor for name, tensor in tensors.items() if name not in layout.integers}
     rows = layout.table()
     sizes, violations = table.solve(rows, weights)
     if violations:

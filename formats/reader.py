@@ -1,19 +1,25 @@
 """Tensors out of files that nobody vouches for: nothing in them is executed."""
 
-from collections.abc import Iterable
+import math
+import struct
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
-import safetensors.torch
+import numpy.typing as npt
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from . import torch_file
 from .layout import read_json
 from .table import FormatError
 
+_MOST_UNPACKED = 2  # times the size of the file; weights hardly compress
 # What weights are called in folders, the best first; an index names several files.
 _IN_OPEN_CLIP_FOLDERS = (
     "open_clip_model.safetensors",
@@ -51,22 +57,42 @@ def weight_files(path: Path) -> list[Path]:
     return sorted({path / name for name in parts.values()})
 
 
-def read_files(files: Iterable[Path]) -> tuple[str, dict[str, Tensor]]:
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors that stay in their file: each is mapped when asked for, and takes memory only while somebody holds it."""
+
+    def __init__(self, mappers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._mappers = mappers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._mappers[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._mappers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mappers)
+
+    def __len__(self) -> int:
+        return len(self._mappers)
+
+
+def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:
     """The container ("torchscript", "torch", "torch/state_dict", "npz", "safetensors") and the tensors of all files.
 
+    Those of .npz and .safetensors files stay there (`StoredTensors`), so the files must not change meanwhile.
     Told by content, not by name. Raises FormatError for everything else, damaged and hostile files included.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: ChainMap[str, Tensor] = ChainMap()
     container = ""
     for file in files:
         container, part = _read_tensors(file)
         if twice := sorted(tensors.keys() & part.keys()):
             raise FormatError(f"{twice[0]} is in two of the files.")
-        tensors |= part
+        tensors.maps.append(part)  # type: ignore[arg-type]  # nobody writes into it
     return container, tensors
 
 
-def _read_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
+def _read_tensors(path: Path) -> tuple[str, Mapping[str, Tensor]]:
     with path.open("rb") as file:
         start = file.read(9)
     if not start:
@@ -75,7 +101,9 @@ def _read_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
         if start.startswith(b"PK\x03\x04"):
             return _read_zip(path)
         if start[8:] == b"{":  # after the length of the header, which may be any bytes
-            return "safetensors", safetensors.torch.load_file(path)
+            with safe_open(path, framework="pt") as opened:
+                names = opened.keys()
+            return "safetensors", StoredTensors({name: partial(_map_safetensor, path, name) for name in names})
         if start.startswith(b"\x80"):  # a pickle
             return torch_file.read_legacy(path)
     except FormatError:
@@ -85,23 +113,58 @@ def _read_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
     raise FormatError("this is not a checkpoint; expected a PyTorch file (.pt), a .npz or a .safetensors file.")
 
 
-def _read_zip(path: Path) -> tuple[str, dict[str, Tensor]]:
+def _read_zip(path: Path) -> tuple[str, Mapping[str, Tensor]]:
     with ZipFile(path) as archive:
         names = archive.namelist()
         if len(set(names)) != len(names):
             raise FormatError("the archive has two entries of one name, so it is not clear what it holds.")
+        if (unpacked := sum(entry.file_size for entry in archive.infolist())) > _MOST_UNPACKED * path.stat().st_size:
+            raise FormatError(
+                f"the archive unpacks to {unpacked:,} bytes, far more than it has; weights do not do that."
+            )
         pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) == 1:
             return torch_file.read_archive(archive, pickles[0].removesuffix("data.pkl"))
-    if any(name.endswith(".npy") for name in names):
-        with np.load(path, allow_pickle=False) as arrays:
-            return "npz", {name: _from_numpy(name, arrays[name]) for name in arrays.files}
+        if any(name.endswith(".npy") for name in names):
+            arrays = {entry.filename.removesuffix(".npy"): _array(path, archive, entry) for entry in archive.infolist()}
+            for map_array in arrays.values():
+                map_array()  # so that a dtype without meaning is refused here
+            return "npz", StoredTensors(arrays)
     raise FormatError("this zip archive is no checkpoint; expected a PyTorch file (.pt) or NumPy arrays (.npz).")
 
 
-def _from_numpy(name: str, array: Any) -> Tensor:
-    if not isinstance(array, np.ndarray):
-        raise FormatError(f"{name} is not a NumPy array.")
+def _map_safetensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as opened:
+        return opened.get_tensor(name)
+
+
+def _array(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]:
+    """Check an entry of a .npz file to its last byte, and give what maps it; of a compressed one, what keeps it."""
+    if not entry.filename.endswith(".npy"):
+        raise FormatError(f"{entry.filename} is not a NumPy array.")
+    with archive.open(entry) as file:
+        if entry.compress_type != ZIP_STORED:
+            tensor = _from_numpy(np.lib.format.read_array(file, allow_pickle=False))
+            return lambda: tensor
+        major, _ = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(file)
+        header = file.tell()
+        if dtype.hasobject:
+            raise FormatError("Object arrays cannot be loaded: they hold pickles, which can run code.")
+        if header + math.prod(shape) * dtype.itemsize != entry.file_size:
+            raise FormatError(f"{entry.filename} has {entry.file_size} bytes, its header says another number.")
+        while file.read(1 << 20):  # at the end its checksum is compared
+            pass
+    with path.open("rb") as raw:
+        raw.seek(entry.header_offset)
+        name_length, extra_length = struct.unpack("<26xHH", raw.read(30))
+    start = entry.header_offset + 30 + name_length + extra_length + header
+    mapped = partial(np.memmap, path, dtype, "c", start, shape, "F" if fortran_order else "C")
+    return (lambda: _from_numpy(mapped())) if math.prod(shape) else lambda: _from_numpy(np.empty(shape, dtype))
+
+
+def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
     if array.dtype == np.dtype("V2"):  # how NumPy stores JAX's bfloat16
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -130,8 +130,12 @@ class _Parameter(_Inert):
         return tensor
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, ordered dicts and inert modules, and refuses every other name that a pickle asks for."""
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Knows tensors, ordered dicts and inert modules, and refuses every other name that a pickle asks for.
+
+    Python's own implementation: the one in C makes a table as long as the largest index that a pickle remembers a value
+    by, which a forged byte turns into gigabytes.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
@@ -198,4 +202,8 @@ def _load(described: Mapping[str, _Stored], read_storage: Callable[[str], Tensor
     for stored in described.values():
         if stored.key not in storages:
             storages[stored.key] = read_storage(stored.key)
-    return {name: stored.view(name, storages[stored.key]) for name, stored in described.items()}
+    tensors = {name: stored.view(name, storages[stored.key]) for name, stored in described.items()}
+    # A small file could describe any number of tensors by the same bytes, each of which would become a copy.
+    if sum(tensor.nbytes for tensor in tensors.values()) > sum(storage.nbytes for storage in storages.values()):
+        raise FormatError("the tensors have more values than the file holds: some share theirs, which weights do not.")
+    return tensors
