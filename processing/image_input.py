@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, BinaryIO
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from huggingface_hub import get_session
 from PIL import Image, ImageOps
+
+from .._version import __version__
 
 
 def flatten_images(images: Any) -> list[Any]:
@@ -23,7 +25,8 @@ def flatten_images(images: Any) -> list[Any]:
 def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
     """Decode a PIL image, a path, a URL or the bytes of a file; the first frame of several.
 
-    ValueError where Pillow cannot read it; its limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) stands.
+    ValueError where Pillow cannot read it, OSError where a URL gives nothing. Pillow's limit against decompression
+    bombs (`Image.MAX_IMAGE_PIXELS`) stands.
     """
     if isinstance(source, Image.Image):
         return _decode(source, "the image", exif_transpose)
@@ -36,13 +39,20 @@ def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
         )
     name = os.fspath(source)
     if name.startswith(("http://", "https://")):
-        response = get_session().get(name, follow_redirects=True)
-        response.raise_for_status()
-        return _decode(BytesIO(response.content), name, exif_transpose)
+        return _decode(BytesIO(_fetched(name)), name, exif_transpose)
     if not os.path.isfile(name):
         raise FileNotFoundError(f"expected an image file, got {name}, which is not there")
     with open(name, "rb") as file:
         return _decode(file, name, exif_transpose)
+
+
+def _fetched(address: str) -> bytes:
+    request = Request(address, headers={"User-Agent": f"twinlens/{__version__}"})  # without one many servers refuse
+    try:
+        with urlopen(request, timeout=30) as response:
+            return response.read()
+    except OSError as error:
+        raise OSError(f"expected an image at {address}, which cannot be had: {error}") from error
 
 
 def _decode(source: Image.Image | BinaryIO, name: str, exif_transpose: bool) -> Image.Image:

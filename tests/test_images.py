@@ -7,8 +7,10 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from functools import cache
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -337,6 +339,18 @@ class TestThreads:
         monkeypatch.setattr(np, "take", watched)
         SiglipImageProcessor()(cat())
         assert sizes == [(np.float32, np.uint8, np.float32)] * 3
+
+
+def test_addresses(tmp_path: Path) -> None:
+    cat().save(tmp_path / "cat.png")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        assert np.array_equal(levels_of(SiglipImageProcessor(), f"{address}/cat.png"), by_pillow("", cat(), "SigLIP"))
+        with pytest.raises(OSError, match=r"expected an image at .*/dog\.png, which cannot be had: .* 404"):
+            SiglipImageProcessor()(f"{address}/dog.png")
+        server.shutdown()
 
 
 class TestTransparencyAndOrientation:
