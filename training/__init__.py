@@ -1,0 +1,1 @@
+"""Contrastive training: a trainer, its data, and what it measures."""
