@@ -1,0 +1,108 @@
+"""The README.md of a trained folder, and the curves in it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+_CARD = """\
+---
+{metadata}
+---
+
+# A {family} trained with twinlens
+
+{origin}
+
+```python
+from twinlens import DualEncoderModel, DualEncoderProcessor
+
+model = DualEncoderModel.from_pretrained("FOLDER")
+processor = DualEncoderProcessor.from_pretrained("FOLDER")
+logits = model.logits(model.encode_image(**processor(images=images)), model.encode_text(**processor(text=texts)))
+```
+
+Plain transformers loads the folder too.
+
+## Training
+
+{updates:,} updates of {batch:,} pairs in {processes} {process_word}, {minutes:.1f} minutes.
+
+![loss and metrics over updates](training_curves.png)
+
+{metrics}
+Settings, where they are not the defaults:
+
+{settings}
+
+Every number is in `training.json`. Versions: {versions}.
+"""
+_FAMILIES = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2"}
+
+
+def training_card(report: dict[str, Any], model_type: str, changed: dict[str, Any]) -> str:
+    """YAML metadata, origin, usage, curves, the last metrics, the settings that were `changed`, and versions."""
+    plan = report["plan"]
+    start = f"`{Path(plan['model']).name}`"
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=[model_type, "vision", "twinlens"],
+    )
+    return _CARD.format(
+        metadata=metadata.to_yaml(),
+        family=_FAMILIES[model_type],
+        origin=f"From scratch, with the geometry of {start}." if plan["from_scratch"] else f"It started from {start}.",
+        updates=report["updates"],
+        batch=plan["batch_size"] * report["processes"],
+        processes=report["processes"],
+        process_word="process" if report["processes"] == 1 else "processes",
+        minutes=report["seconds"] / 60,
+        metrics=_metrics(report["metrics"]),
+        settings="\n".join(f"- `{name}`: {value}" for name, value in changed.items()),
+        versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+    )
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    rows = {
+        name.removeprefix("eval_").replace("_", " "): value
+        for name, value in metrics.items()
+        if "recall" in name or "accuracy" in name
+    }
+    if not rows:
+        return ""
+    table = "\n".join(f"| {name} | {value:.1%} |" for name, value in rows.items())
+    return f"| measured at the end | |\n|---|---:|\n{table}\n\n"
+
+
+def draw_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw the loss, and below it what evaluations measured, over updates."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"Curves need matplotlib ({error}): pip install 'twinlens[train]'.") from error
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for entry in history:
+        for name, value in entry.items():
+            if name in ("loss", "eval_loss") or name[-11:] == "recall_at_1" or name.endswith("accuracy"):
+                curves.setdefault(name, []).append((entry["step"], value))
+    shares = [name for name in curves if "loss" not in name]
+    figure = Figure(figsize=(7, 5.5 if shares else 3), layout="constrained")
+    axes = figure.subplots(2 if shares else 1, sharex=True, squeeze=False)[:, 0]
+    for name, points in curves.items():
+        axis = axes[name in shares]
+        axis.plot(*zip(*points, strict=True), marker="." if name.startswith("eval") else None, label=_label(name))
+    axes[0].set(ylabel="loss")
+    if shares:
+        axes[1].set(ylabel="share right", ylim=(0, 1.02))
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    axes[-1].set(xlabel="updates")
+    figure.savefig(file, dpi=150)
+
+
+def _label(name: str) -> str:
+    return {"loss": "training", "eval_loss": "evaluation"}.get(name, name.removeprefix("eval_").replace("_", " "))
