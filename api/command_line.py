@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .train_command import train_command
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -257,6 +259,9 @@ def classify(
         print(result["image"])
         for name, score in result["scores"].items():
             print(f"  {score:8.2%}  {name}")
+
+
+app.command("train")(train_command)
 
 
 @app.command()

@@ -14,35 +14,6 @@ from .training.plan import TrainingPlan
 _ARGUMENTS = ("model", "data", "output")
 
 
-def train(config: Path | None, dry_run: bool, as_json: bool, **given: Any) -> None:
-    """Train on pairs of images and captions and write a Hub folder with a card that has the curves.
-
-    Runs in one process, or in several under `accelerate launch -m twinlens train ...`.
-    """
-    from .training import dry_run as estimate
-    from .training import train as run
-
-    plan = TrainingPlan.read(config, {name: value for name, value in given.items() if value not in (None, False)})
-    if dry_run:
-        result = estimate(plan)
-        print(json.dumps(result.to_dict(), indent=2) if as_json else result.describe())
-        return
-    outcome = run(plan)
-    if not outcome.is_main_process:
-        return
-    if as_json:
-        print(
-            json.dumps(
-                {"folder": str(outcome.folder), "updates": outcome.updates, "metrics": outcome.metrics}, indent=2
-            )
-        )
-        return
-    for name, value in outcome.metrics.items():
-        if "recall" in name or "accuracy" in name:
-            print(f"{name.removeprefix('eval_').replace('_', ' '):<28}{value:7.1%}")
-    print(f"Wrote {outcome.folder}")
-
-
 def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the signature that typer is to read: the plan's fields, then options of the command itself."""
     hints = get_type_hints(TrainingPlan)
@@ -74,3 +45,33 @@ def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+@with_plan_options
+def train_command(config: Path | None, dry_run: bool, as_json: bool, **given: Any) -> None:
+    """Train on pairs of images and captions and write a Hub folder with a card that has the curves.
+
+    Runs in one process, or in several under `accelerate launch -m twinlens train ...`.
+    """
+    from .training import dry_run as estimate
+    from .training import train as run
+
+    plan = TrainingPlan.read(config, {name: value for name, value in given.items() if value not in (None, False)})
+    if dry_run:
+        result = estimate(plan)
+        print(json.dumps(result.to_dict(), indent=2) if as_json else result.describe())
+        return
+    outcome = run(plan)
+    if not outcome.is_main_process:
+        return
+    if as_json:
+        print(
+            json.dumps(
+                {"folder": str(outcome.folder), "updates": outcome.updates, "metrics": outcome.metrics}, indent=2
+            )
+        )
+        return
+    for name, value in outcome.metrics.items():
+        if "recall" in name or "accuracy" in name:
+            print(f"{name.removeprefix('eval_').replace('_', ' '):<28}{value:7.1%}")
+    print(f"Wrote {outcome.folder}")
