@@ -1,5 +1,6 @@
 """Models: one encoder, two families, transformers' class names."""
 
+from ..losses import SigmoidLoss, SoftmaxLoss, sigmoid_loss, softmax_loss
 from .clip import (
     CLIPForImageClassification,
     CLIPModel,
@@ -9,5 +10,4 @@ from .clip import (
     CLIPVisionModelWithProjection,
 )
 from .dual_encoder import DualEncoderModel
-from .losses import sigmoid_loss, softmax_loss
 from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel

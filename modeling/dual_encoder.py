@@ -5,13 +5,14 @@ pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projecti
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration import DualEncoderConfig
-from .losses import LOSSES, similarity
+from ..losses import LOSSES
 from .pretrained import OLD_TABLES, EncoderPreTrainedModel, Options
 from .towers import TextTower, VisionTower
 
@@ -19,6 +20,15 @@ from .towers import TextTower, VisionTower
 def unit(embeds: Tensor) -> Tensor:
     """Vectors (batch, dim) scaled to length 1, in float32."""
     return nn.functional.normalize(embeds.float(), dim=-1)
+
+
+def similarity(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Logits (images, texts) in float32, under autocast too: exp(scale) * cosine + bias, of unit vectors."""
+    with torch.autocast(text_embeds.device.type, enabled=False):
+        images = image_embeds.float().to(text_embeds.device)
+        cosine = text_embeds.float() @ images.t()  # (texts, images), as transformers
+        logits = cosine * scale.float().exp().to(cosine.device)
+        return (logits if bias is None else logits + bias.float().to(cosine.device)).t()
 
 
 class DualEncoderModel(EncoderPreTrainedModel):
@@ -117,11 +127,13 @@ class DualEncoderModel(EncoderPreTrainedModel):
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         inputs_embeds: Tensor | None = None,
+        group: ProcessGroup | None = None,
         **kwargs: Options,
     ) -> ModelOutput:
         """Compare images with texts, or encode only what is given; all embeddings and logits are float32.
 
-        With `return_loss`, image i belongs to text i.
+        With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold; training
+        makes no logits then, whose memory grows with the square of the batch.
         """
         has_text = input_ids is not None or inputs_embeds is not None
         if pixel_values is None and not has_text:
@@ -134,15 +146,15 @@ class DualEncoderModel(EncoderPreTrainedModel):
             inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
             text_outputs = self.get_text_features(*inputs, return_dict=True, **kwargs)
             text_embeds = unit(text_outputs.pooler_output)  # (texts, dim)
-        if image_embeds is not None and text_embeds is not None:
+        if image_embeds is not None and text_embeds is not None and not (return_loss and self.training):
             per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
             per_text = per_image.t()
         if return_loss:
-            loss = self._loss(image_embeds, text_embeds)
+            loss = self._loss(image_embeds, text_embeds, group)
         return self.output_class(loss, per_image, per_text, text_embeds, image_embeds, text_outputs, vision_outputs)
 
-    def _loss(self, image_embeds: Tensor | None, text_embeds: Tensor | None) -> Tensor:
+    def _loss(self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None) -> Tensor:
         images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
-        return LOSSES[self.config.loss](image_embeds, text_embeds, *self._scale_and_bias)
+        return LOSSES[self.config.loss](image_embeds, text_embeds, *self._scale_and_bias, group=group)

@@ -1,0 +1,56 @@
+"""Losses that make their gradients together with their value, so that autograd keeps no logits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .checks import check
+
+Gradients = list[Tensor | None]
+
+
+def analytic(
+    compute: Callable[..., tuple[Tensor, Gradients]],
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    scalars: dict[str, Tensor],
+    chunk_size: int,
+    group: dist.ProcessGroup | None,
+) -> Tensor:
+    """The loss that `compute` makes of checked inputs, in float32 or float64, under autocast too."""
+    device = text_embeds.device
+    inputs = [value.to(device) for value in (image_embeds, text_embeds, *scalars.values())]
+    needs = tuple(torch.is_grad_enabled() and value.requires_grad for value in inputs)
+    check({"image_embeds": inputs[0], "text_embeds": inputs[1]}, scalars, chunk_size, needs, group)
+    dtype = torch.promote_types(torch.promote_types(image_embeds.dtype, text_embeds.dtype), torch.float32)
+
+    def computed(*inputs: Tensor) -> tuple[Tensor, Gradients]:
+        with torch.autocast(device.type, enabled=False):
+            exact = (value.to(dtype).contiguous() for value in inputs)
+            return compute(*exact, needs=needs, chunk_size=chunk_size, group=group)
+
+    return _Analytic.apply(computed, *inputs)
+
+
+class _Analytic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[..., tuple[Tensor, Gradients]], *inputs: Tensor) -> Tensor:
+        loss, ctx.gradients = compute(*inputs)
+        ctx.compute = compute
+        ctx.save_for_backward(*inputs)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        # They are handed over, not copied; under `retain_graph=True` the next call makes them again.
+        gradients, ctx.gradients = ctx.gradients or ctx.compute(*inputs)[1], None
+        return None, *(
+            None if gradient is None else gradient.mul_(upstream).to(value.dtype).view_as(value)
+            for gradient, value in zip(gradients, inputs, strict=True)
+        )
