@@ -1,0 +1,54 @@
+"""Pairs of pictures and captions that exist only as numbers until they are asked for."""
+
+from random import Random
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from .picture import render
+from .world import HELD_OUT, KINDS, SEEN, Kind, Scene, draw_caption, draw_scene, name
+
+IMAGE_SIZE = 64
+
+
+class ShapesDataset(Dataset[dict[str, Any]]):
+    """Pairs that follow from split, seed and index alone. The training split never shows or names what is `HELD_OUT`."""
+
+    def __init__(
+        self, split: Literal["train", "test"] = "train", size: int = 10_000, seed: int = 0, image_size: int = IMAGE_SIZE
+    ) -> None:
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+        self.split, self.size, self.seed, self.image_size = split, size, seed, image_size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene, text = self.describe(index)
+        return {"image": render(scene, self.image_size), "text": text, "index": index}
+
+    def describe(self, index: int) -> tuple[Scene, str]:
+        """The scene and its caption, without the picture."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"The dataset has pairs 0 to {self.size - 1}, got {index}.")
+        random = Random(f"{self.split} {self.seed} {index}")
+        scene = draw_scene(random, SEEN if self.split == "train" else KINDS)
+        return scene, draw_caption(random, scene)
+
+
+class OneThing(Dataset[dict[str, Any]]):
+    """Pictures of one thing each, every kind equally often; the label is the place in `KINDS`."""
+
+    def __init__(self, size: int = 2_000, seed: int = 0, image_size: int = IMAGE_SIZE) -> None:
+        self.size, self.seed, self.image_size = size, seed, image_size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.size:
+            raise IndexError(f"The dataset has pictures 0 to {self.size - 1}, got {index}.")
+        label = index % len(KINDS)
+        scene = draw_scene(Random(f"one {self.seed} {index}"), [KINDS[label]], "one")
+        return {"image": render(scene, self.image_size), "label": label}

@@ -1,0 +1,194 @@
+"""The world: coloured shapes on a plain ground, which of them are kept for testing, and what is true of a scene."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import dist
+from random import Random
+from typing import Literal
+
+Rgb = tuple[int, int, int]
+Kind = tuple[str, str]  # colour and shape
+Form = Literal["one", "group", "pair"]
+
+COLOURS: dict[str, Rgb] = {
+    "red": (215, 35, 40),
+    "orange": (245, 140, 15),
+    "yellow": (250, 225, 45),
+    "green": (35, 155, 65),
+    "blue": (35, 80, 215),
+    "purple": (125, 40, 170),
+    "pink": (250, 140, 195),
+    "brown": (120, 70, 30),
+    "black": (15, 15, 15),
+    "white": (252, 252, 252),
+}
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "diamond")
+SIZES = {"small": (0.09, 0.11), "medium": (0.14, 0.17), "large": (0.21, 0.26)}  # radius, of the picture's side
+COUNTS = ("one", "two", "three", "four")
+RELATIONS = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+}  # and seen from the other
+PHRASINGS = ("{}", "{}", "a photo of {}", "a picture of {}", "an image of {}", "i can see {}", "there {be} {}")
+
+KINDS: tuple[Kind, ...] = tuple(product(COLOURS, SHAPES))
+# Two shapes of every colour and two colours of every shape occur in no scene and in no caption of the training split.
+HELD_OUT = frozenset(
+    (colour, SHAPES[(place + step) % len(SHAPES)]) for place, colour in enumerate(COLOURS) for step in (3, 7)
+)
+SEEN = tuple(kind for kind in KINDS if kind not in HELD_OUT)
+
+_GAP = 0.02  # between things, and to the border
+_CONTRAST = 100  # of ground and things, a distance between colours
+_GENERAL = 0.2  # of the captions leave colour or shape out
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One shape; places and lengths are shares of the picture's side, from its top left."""
+
+    colour: str
+    shape: str
+    size: str
+    x: float
+    y: float
+    radius: float
+    turn: float  # radians
+    paint: Rgb  # a shade of the colour
+
+    @property
+    def kind(self) -> Kind:
+        return self.colour, self.shape
+
+    @property
+    def place(self) -> str | None:
+        """Where it is, if there are words for it."""
+        across, down = self.x - 0.5, self.y - 0.5
+        if max(abs(across), abs(down)) < 0.08:
+            return "in the middle"
+        if min(abs(across), abs(down)) < 0.12:
+            return None
+        return f"in the {'top' if down < 0 else 'bottom'} {'left' if across < 0 else 'right'}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One thing, up to four of a kind, or two of different kinds, on a ground."""
+
+    things: tuple[Thing, ...]
+    ground: tuple[Rgb, ...]  # nine colours, three by three, that run into each other
+    stripes: int  # how many across the ground
+
+
+def relation(first: Thing, second: Thing) -> str | None:
+    """How the first lies to the second, if it is plain."""
+    across, down = first.x - second.x, first.y - second.y
+    if abs(across) > 1.5 * abs(down):
+        return "left of" if across < 0 else "right of"
+    if abs(down) > 1.5 * abs(across):
+        return "above" if down < 0 else "below"
+    return None
+
+
+def draw_scene(
+    random: Random, kinds: Sequence[Kind] = SEEN, form: Form | None = None, count: int | None = None
+) -> Scene:
+    """A scene of things of these kinds; its form, and the count of a group, are drawn too unless given."""
+    form = form or random.choices(("one", "group", "pair"), (5, 2, 3))[0]
+    if form == "pair":
+        chosen = random.sample(kinds, 2)
+        sizes = random.choices(list(SIZES), k=2)
+    else:
+        count = 1 if form == "one" else count or random.randint(2, len(COUNTS))
+        chosen = [random.choice(kinds)] * count
+        sizes = [random.choice(list(SIZES) if count < 3 else ["small", "medium"])] * count
+    things: list[Thing] = []
+    while not things or (form == "pair" and relation(*things) is None):
+        things = _scatter(random, chosen, sizes)
+    return Scene(tuple(things), _ground(random, things), random.choice((0, 0, 0, 3, 5, 8)))
+
+
+def _scatter(random: Random, kinds: Sequence[Kind], sizes: Sequence[str]) -> list[Thing]:
+    """Things that neither touch each other nor leave the picture; none where they happened not to fit."""
+    things: list[Thing] = []
+    for (colour, shape), size in zip(kinds, sizes, strict=True):
+        radius = random.uniform(*SIZES[size])
+        x, y = (random.uniform(radius + _GAP, 1 - radius - _GAP) for _ in range(2))
+        if any(dist((x, y), (other.x, other.y)) < radius + other.radius + _GAP for other in things):
+            return []
+        red, green, blue = (min(255, max(0, level + random.randint(-12, 12))) for level in COLOURS[colour])
+        things.append(Thing(colour, shape, size, x, y, radius, random.uniform(-0.2, 0.2), (red, green, blue)))
+    return things
+
+
+def _ground(random: Random, things: Sequence[Thing]) -> tuple[Rgb, ...]:
+    """Nine shades of a dull colour that stands out from the things on it."""
+    while True:
+        base = colorsys.hsv_to_rgb(random.random(), random.uniform(0.05, 0.35), random.uniform(0.3, 0.95))
+        if all(dist([255 * level for level in base], thing.paint) > _CONTRAST for thing in things):
+            return tuple(_shade(random, base) for _ in range(9))
+
+
+def _shade(random: Random, base: tuple[float, float, float]) -> Rgb:
+    light = random.uniform(-20, 20)
+    red, green, blue = (min(255, max(0, round(255 * level + light + random.uniform(-6, 6)))) for level in base)
+    return red, green, blue
+
+
+def draw_caption(random: Random, scene: Scene) -> str:
+    """One of the true captions of a scene."""
+    exact, general = statements(scene)
+    statement = random.choice(general if general and random.random() < _GENERAL else exact)
+    be = "are" if statement.split()[0] in COUNTS[1:] else "is"
+    return random.choice(PHRASINGS).format(statement, be=be)
+
+
+def statements(scene: Scene) -> tuple[list[str], list[str]]:
+    """What can be said of a scene: with colour and shape of everything, and with less."""
+    first, *others = scene.things
+    if not others:
+        return _about_one(first)
+    if others[0].kind == first.kind:
+        return _about_group(first, COUNTS[len(others)])
+    return _about_pair(first, others[0])
+
+
+def name(kind: Kind) -> str:
+    """A kind with its article: "a red star"."""
+    return _article(" ".join(kind))
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _about_one(thing: Thing) -> tuple[list[str], list[str]]:
+    colour, shape = thing.kind
+    nouns = [f"{colour} {shape}", f"{thing.size} {colour} {shape}"]
+    places = ["", f" {thing.place}"] if thing.place else [""]
+    exact = [_article(noun) + place for noun in nouns for place in places]
+    return exact, [_article(shape), f"something {colour}", f"{_article(shape)}{places[-1]}"]
+
+
+def _about_group(thing: Thing, count: str) -> tuple[list[str], list[str]]:
+    colour, shapes = thing.colour, f"{thing.shape}{'es' if thing.shape == 'cross' else 's'}"
+    exact = [f"{count} {colour} {shapes}", f"{count} {thing.size} {colour} {shapes}"]
+    return exact, [f"{count} {shapes}", f"{count} {colour} things"]
+
+
+def _about_pair(first: Thing, second: Thing) -> tuple[list[str], list[str]]:
+    exact, general = [], []
+    relations = relation(first, second), relation(second, first)
+    for here, there, lies in ((first, second, relations[0]), (second, first, relations[1])):
+        exact += [f"{name(here.kind)} {lies} {name(there.kind)}"] * 2 + [f"{name(here.kind)} and {name(there.kind)}"]
+        if here.shape != there.shape:
+            general.append(f"{_article(here.shape)} {lies} {_article(there.shape)}")
+        if here.colour != there.colour:
+            general.append(f"something {here.colour} {lies} something {there.colour}")
+    return exact, general
