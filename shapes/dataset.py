@@ -6,13 +6,13 @@ from typing import Any, Literal
 from torch.utils.data import Dataset
 
 from .picture import render
-from .world import HELD_OUT, KINDS, SEEN, Kind, Scene, draw_caption, draw_scene, name
+from .world import KINDS, SEEN, Scene, draw_caption, draw_scene
 
 IMAGE_SIZE = 64
 
 
 class ShapesDataset(Dataset[dict[str, Any]]):
-    """Pairs that follow from split, seed and index alone. The training split never shows or names what is `HELD_OUT`."""
+    """Pairs that follow from split, seed and index alone; the training split neither shows nor names `HELD_OUT`."""
 
     def __init__(
         self, split: Literal["train", "test"] = "train", size: int = 10_000, seed: int = 0, image_size: int = IMAGE_SIZE

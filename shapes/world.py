@@ -29,12 +29,6 @@ COLOURS: dict[str, Rgb] = {
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "diamond")
 SIZES = {"small": (0.09, 0.11), "medium": (0.14, 0.17), "large": (0.21, 0.26)}  # radius, of the picture's side
 COUNTS = ("one", "two", "three", "four")
-RELATIONS = {
-    "left of": "right of",
-    "right of": "left of",
-    "above": "below",
-    "below": "above",
-}  # and seen from the other
 PHRASINGS = ("{}", "{}", "a photo of {}", "a picture of {}", "an image of {}", "i can see {}", "there {be} {}")
 
 KINDS: tuple[Kind, ...] = tuple(product(COLOURS, SHAPES))
