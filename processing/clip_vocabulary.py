@@ -1,6 +1,7 @@
 """CLIP's byte-level BPE as a `tokenizers` pipeline."""
 
 import gzip
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,15 +26,20 @@ _NOT_SPECIAL = rf"(?:{_IN_PUNCTUATION})<\|(?={_NAME})"
 
 
 def read_official(path: str | Path | None = None) -> models.BPE:
-    """Read OpenAI's `bpe_simple_vocab_16e6.txt.gz`; without a path the copy that is part of this package."""
+    """Read OpenAI's `bpe_simple_vocab_16e6.txt.gz`; without a path the copy that is part of this package.
+
+    A file in its format may have fewer merges if its first line ends with their number, as in "#merges: 160".
+    """
     source = files(__package__) / "assets" / "bpe_simple_vocab_16e6.txt.gz" if path is None else Path(path)
     try:
         lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {error}") from error
-    merges = [(left, right) for left, space, right in (line.partition(" ") for line in lines[1 : _MERGES + 1]) if space]
-    if len(merges) != _MERGES:
-        raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {_MERGES}")
+    stated = re.search(r"#merges: (\d+)$", lines[0])
+    count = int(stated[1]) if stated else _MERGES
+    merges = [(left, right) for left, space, right in (line.partition(" ") for line in lines[1 : count + 1]) if space]
+    if len(merges) != count:
+        raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {count}")
     alphabet = _byte_alphabet()
     pieces = [
         *alphabet,
