@@ -1,14 +1,13 @@
 """Pairs of pictures and captions that exist only as numbers until they are asked for."""
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
-from .picture import render
-from .world import KINDS, SEEN, Scene, draw_caption, draw_scene
-
-IMAGE_SIZE = 64
+from .picture import IMAGE_SIZE, render
+from .world import KINDS, SEEN, Kind, Scene, draw_caption, draw_scene
 
 
 class ShapesDataset(Dataset[dict[str, Any]]):
@@ -40,8 +39,10 @@ class ShapesDataset(Dataset[dict[str, Any]]):
 class OneThing(Dataset[dict[str, Any]]):
     """Pictures of one thing each, every kind equally often; the label is the place in `KINDS`."""
 
-    def __init__(self, size: int = 2_000, seed: int = 0, image_size: int = IMAGE_SIZE) -> None:
-        self.size, self.seed, self.image_size = size, seed, image_size
+    def __init__(
+        self, size: int = 2_000, seed: int = 0, image_size: int = IMAGE_SIZE, kinds: Sequence[Kind] = KINDS
+    ) -> None:
+        self.size, self.seed, self.image_size, self.kinds = size, seed, image_size, kinds
 
     def __len__(self) -> int:
         return self.size
@@ -49,6 +50,6 @@ class OneThing(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.size:
             raise IndexError(f"The dataset has pictures 0 to {self.size - 1}, got {index}.")
-        label = index % len(KINDS)
-        scene = draw_scene(Random(f"one {self.seed} {index}"), [KINDS[label]], "one")
-        return {"image": render(scene, self.image_size), "label": label}
+        kind = self.kinds[index % len(self.kinds)]
+        scene = draw_scene(Random(f"one {self.seed} {index}"), [kind], "one")
+        return {"image": render(scene, self.image_size), "label": KINDS.index(kind)}

@@ -8,6 +8,7 @@ from .world import Scene, Thing
 
 Outline = list[tuple[float, float]]  # within a circle of radius 1, y downwards
 
+IMAGE_SIZE = 64  # of the small checkpoints
 _SUPERSAMPLING = 4
 _SHADOW = 0.02, 0.02, 70  # right, down, and how dark of 255
 
@@ -49,7 +50,7 @@ _OUTLINES: dict[str, list[Outline]] = {
 }
 
 
-def render(scene: Scene, image_size: int) -> Image.Image:
+def render(scene: Scene, image_size: int = IMAGE_SIZE) -> Image.Image:
     """A square RGB picture of a scene."""
     picture = Image.new("RGB", (3, 3))
     picture.putdata(scene.ground)

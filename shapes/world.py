@@ -29,6 +29,7 @@ COLOURS: dict[str, Rgb] = {
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "diamond")
 SIZES = {"small": (0.09, 0.11), "medium": (0.14, 0.17), "large": (0.21, 0.26)}  # radius, of the picture's side
 COUNTS = ("one", "two", "three", "four")
+RELATIONS = ("left of", "right of", "above", "below")
 PHRASINGS = ("{}", "{}", "a photo of {}", "a picture of {}", "an image of {}", "i can see {}", "there {be} {}")
 
 KINDS: tuple[Kind, ...] = tuple(product(COLOURS, SHAPES))
@@ -149,17 +150,21 @@ def statements(scene: Scene) -> tuple[list[str], list[str]]:
     if not others:
         return _about_one(first)
     if others[0].kind == first.kind:
-        return _about_group(first, COUNTS[len(others)])
+        return _about_group(first, len(scene.things))
     return _about_pair(first, others[0])
 
 
-def name(kind: Kind) -> str:
-    """A kind with its article: "a red star"."""
-    return _article(" ".join(kind))
+def name(kind: Kind, count: int = 1) -> str:
+    """So many of a kind: "a red star", "two red stars"."""
+    return _article(" ".join(kind)) if count == 1 else f"{COUNTS[count - 1]} {_plural(' '.join(kind))}"
 
 
 def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _plural(noun: str) -> str:
+    return f"{noun}{'es' if noun[-1] == 's' else 's'}"
 
 
 def _about_one(thing: Thing) -> tuple[list[str], list[str]]:
@@ -170,10 +175,10 @@ def _about_one(thing: Thing) -> tuple[list[str], list[str]]:
     return exact, [_article(shape), f"something {colour}", f"{_article(shape)}{places[-1]}"]
 
 
-def _about_group(thing: Thing, count: str) -> tuple[list[str], list[str]]:
-    colour, shapes = thing.colour, f"{thing.shape}{'es' if thing.shape == 'cross' else 's'}"
-    exact = [f"{count} {colour} {shapes}", f"{count} {thing.size} {colour} {shapes}"]
-    return exact, [f"{count} {shapes}", f"{count} {colour} things"]
+def _about_group(thing: Thing, count: int) -> tuple[list[str], list[str]]:
+    colour, shape = thing.kind
+    exact = [name(thing.kind, count), f"{COUNTS[count - 1]} {thing.size} {_plural(f'{colour} {shape}')}"]
+    return exact, [f"{COUNTS[count - 1]} {_plural(shape)}", f"{COUNTS[count - 1]} {colour} things"]
 
 
 def _about_pair(first: Thing, second: Thing) -> tuple[list[str], list[str]]:
