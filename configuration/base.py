@@ -189,7 +189,8 @@ class DualEncoderConfig(StrictConfig):
     projection: ClassVar[bool]  # bias-free linear maps of both pooled outputs to `projection_dim`
     logit_shape: ClassVar[tuple[int, ...]]  # of `logit_scale` and `logit_bias` in checkpoints
     logit_bias_init_value: ClassVar[float | None]  # None: the family has no bias
-    loss: ClassVar[str]  # a name in modeling.losses.LOSSES
+    loss: ClassVar[str]  # a name in losses.LOSSES
+    max_logit_scale: ClassVar[float | None]  # of the logarithm, in training; None: no limit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if SubConfigSpec is not None:  # what leaves the defaults of sub-configurations out of the JSON

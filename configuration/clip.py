@@ -1,5 +1,6 @@
 """CLIP (arXiv:2103.00020)."""
 
+import math
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -73,3 +74,4 @@ class CLIPConfig(DualEncoderConfig):
     logit_shape = ()
     logit_bias_init_value = None
     loss = "softmax"
+    max_logit_scale = math.log(100)  # section 2.5 of the paper

@@ -65,3 +65,4 @@ class SiglipConfig(DualEncoderConfig):
     projection = False
     logit_shape = (1,)
     loss = "sigmoid"
+    max_logit_scale = None

@@ -1,10 +1,16 @@
-"""The trainer: metrics, groups of parameters, large batches in slices, several processes, resumption, and the command."""
+"""The trainer: metrics, parameters, large batches in slices, several processes, resumption, and the command."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import twinlens
@@ -78,7 +84,7 @@ class TestRetrieval:
 class TestParameters:
     @pytest.mark.parametrize("family", ["clip", "siglip"])
     def test_groups(self, family):
-        """Every parameter is in one group; what is a vector or a number does not decay; layers learn slower downwards."""
+        """Every parameter is in one group; vectors and numbers do not decay; layers learn slower downwards."""
         model = tiny(family)
         groups = parameter_groups(model, learning_rate=1.0, weight_decay=0.2, layer_decay=0.5)
         found = {id(p): group for group in groups for p in group["params"]}
@@ -125,3 +131,161 @@ class TestParameters:
         torch.testing.assert_close((merged.encode_image(pixels), merged.encode_text(ids)), after, rtol=0, atol=1e-5)
         with pytest.raises(ValueError, match="at least 1, got 0"):
             add_lora(tiny(family), 0)
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Samples that are model inputs already."""
+
+    def __init__(self, count: int = 24, length: int = 8) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.pixels = torch.randn(count, 3, 16, 16, generator=generator)
+        self.ids = torch.randint(2, 98, (count, length), generator=generator)
+        self.ids[:, -1] = 98
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"pixel_values": self.pixels[index], "input_ids": self.ids[index], "index": index}
+
+
+def collate(samples: list[dict]) -> dict:
+    return {name: torch.stack([sample[name] for sample in samples]) for name in ("pixel_values", "input_ids")}
+
+
+def trainer(model, folder, **settings) -> ContrastiveTrainer:
+    arguments = ContrastiveTrainingArguments(
+        **{
+            "output_dir": str(folder), "use_cpu": True, "max_steps": 4, "learning_rate": 1e-3, "warmup_steps": 0,
+            "per_device_train_batch_size": 8, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True,
+        }
+        | settings
+    )  # fmt: skip
+    run = ContrastiveTrainer(
+        model=model, args=arguments, train_dataset=Pairs(), eval_dataset=Pairs(13), data_collator=collate
+    )
+    run.current_gradient_accumulation_steps = 1  # as at the beginning of `train`, for single steps
+    return run
+
+
+class TestTrainer:
+    @pytest.mark.parametrize("family", ["clip", "siglip"])
+    @pytest.mark.parametrize("size", [3, 8, 100])
+    def test_slices_give_the_gradients_of_the_whole_batch(self, family, size, tmp_path):
+        model = tiny(family)
+        batch = collate([Pairs()[i] for i in range(8)])
+        gradients = []
+        for cache in (None, size):
+            model.zero_grad()
+            loss = trainer(model, tmp_path, gradient_cache_size=cache).training_step(model, batch)
+            gradients.append(torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())]))
+        whole, sliced = gradients
+        assert (whole - sliced).norm() <= 1e-6 * whole.norm()
+        assert (whole[1:] - sliced[1:]).norm() <= 1e-6 * whole[1:].norm()
+
+    def test_both_passes_over_a_slice_draw_the_same_dropout(self, tmp_path):
+        model = tiny("siglip", attention_dropout=0.5)
+        run = trainer(model, tmp_path, gradient_cache_size=4)
+        seen = []
+        model.vision_model.register_forward_hook(lambda module, inputs, output: seen.append(output.pooler_output))
+        run.training_step(model, collate([Pairs()[i] for i in range(8)]))
+        first, second, again_first, again_second = seen
+        assert torch.equal(first, again_first)
+        assert torch.equal(second, again_second)
+        run.training_step(model, collate([Pairs()[i] for i in range(8)]))
+        assert not torch.equal(first, seen[4])
+
+    def test_no_more_pairs_are_embedded_at_a_time(self, tmp_path):
+        model = tiny("siglip")
+        sizes = []
+        model.vision_model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+        run = trainer(model, tmp_path, gradient_cache_size=3)
+        run.training_step(model, collate([Pairs()[i] for i in range(8)]))
+        assert sizes == [3, 3, 2] * 2
+
+    @pytest.mark.parametrize(
+        "settings", [{}, {"gradient_cache_size": 4}, {"bf16": True}, {"gradient_accumulation_steps": 2}]
+    )
+    def test_learns(self, settings, tmp_path):
+        model = tiny("siglip")
+        run = trainer(model, tmp_path, max_steps=40, learning_rate=3e-3, **settings)
+        run.train()
+        losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+        assert np.mean(losses[-3:]) < 0.5 * losses[0]
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+    def test_evaluation_is_over_all_pairs(self, tmp_path):
+        model = tiny("siglip")
+        metrics = trainer(model, tmp_path, per_device_eval_batch_size=5).evaluate()
+        pairs = collate([Pairs(13)[i] for i in range(13)])
+        embeds = model.encode_image(pairs["pixel_values"]), model.encode_text(pairs["input_ids"])
+        expected = retrieval_metrics(*embeds, text_ids=pairs["input_ids"])
+        assert {name: value for name, value in metrics.items() if "recall" in name} == {
+            f"eval_{name}": pytest.approx(value) for name, value in expected.items()
+        }
+        assert metrics["eval_loss"] > 0
+
+    def test_the_scale_of_clip_is_clipped(self, tmp_path):
+        model = tiny("clip")
+        nn.init.constant_(model.logit_scale, 6.0)
+        trainer(model, tmp_path, max_steps=1).train()
+        assert model.logit_scale.item() == pytest.approx(np.log(100))
+        model = tiny("siglip")
+        nn.init.constant_(model.logit_scale, 6.0)
+        trainer(model, tmp_path, max_steps=1).train()
+        assert model.logit_scale.item() > 5.9
+
+    def test_wrong_arguments(self, tmp_path):
+        for name, value, message in (
+            ("gradient_cache_size", 0, "at least 1 or None, got 0"),
+            ("layer_decay", 1.5, r"in \(0, 1\], got 1.5"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                ContrastiveTrainingArguments(output_dir=str(tmp_path), **{name: value})
+        with pytest.raises(TypeError, match="takes a twinlens DualEncoderModel, got a"):
+            trainer(tiny("siglip").vision_model, tmp_path)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Twice four pairs are eight: the same losses, weights and metrics, whole or in slices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(Path(__file__).with_name("training_process.py")), str(tmp_path)]
+    settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = [
+        subprocess.Popen(
+            command,
+            env=os.environ | settings | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    alone = {family: train_three_steps(family, 8, tmp_path) for family in FAMILIES}
+    for process in running:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+    for family, (weights, metrics) in alone.items():
+        together = load_file(tmp_path / f"{family}.safetensors")
+        assert weights.keys() == together.keys()
+        for name, value in weights.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-4, atol=2e-6, msg=name)
+        assert json.loads((tmp_path / f"{family}.json").read_text()) == pytest.approx(metrics)
+
+
+FAMILIES = {"siglip": None, "clip": 3}  # and the size of their slices, where there are two processes
+
+
+def train_three_steps(family: str, batch: int, folder, size: int | None = None) -> tuple[dict, dict]:
+    """Weights and losses, and the recalls of an evaluation."""
+    torch.manual_seed(0)
+    run = trainer(
+        tiny(family), folder, max_steps=3, gradient_cache_size=size, per_device_train_batch_size=batch,
+        max_grad_norm=0.1, per_device_eval_batch_size=3,
+    )  # fmt: skip
+    run.train()
+    metrics = {name: value for name, value in run.evaluate().items() if "recall" in name}
+    assert len(metrics) == 6
+    losses = torch.tensor([entry["loss"] for entry in run.state.log_history if "loss" in entry])
+    return {**run.model.state_dict(), "losses": losses}, metrics

@@ -27,7 +27,7 @@ def retrieval_metrics(
         raise ValueError(f"Expected as many images as texts, pair by pair, got {pairs} and {len(text_embeds)}.")
     images = _numbered(image_ids, pairs)
     texts = _numbered(text_ids, pairs)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, queries, answers in (
         ("image_to_text", image_embeds.float(), text_embeds.float()),
         ("text_to_image", text_embeds.float(), image_embeds.float()),

@@ -23,7 +23,7 @@ def freeze(model: DualEncoderModel, part: Part) -> None:
             parameter.requires_grad_(False)
 
 
-def add_lora(model: DualEncoderModel, rank: int, *, alpha: float | None = None, dropout: float = 0.0) -> Any:
+def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dropout: float = 0.0) -> Any:
     """The model as a `peft.PeftModel` that trains low-rank updates of every linear layer of the encoders, and no more.
 
     The updates are scaled by alpha / rank; `alpha` is twice the rank unless given. `merge_and_unload()` of the result

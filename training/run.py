@@ -24,7 +24,7 @@ from .collator import ContrastiveCollator
 from .memory import Estimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
-from .sources import image_classes, load_pairs
+from .sources import Stream, image_classes, load_pairs
 from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask
 
 WORK = ".training"  # in the output folder; hidden, so that `twinlens push` leaves it here
@@ -114,6 +114,9 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
         save_total_limit=2,
         disable_tqdm=not sys.stderr.isatty(),
     )
+    data = _pairs(plan, plan.data)
+    if isinstance(data, Stream) and not plan.steps:
+        raise ValueError(f"{plan.data} is a stream, whose epochs have no known length: say how many --steps.")
     zero_shot = None
     if plan.zero_shot:
         images, names = image_classes(plan.zero_shot)
@@ -121,8 +124,8 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
-        train_dataset=_pairs(plan, plan.data),
-        eval_dataset=_pairs(plan, plan.eval_data) if plan.eval_data else None,
+        train_dataset=data,
+        eval_dataset=_pairs(plan, plan.eval_data, repeat=False) if plan.eval_data else None,
         data_collator=_collator(plan, processor),
         processing_class=processor,
         zero_shot=zero_shot,
@@ -132,8 +135,10 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
     return trainer
 
 
-def _pairs(plan: TrainingPlan, source: str) -> Dataset[Any]:
-    return load_pairs(source, image_column=plan.image_column, text_column=plan.text_column, seed=plan.seed)
+def _pairs(plan: TrainingPlan, source: str, repeat: bool = True) -> Dataset[Any]:
+    return load_pairs(
+        source, image_column=plan.image_column, text_column=plan.text_column, seed=plan.seed, repeat=repeat
+    )
 
 
 def _collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> ContrastiveCollator:
@@ -183,6 +188,7 @@ def _save(
         "processes": trainer.args.world_size,
         "seconds": round(seconds, 1),
         "metrics": _finite(metrics),
+        "skipped": getattr(trainer.train_dataset, "skipped", 0),  # damaged samples of a stream
         "history": history,
         "versions": {name: version(name) for name in ("twinlens", "torch", "transformers", "accelerate")}
         | {"python": platform.python_version()},

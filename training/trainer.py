@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..modeling import DualEncoderModel
 from .metrics import retrieval_metrics, zero_shot_accuracy
 from .optimization import parameter_groups
+from .sources import Stream
 
 Batch = dict[str, Any]
 
@@ -34,7 +35,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
     warmup_steps: float = 0.05
     per_device_train_batch_size: int = 64
     remove_unused_columns: bool = False
-    dataloader_drop_last: bool = True  # a smaller last batch would have another loss, and processes another size
     report_to: Any = "none"
     gradient_cache_size: int | None = field(
         default=None,
@@ -76,7 +76,7 @@ class ContrastiveTrainer(Trainer):
         if not isinstance(self._dual_encoder, DualEncoderModel):
             raise TypeError(f"ContrastiveTrainer takes a twinlens DualEncoderModel, got a {type(self.model)}.")
         self.zero_shot = zero_shot
-        self.compute_metrics = self.compute_metrics or _metrics_of_pairs
+        self.compute_metrics: Any = kwargs.get("compute_metrics") or _metrics_of_pairs
         self.add_callback(_EpochToCollator(self.data_collator))
         self.add_callback(_ClampScale(self._dual_encoder))
 
@@ -91,7 +91,7 @@ class ContrastiveTrainer(Trainer):
         return torch.distributed.group.WORLD if self.args.world_size > 1 else None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
+        if self.optimizer is None:  # type: ignore[has-type]
             model = model or self.model
             optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args)
             groups = parameter_groups(
@@ -111,7 +111,21 @@ class ContrastiveTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def get_train_dataloader(self) -> DataLoader:
-        dataloader = super().get_train_dataloader()
+        if isinstance(self.train_dataset, Stream):  # which shares itself out between processes
+            return DataLoader(
+                self.train_dataset,
+                self.args.per_device_train_batch_size,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=self.args.dataloader_pin_memory,
+                drop_last=True,
+            )
+        # A smaller last batch would have another loss, and another size in every process. Evaluations take all pairs.
+        self.args.dataloader_drop_last = True
+        try:
+            dataloader = super().get_train_dataloader()
+        finally:
+            self.args.dataloader_drop_last = False
         if self.args.gradient_cache_size is not None:
             dataloader.device = None  # the batch waits in memory; each slice of it goes to the device by itself
         return dataloader
@@ -139,7 +153,7 @@ class ContrastiveTrainer(Trainer):
         images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))  # (batch, dim)
         own = self._dual_encoder
         scalars = [p for p in (own.logit_scale, getattr(own, "logit_bias", None)) if p is not None and p.requires_grad]
-        loss = own.loss(images, texts, group=self._group)
+        loss = own._loss(images, texts, self._group)
         image_grads, text_grads, *scalar_grads = torch.autograd.grad(loss, [images, texts, *scalars])
         last = len(slices) - 1
         pieces = zip(slices, states, image_grads.split(size), text_grads.split(size), strict=True)
@@ -267,5 +281,6 @@ def _slices(inputs: Batch, size: int) -> Iterator[Batch]:
 
 def _metrics_of_pairs(prediction: EvalPrediction) -> dict[str, float]:
     images, texts = (torch.from_numpy(embeds) for embeds in prediction.predictions)
-    labels = {name: torch.from_numpy(ids) for name, ids in prediction.label_ids.items()}
-    return retrieval_metrics(images, texts, **labels)
+    labels: Any = prediction.label_ids
+    ids: dict[str, Any] = {name: torch.from_numpy(values) for name, values in labels.items()}
+    return retrieval_metrics(images, texts, **ids)
