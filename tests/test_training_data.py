@@ -1,329 +1,635 @@
-"""Pairs from every kind of source, parts of images at random, and the batches made of them."""
+"""Training data: every kind of source, tars shared out and damaged, crops, and batches that depend on nothing else."""
 
+import csv
 import io
 import json
+import math
+import pickle
+import sys
 import tarfile
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import skip_first_batches
 from PIL import Image
+from text_corpus import trained_sentencepiece
 from torch.utils.data import DataLoader
 
-import twinlens
-from twinlens.processing import CLIPTokenizer
+from twinlens.processing import (
+    CLIPImageProcessor,
+    CLIPProcessor,
+    CLIPTokenizer,
+    SiglipImageProcessor,
+    SiglipProcessor,
+    SiglipTokenizer,
+)
 from twinlens.training import ContrastiveCollator, RandomResizedCrop, load_pairs
 from twinlens.training.sources import image_classes
+from twinlens.training.streams import SkipCount
 
-COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]
+# More workers than the machine has cores.
+MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
-@pytest.fixture
-def images(tmp_path):
-    """Three pictures of one colour each."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, colour in enumerate(COLOURS):
-        Image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
-    return folder
+def picture(number: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
+    """An image of (width, height) whose first pixel tells its number, in a format without loss."""
+    levels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    levels[0, 0] = number
+    return Image.fromarray(levels)
 
 
 def encoded(number: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 20), (number % 256, number // 256, 7)).save(buffer, "PNG")
-    return buffer.getvalue()
+    file = io.BytesIO()
+    picture(number).save(file, "PNG")
+    return file.getvalue()
 
 
-def tar(path, samples: dict[str, dict[str, bytes]]):
-    with tarfile.open(path, "w") as archive:
-        for key, files in samples.items():
-            for kind, content in files.items():
-                member = tarfile.TarInfo(f"{key}.{kind}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+def number_of(sample: dict) -> int:
+    return sample["image"].convert("RGB").getpixel((0, 0))[0]
+
+
+def write_images(folder: Path, count: int) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{number:03d}.png" for number in range(count)]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(encoded(number))
+    return names
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return path
 
 
-def summary(pairs) -> list[tuple]:
-    """(name of the image, caption, index, number of the image) of all samples."""
-    return [
-        (str(sample["image"]).rpartition("/")[2], sample["text"], sample["index"], sample.get("image_id"))
-        for sample in (pairs[i] for i in range(len(pairs)))
-    ]
+def write_shards(folder: Path, shards: int, each: int) -> str:
+    for shard in range(shards):
+        numbers = range(shard * each, (shard + 1) * each)
+        files = {f"{n:04d}.{kind}": encoded(n) if kind == "png" else b"no. %d" % n for n in numbers for kind in KINDS}
+        write_tar(folder / f"s-{shard:02d}.tar", files)
+    return str(folder / f"s-{{00..{shards - 1:02d}}}.tar")
 
 
-class TestFiles:
-    def test_captions_beside_images(self, images):
-        (images / "0.txt").write_text("red\n\n a red one \n")
-        (images / "2.txt").write_text("blue\n")
-        assert summary(load_pairs(images)) == [
-            ("0.png", "red", 0, 0), ("0.png", "a red one", 1, 0), ("2.png", "blue", 2, 1)
-        ]  # fmt: skip
+KINDS = ("png", "txt")
 
-    @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-    def test_metadata_of_a_folder(self, images, name):
-        rows = [{"file_name": f"{number}.png", "text": f"colour, number {number}"} for number in (1, 0, 1)]
-        if name.endswith("csv"):
-            lines = ["file_name,text", *(f'{row["file_name"]},"{row["text"]}"' for row in rows)]
-        else:
-            lines = [json.dumps(row) for row in rows]
-        (images / name).write_text("\n".join(lines) + "\n")
-        pairs = load_pairs(str(images))
-        assert [(image, number) for image, _, _, number in summary(pairs)] == [("1.png", 0), ("0.png", 1), ("1.png", 0)]
-        assert pairs[2]["text"] == "colour, number 1"
-        assert pairs[0]["image"] == str(images / "1.png")
 
-    def test_tables_with_columns_of_other_names(self, images):
-        table = images / "pairs.tsv"
-        table.write_text("picture\tsays\n0.png\tred\n")
-        assert summary(load_pairs(table, image_column="picture", text_column="says")) == [("0.png", "red", 0, 0)]
-        with pytest.raises(
-            ValueError, match=r"column with the image, such as 'image', in row 1 of .*'picture', 'says'"
-        ):
-            load_pairs(table)
-        with pytest.raises(ValueError, match=r"column named 'caption' in row 1 of .* Name it with text_column"):
-            load_pairs(table, image_column="picture", text_column="caption")
+@pytest.fixture(scope="module")
+def clip() -> CLIPProcessor:
+    return CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16), CLIPTokenizer.from_official())
 
-    def test_wrong_input(self, images, tmp_path):
-        with pytest.raises(FileNotFoundError, match="nowhere, which is not there"):
-            load_pairs(tmp_path / "nowhere")
-        with pytest.raises(FileNotFoundError, match=r"0.png, which is none of them"):
-            load_pairs(images / "0.png")
-        with pytest.raises(FileNotFoundError, match=r"lost.csv is not there"):
-            load_pairs(tmp_path / "lost.csv")
-        with pytest.raises(ValueError, match=r"or images each with a .txt beside it, got neither"):
-            load_pairs(images)
-        (images / "empty.csv").write_text("image,text\n")
-        with pytest.raises(ValueError, match=r"empty.csv without any"):
-            load_pairs(images / "empty.csv")
-        (images / "hole.csv").write_text("image,text\n0.png,red\n1.png,\n")
-        with pytest.raises(ValueError, match=r"Row 2 of .*hole.csv needs a path and a caption, got '1.png' and ''"):
-            load_pairs(images / "hole.csv")
-        (images / "broken.jsonl").write_text('{"image": "0.png"')
-        with pytest.raises(ValueError, match=r"broken.jsonl is not a sound .jsonl file"):
-            load_pairs(images / "broken.jsonl")
-        with pytest.raises(TypeError, match="a path, a name or a data set of `datasets`, got int"):
-            load_pairs(7)
 
-    def test_folders_of_classes(self, images):
-        for name in ("red_things", "blue"):
-            (images / name).mkdir()
-        (images / "2.png").rename(images / "blue" / "a.png")
-        (images / "0.png").rename(images / "red_things" / "b.png")
-        data, names = image_classes(images)
-        assert names == ["blue", "red things"]
-        assert [(data[i]["image"][-5:], data[i]["label"]) for i in range(len(data))] == [("a.png", 0), ("b.png", 1)]
-        with pytest.raises(ValueError, match="a folder of images for each class"):
-            image_classes(images / "blue")
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> SiglipProcessor:
+    vocabulary = trained_sentencepiece(tmp_path_factory.mktemp("vocabulary"), "bpe")
+    tokenizer = SiglipTokenizer.from_file(vocabulary, model_max_length=12)
+    return SiglipProcessor(SiglipImageProcessor(size={"height": 16, "width": 12}), tokenizer)
+
+
+class TestFolders:
+    def test_captions_beside_images(self, tmp_path, caplog):
+        write_images(tmp_path / "deep", 3)
+        (tmp_path / "deep" / "000.txt").write_text("a cat\n\n  two captions  \n")
+        (tmp_path / "deep" / "001.txt").write_bytes("\ufeffein Hörnchen".encode())
+        pairs = load_pairs(tmp_path)
+        root = f"{tmp_path}/deep"
+        assert [pairs[index] for index in range(len(pairs))] == [
+            {"image": f"{root}/000.png", "text": "a cat", "index": 0, "image_id": 0},
+            {"image": f"{root}/000.png", "text": "two captions", "index": 1, "image_id": 0},
+            {"image": f"{root}/001.png", "text": "ein Hörnchen", "index": 2, "image_id": 1},
+        ]
+        assert "left out 1 images" in caplog.text
+
+    @pytest.mark.parametrize(("content", "message"), [(b"\xff", "001.txt is not UTF-8"), (b" \n", "001.txt, which is")])
+    def test_a_caption_that_cannot_be_read(self, tmp_path, content, message):
+        write_images(tmp_path, 2)
+        (tmp_path / "000.txt").write_text("a cat")
+        (tmp_path / "001.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_pairs(tmp_path)
+
+    def test_a_folder_without_pairs(self, tmp_path):
+        write_images(tmp_path, 1)
+        with pytest.raises(ValueError, match=r"Expected metadata\.csv or metadata\.jsonl in .*, or images each with"):
+            load_pairs(tmp_path)
+
+    def test_classes(self, tmp_path):
+        for name, count in (("dog", 2), ("a_cat", 1)):
+            write_images(tmp_path / name, count)
+        images, names = image_classes(tmp_path)
+        assert names == ["a cat", "dog"]
+        assert [(Path(s["image"]).parent.name, s["label"]) for s in map(images.__getitem__, range(3))] == [
+            ("a_cat", 0),
+            ("dog", 1),
+            ("dog", 1),
+        ]
+        with pytest.raises(ValueError, match="folder of images for each class"):
+            image_classes(tmp_path / "dog")
+
+
+def write_table(file: Path, rows: list[dict]) -> Path:
+    if file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return file
+    with file.open("w", newline="", encoding="utf-8-sig") as lines:  # as spreadsheets write it
+        table = csv.DictWriter(lines, list(rows[0]), delimiter="\t" if file.suffix == ".tsv" else ",")
+        table.writeheader()
+        table.writerows(rows)
+    return file
+
+
+class TestTables:
+    @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "any.csv", "any.tsv", "any.jsonl"])
+    def test_rows(self, tmp_path, name):
+        write_images(tmp_path / "images", 2)
+        rows = [
+            {"file_name": "images/001.png", "text": 'says "a, b"'},
+            {"file_name": "images/000.png", "text": "x"},
+            {"file_name": "images/001.png", "text": "y"},
+        ]
+        file = write_table(tmp_path / name, rows)
+        pairs = load_pairs(tmp_path if name.startswith("metadata") else file)
+        samples = [pairs[index] for index in range(len(pairs))]
+        assert [sample["text"] for sample in samples] == ['says "a, b"', "x", "y"]
+        assert [sample["image_id"] for sample in samples] == [0, 1, 0]
+        assert samples[0]["image"] == str(tmp_path / "images" / "001.png")
+
+    def test_columns_by_name(self, tmp_path):
+        write_images(tmp_path, 1)
+        file = write_table(tmp_path / "t.csv", [{"image": "nothing", "where": "000.png", "text": "a", "long": "b"}])
+        assert load_pairs(file, image_column="where", text_column="long")[0]["text"] == "b"
+        with pytest.raises(ValueError, match=r"named 'label' in row 1 of .*, got 'image', 'where', 'text', 'long'"):
+            load_pairs(file, text_column="label")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "error", "message"),
+        [
+            ("t.csv", "x,text\n000.png,a\n", ValueError, r"with the image, such as 'image', in row 1 of .*, got 'x'"),
+            ("t.csv", "image,text\n000.png,a\nb.png,b\n", FileNotFoundError, r"1 of 2 .*b.png \(row 2 of .*t.csv\)"),
+            ("t.csv", "image,text\n000.png\n", ValueError, r"Row 1 of .*t.csv: expected a caption .*, got None"),
+            ("t.csv", "image,text\n,a\n", ValueError, r"Row 1 of .*t.csv: expected the path of an image, got ''"),
+            ("t.csv", "image,text\n", ValueError, r"Expected image-caption pairs, got .*t.csv without any"),
+            ("t.csv", 'image,text\n"a', ValueError, r"t.csv is not a sound .csv file: unexpected end of data"),
+            ("t.jsonl", '{"image": "000.png", "text": []}\n', ValueError, r"Row 1 of .*: expected a caption"),
+            ("t.jsonl", "{}\n{", ValueError, r"with the image, .* in row 1 of .*t.jsonl, got none"),
+            ("t.jsonl", "[1]\n", ValueError, r"t.jsonl is not a sound .jsonl file: line 1 is no JSON object"),
+            ("t.jsonl", "\n{\n", ValueError, r"t.jsonl is not a sound .jsonl file: line 2 is no JSON object but '{'"),
+        ],
+    )  # fmt: skip
+    def test_wrong_tables(self, tmp_path, name, content, error, message):
+        write_images(tmp_path, 1)
+        (tmp_path / name).write_text(content)
+        with pytest.raises(error, match=message):
+            load_pairs(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("nothing.csv", "nothing.csv is not there"),
+            ("nothing", "which is not there"),
+            ("000.png", "which is none of them"),
+            ("s-{0..1}.tar", r"2 of 2 tars are not there: .*s-0.tar, .*s-1.tar"),
+        ],
+    )
+    def test_nothing_of_that_name(self, tmp_path, name, message):
+        write_images(tmp_path, 1)
+        with pytest.raises(FileNotFoundError, match=message):
+            load_pairs(tmp_path / name)
+
+    def test_neither_path_nor_data_set(self):
+        with pytest.raises(TypeError, match="Expected a path, a name or a data set of `datasets`, got int"):
+            load_pairs(3)
+
+
+class TestDamagedImages:
+    @pytest.fixture
+    def pairs(self, tmp_path) -> Path:
+        write_images(tmp_path, 4)
+        (tmp_path / "001.png").write_bytes(encoded(1)[:60])
+        (tmp_path / "002.png").write_bytes(b"nothing")
+        rows = [{"image": f"{number:03d}.png", "text": f"no. {number}"} for number in range(4)]
+        return write_table(tmp_path / "t.csv", rows)
+
+    def test_one_is_an_error_that_names_it(self, pairs, clip):
+        data = load_pairs(pairs)
+        for augmentation in (None, RandomResizedCrop()):
+            with pytest.raises(ValueError, match=r"001\.png"):
+                ContrastiveCollator(clip, augmentation=augmentation)([data[0], data[1]])
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_the_next_sound_one_takes_its_place(self, pairs, workers):
+        data = load_pairs(pairs, skip_corrupt=True)
+        loader = DataLoader(data, 2, collate_fn=list, num_workers=workers)
+        samples = [sample for batch in loader for sample in batch]
+        assert [number_of(sample) for sample in samples] == [0, 3, 3, 3]
+        assert [sample["text"] for sample in samples] == ["no. 0", "no. 3", "no. 3", "no. 3"]
+        assert [sample["index"] for sample in samples] == [0, 1, 2, 3]
+        assert data.skipped == 3  # two for the second, one for the third
+
+    def test_none_is_sound(self, pairs):
+        for file in pairs.parent.glob("*.png"):
+            file.write_bytes(b"")
+        with pytest.raises(ValueError, match="None of the 4 pairs can be read"):
+            load_pairs(pairs, skip_corrupt=True)[1]
+
+    def test_the_log_does_not_fill(self, caplog):
+        count = SkipCount()
+        for number in range(100):
+            assert count(f"reason {number}") is True
+        assert count.total == 100
+        assert [record.args for record in caplog.records] == [(2**n, f"reason {2**n - 1}") for n in range(7)]
+
+
+@pytest.fixture
+def table(tmp_path) -> datasets.Dataset:
+    """Six images with captions, of which the fourth is damaged."""
+    rows = {
+        "image": [{"bytes": encoded(number) if number != 3 else b"nothing", "path": None} for number in range(6)],
+        "caption": [f"no. {number}" for number in range(6)],
+        "other": list(range(6)),
+    }
+    features = {"image": datasets.Image(), "caption": datasets.Value("string"), "other": datasets.Value("int64")}
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
 
 class TestDatasets:
-    def data(self, images):
-        files = [str(images / f"{number}.png") for number in range(3)]
-        data = datasets.Dataset.from_dict({"image": files, "caption": ["red", "green", ["blue", "azure"][0]]})
-        return data.cast_column("image", datasets.Image())
+    def test_rows(self, table, clip):
+        pairs = load_pairs(table)
+        assert len(pairs) == 6
+        assert pairs[2] == {"image": encoded(2), "text": "no. 2", "index": 2}
+        with pytest.raises(ValueError, match=r"sample 3: .* no format that Pillow knows"):
+            ContrastiveCollator(clip, augmentation=RandomResizedCrop())([pairs[3]])
+        assert number_of(load_pairs(table, skip_corrupt=True)[3]) == 4
 
-    def test_given_and_saved(self, images, tmp_path):
-        for source in (self.data(images), tmp_path / "saved"):
-            if source == tmp_path / "saved":
-                self.data(images).save_to_disk(source)
-            pairs = load_pairs(source)
-            assert [pairs[i]["text"] for i in range(len(pairs))] == ["red", "green", "blue"]
-            assert pairs[1]["image"].getpixel((0, 0)) == COLOURS[1]
-        with pytest.raises(ValueError, match="named 'words' in the data set, got 'image', 'caption'"):
-            load_pairs(self.data(images), text_column="words")
+    def test_saved_to_disk(self, table, tmp_path):
+        table.save_to_disk(tmp_path / "one")
+        datasets.DatasetDict(train=table, test=table.select([5])).save_to_disk(tmp_path / "splits")
+        assert load_pairs(tmp_path / "one")[1]["text"] == "no. 1"
+        assert len(load_pairs(tmp_path / "splits")) == 6
+        assert load_pairs(str(tmp_path / "splits"), split="test")[0]["text"] == "no. 5"
+        with pytest.raises(ValueError, match="no split 'validation', only train, test"):
+            load_pairs(tmp_path / "splits", split="validation")
+
+    def test_a_missing_column(self, table):
+        with pytest.raises(ValueError, match=r"named 'title' in the data set, got 'image', 'caption', 'other'"):
+            load_pairs(table, text_column="title")
+        with pytest.raises(ValueError, match=r"with the text, such as 'text', in the data set, got 'image', 'other'"):
+            load_pairs(table.remove_columns("caption"))
+
+    def test_an_empty_one(self, table):
         with pytest.raises(ValueError, match="got an empty data set"):
-            load_pairs(self.data(images).select([]))
+            load_pairs(table.select([]))
 
-    def test_splits(self, images, tmp_path):
-        datasets.DatasetDict({"test": self.data(images)}).save_to_disk(tmp_path / "splits")
-        assert len(load_pairs(tmp_path / "splits", split="test")) == 3
-        with pytest.raises(ValueError, match="no split 'train', only test"):
-            load_pairs(tmp_path / "splits")
+    def test_a_name_out_of_reach(self, monkeypatch):
+        def unreachable(name, split, streaming):
+            raise ConnectionError(f"no network for {name} {split} {streaming}")
 
-    def test_streams(self, images):
-        stream = self.data(images).to_iterable_dataset()
-        assert [sample["text"] for sample in load_pairs(stream, repeat=False)] == ["red", "green", "blue"]
-        endless = iter(load_pairs(stream))
-        texts = [next(endless)["text"] for _ in range(30)]
-        assert all(set(texts[start : start + 3]) == {"red", "green", "blue"} for start in range(0, 30, 3))
-        assert len({tuple(texts[start : start + 3]) for start in range(0, 30, 3)}) > 1
+        monkeypatch.setattr(datasets, "load_dataset", unreachable)
+        with pytest.raises(FileNotFoundError, match=r"some/set is no file .*: no network for some/set test True"):
+            load_pairs("some/set", split="test", streaming=True)
+
+    @MANY_WORKERS
+    @pytest.mark.parametrize("workers", [0, 2, 3])
+    def test_a_stream_once(self, table, workers):
+        """With more workers than shards some have nothing to do."""
+        stream = load_pairs(table.to_iterable_dataset(num_shards=2), repeat=False)
+        samples = list(DataLoader(stream, None, num_workers=workers))
+        assert sorted(map(number_of, samples)) == [0, 1, 2, 4, 5]
+        assert all(sample["text"] == f"no. {number_of(sample)}" for sample in samples)
+        assert len({sample["index"] for sample in samples}) == 5
+        assert stream.skipped == 1
+
+    def test_a_stream_without_end(self, table, monkeypatch):
+        """Every pass has every sample once over both processes, and another order."""
+        data = table.select([0, 1, 2, 4, 5, 2, 1, 0]).to_iterable_dataset(num_shards=2)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        passes = [[] for _ in range(5)]
+        for rank in "01":
+            monkeypatch.setenv("RANK", rank)
+            found = [number_of(sample) for sample, _ in zip(load_pairs(data, seed=1), range(20), strict=False)]
+            for number, one in enumerate(passes):
+                one += found[number * 4 : (number + 1) * 4]
+        assert all(sorted(one) == [0, 0, 1, 1, 2, 2, 4, 5] for one in passes)
+        assert len(set(map(tuple, passes))) > 1
+
+    @MANY_WORKERS
+    def test_too_many_workers_for_a_stream_without_end(self, table):
+        stream = load_pairs(table.to_iterable_dataset(num_shards=2))
+        with pytest.raises(ValueError, match=r"At most 2 can read the data set.* side by side, got 3 processes"):
+            next(iter(DataLoader(stream, None, num_workers=3)))
 
 
 class TestTars:
-    @pytest.fixture
-    def shards(self, tmp_path) -> str:
-        """Four tars of five pairs, numbered through by their captions."""
-        for shard in range(4):
-            numbers = range(5 * shard, 5 * shard + 5)
-            tar(
-                tmp_path / f"{shard}.tar",
-                {f"{n:03}": {"png": encoded(n), "txt": str(n).encode()} for n in numbers},
-            )
-        return str(tmp_path / "{0..3}.tar")
+    def read(self, stream, workers: int = 0, count: int | None = None) -> list[int]:
+        samples = zip(DataLoader(stream, None, num_workers=workers), range(count or sys.maxsize), strict=False)
+        found = []
+        for sample, _ in samples:
+            assert sample["text"] == f"no. {number_of(sample)}"
+            found.append(number_of(sample))
+        return found
 
-    def test_once_in_order(self, shards):
-        samples = list(load_pairs(shards, repeat=False))
-        assert [sample["text"] for sample in samples] == [str(n) for n in range(20)]
-        assert samples[7]["image"].getpixel((0, 0)) == (7, 0, 7)
-        assert [sample["index"] for sample in samples] == list(range(20))
+    @MANY_WORKERS
+    @pytest.mark.parametrize("workers", [0, 2, 4])
+    def test_once(self, tmp_path, workers):
+        stream = load_pairs(write_shards(tmp_path, 3, 4), repeat=False)
+        found = self.read(stream, workers)
+        assert sorted(found) == list(range(12))
+        assert found == list(range(12)) or workers
+        assert self.read(stream, workers) == found
 
-    def test_shuffled_by_seed_and_epoch_without_an_end(self, shards):
-        def texts(seed: int) -> list[str]:
-            stream = iter(load_pairs(shards, seed=seed))
-            return [next(stream)["text"] for _ in range(60)]
-
-        first = texts(0)
-        assert first == texts(0)
-        assert first != texts(1)
-        passes = [first[start : start + 20] for start in (0, 20, 40)]
-        assert all(sorted(map(int, one)) == list(range(20)) for one in passes)
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_without_end(self, tmp_path, monkeypatch, ranks, workers):
+        """Every pass has every sample once over all processes and workers, and another order."""
+        shards, each = 4, 5
+        source = write_shards(tmp_path, shards, each)
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        size, passes = shards * each // ranks, [[], [], []]
+        for rank in range(ranks):
+            monkeypatch.setenv("RANK", str(rank))
+            found = self.read(load_pairs(source, seed=3), workers, 3 * size)
+            assert found == self.read(load_pairs(source, seed=3), workers, 3 * size)
+            assert found != self.read(load_pairs(source, seed=4), workers, 3 * size)
+            for number, one in enumerate(passes):
+                one += found[number * size : (number + 1) * size]
+        assert all(sorted(one) == list(range(shards * each)) for one in passes)
         assert passes[0] != passes[1] != passes[2]
 
-    @pytest.mark.parametrize("repeat", [True, False])
-    def test_workers_read_every_pair_once(self, shards, repeat):
-        loader = iter(DataLoader(load_pairs(shards, repeat=repeat), batch_size=5, num_workers=2, collate_fn=list))
-        samples = [sample for _ in range(4) for sample in next(loader)]
-        assert sorted(int(sample["text"]) for sample in samples) == list(range(20))
-        assert sorted(sample["index"] for sample in samples) == list(range(20))
+    def test_indices_are_unique_over_everything(self, tmp_path, monkeypatch):
+        source = write_shards(tmp_path, 4, 3)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        indices = []
+        for rank in "01":
+            monkeypatch.setenv("RANK", rank)
+            loader = DataLoader(load_pairs(source), None, num_workers=2)
+            indices += [sample["index"] for sample, _ in zip(loader, range(12), strict=False)]
+        assert sorted(indices) == list(range(24))
 
-    def test_processes_read_every_pair_once(self, shards, monkeypatch):
-        read = []
+    def test_processes_are_those_of_torch_distributed(self, tmp_path, monkeypatch):
+        source = write_shards(tmp_path, 2, 3)
         monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
-        for rank in range(4):
-            monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-            stream = iter(load_pairs(shards))
-            read += [int(next(stream)["text"]) for _ in range(5)]
-        assert sorted(read) == list(range(20))
-        assert len(list(load_pairs(shards, repeat=False))) == 20  # an evaluation is not shared out
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 5)
-        with pytest.raises(ValueError, match="5 processes and workers need as many tars, got 4"):
-            next(iter(load_pairs(shards)))
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+        monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+        numbers = self.read(load_pairs(source), count=3)
+        assert sorted(numbers) in ([0, 1, 2], [3, 4, 5])
+        assert self.read(load_pairs(source, repeat=False)) == list(range(6))  # an evaluation is not shared out
 
-    def test_damage_is_left_out_and_counted(self, tmp_path, caplog):
-        good = {"png": encoded(1), "txt": b"good"}
-        samples = {
-            "a": good, "b": {"png": encoded(2)[:-30], "txt": b"cut off"}, "c": {"png": encoded(3)},
-            "d": {"txt": b"text"}, "e": {"png": b"nonsense", "txt": b"no image"},
-            "f": {"png": encoded(4), "json": b'{"caption": "json"}'},
+    def test_a_resumed_run_goes_on_where_it_was(self, tmp_path, clip):
+        source = write_shards(tmp_path, 2, 6)
+
+        def loader() -> DataLoader:
+            collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.2, 1.0)), seed=5)
+            return DataLoader(load_pairs(source, seed=5), 4, collate_fn=collate, num_workers=2)
+
+        batches = [batch for batch, _ in zip(loader(), range(7), strict=False)]
+        again = [batch for batch, _ in zip(skip_first_batches(loader(), 5), range(2), strict=False)]
+        for batch, same in zip(batches[5:], again, strict=True):
+            assert all(torch.equal(batch[name], same[name]) for name in batch)
+
+    def test_damaged_samples_are_left_out_and_counted(self, tmp_path, caplog):
+        bomb = encoded(1)[:16] + b"\xff" * 8 + encoded(1)[24:]  # a height and a width of four thousand million
+        files = {
+            "a.png": encoded(7), "a.txt": b"no. 7",
+            "b.png": encoded(1),  # no caption
+            "c.txt": b"no. 2",  # no image
+            "d.png": encoded(3)[:70], "d.txt": b"no. 3",
+            "e.png": bomb, "e.txt": b"no. 4",
+            "f.png": encoded(5), "f.txt": b"\xff",
+            "g.png": encoded(6), "g.txt": b" ",
+            "h.png": encoded(8), "h.json": b'{"caption": null}',
+            "i.png": encoded(9), "i.json": b"[]",
+            "j.png": encoded(10), "j.json": b'{"text": "no. 10"}',
         }  # fmt: skip
-        path = tar(tmp_path / "mixed.tar", samples)
-        pairs = load_pairs(str(path), repeat=False)
-        assert [sample["text"] for sample in pairs] == ["good", "json"]
-        assert pairs.skipped == 4
-        assert "b in" in caplog.text
-        by_workers = load_pairs(str(path), repeat=False)
-        list(DataLoader(by_workers, batch_size=2, num_workers=1, collate_fn=list))
-        assert by_workers.skipped == 4
+        stream = load_pairs(str(write_tar(tmp_path / "s.tar", files)), repeat=False)
+        assert self.read(stream) == [7, 10]
+        assert stream.skipped == 8
+        assert "left out a damaged sample, the 1th here: b in" in caplog.text
+        assert "no caption (txt, caption, text)" in caplog.text
+        assert "no image (jpg, jpeg, png, webp)" in caplog.text
 
-    def test_tars_that_are_none(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="1 of 1 tars are not there"):
-            load_pairs(str(tmp_path / "lost.tar"))
-        (tmp_path / "text.tar").write_bytes(b"this is no tar" * 100)
-        with pytest.raises(ValueError, match=r"No pair of .*text.tar can be read \(1 are damaged\)"):
-            list(load_pairs(str(tmp_path / "text.tar")))
+    def test_files_by_name(self, tmp_path):
+        files = {
+            "a.png": encoded(1),
+            "a.left.png": encoded(2),
+            "a.txt": b"no. 1",
+            "a.json": b'{"long": "no. 2"}',
+        }
+        tar = str(write_tar(tmp_path / "s.tar.gz", files, "w:gz"))
+        stream = load_pairs(tar, image_column="left.png", text_column="long", repeat=False)
+        assert self.read(stream) == [2]
+
+    def test_a_damaged_tar_is_left_out(self, tmp_path, caplog):
+        source = write_shards(tmp_path, 3, 4)
+        (tmp_path / "s-00.tar").write_bytes(b"not a tar" * 1000)
+        whole = (tmp_path / "s-01.tar").read_bytes()
+        (tmp_path / "s-01.tar").write_bytes(whole[: whole.index(b"no. 5") + 1500])  # within the third image
+        stream = load_pairs(source, repeat=False)
+        found = self.read(stream)
+        assert found == [4, 5, 8, 9, 10, 11]
+        assert stream.skipped == 2
+        assert "the rest of" in caplog.text
+        assert "s-00.tar" in caplog.text
+
+    @pytest.mark.parametrize("content", [b"", b"not a tar" * 1000])
+    @pytest.mark.parametrize("repeat", [False, True])
+    def test_nothing_at_all(self, tmp_path, content, repeat):
+        (tmp_path / "s.tar").write_bytes(content)
+        with pytest.raises(ValueError, match=r"No pair of .*s\.tar can be read; 1 are damaged"):
+            next(iter(load_pairs(str(tmp_path / "s.tar"), repeat=repeat)))
+
+    def test_too_many_readers(self, tmp_path, monkeypatch):
+        source = write_shards(tmp_path, 2, 1)
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        with pytest.raises(ValueError, match=r"At most 2 can read .*s-00.tar and 1 more side by side, got 3 processes"):
+            next(iter(load_pairs(source)))
+
+    @pytest.mark.parametrize("package", ["webdataset", "datasets"])
+    def test_a_package_that_is_not_there(self, tmp_path, monkeypatch, package):
+        monkeypatch.setitem(sys.modules, package, None)
+        source = write_shards(tmp_path, 1, 1) if package == "webdataset" else "some/set"
+        with pytest.raises(ImportError, match=rf"{package}.*pip install 'twinlens\[train\]'"):
+            load_pairs(source)
+
+
+def boxes(crop: RandomResizedCrop, height: int, width: int, count: int = 3000) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    return np.array([crop.box(height, width, generator) for _ in range(count)])
 
 
 class TestCrops:
-    def boxes(self, height: int, width: int, count: int = 500, **settings) -> list[tuple[int, int, int, int]]:
-        crop, generator = RandomResizedCrop(**settings), torch.Generator().manual_seed(3)
-        return [crop.box(height, width, generator) for _ in range(count)]
+    @pytest.mark.parametrize(
+        ("height", "width", "scale", "ratio"),
+        [(90, 120, (0.9, 1.0), (3 / 4, 4 / 3)), (300, 200, (0.08, 1.0), (3 / 4, 4 / 3)), (77, 77, (0.5, 0.5), (1, 1))],
+    )
+    def test_lie_within_all_bounds(self, height, width, scale, ratio):
+        left, top, right, bottom = boxes(RandomResizedCrop(scale=scale, ratio=ratio), height, width).T
+        w, h = right - left, bottom - top
+        assert (left >= 0).all()
+        assert (top >= 0).all()
+        assert (right <= width).all()
+        assert (bottom <= height).all()
+        whole = (w == width) & (h == height)  # where ten draws did not fit
+        # A side rounds by half a pixel, so that area and ratio go beyond their bounds by so much.
+        slack = 0.5 / w + 0.5 / h + 0.25 / (w * h)
+        area = w * h / (height * width)
+        assert ((area * (1 + slack) >= scale[0]) & (area * (1 - slack) <= scale[1]) | whole).all()
+        assert (w / h * (1 + slack) >= ratio[0] - 1e-9).all()
+        assert (w / h * (1 - slack) <= ratio[1] + 1e-9).all()
 
-    def test_area_and_ratio(self):
-        boxes = np.array(self.boxes(300, 400, scale=(0.2, 0.6), ratio=(0.5, 2.0)))
-        left, top, right, bottom = boxes.T
-        assert left.min() >= 0
-        assert top.min() >= 0
-        assert right.max() <= 400
-        assert bottom.max() <= 300
-        area = (right - left) * (bottom - top) / (300 * 400)
-        ratio = (right - left) / (bottom - top)
-        assert 0.195 < area.min() < 0.25
-        assert 0.55 < area.max() < 0.61
-        assert 0.49 < ratio.min() < 0.6
-        assert 1.7 < ratio.max() < 2.03
-        assert abs(np.log(ratio).mean()) < 0.1  # evenly on a logarithmic scale
-        assert left.max() > 100
-        assert (left == 0).mean() < 0.1
-
-    def test_whole_images_and_impossible_ratios(self):
-        assert set(self.boxes(30, 30, 20, scale=(1.0, 1.0), ratio=(1.0, 1.0))) == {(0, 0, 30, 30)}
-        assert set(self.boxes(10, 1000, 20)) == {(493, 0, 506, 10)}  # the middle, 4 by 3
-        assert set(self.boxes(1000, 10, 20)) == {(0, 493, 10, 506)}
-        assert set(self.boxes(1, 1, 20)) == {(0, 0, 1, 1)}
+    def test_are_spread_evenly(self):
+        """Area, the ratio's logarithm, and the place are uniform where every draw fits."""
+        crop = RandomResizedCrop(scale=(0.1, 0.5), ratio=(1 / 2, 2))
+        left, top, right, bottom = boxes(crop, 4000, 4000).T
+        w, h = right - left, bottom - top
+        uniform = {
+            "area": (w * h / 4000**2 - 0.1) / 0.4,
+            "ratio": (np.log(w / h) / math.log(2) + 1) / 2,
+            "left": left / (4000 - w),
+            "top": top / (4000 - h),
+        }
+        for name, values in uniform.items():
+            # Kolmogorov and Smirnov: 3000 uniform numbers are this far from their expectation once in 5000 times.
+            distance = np.abs(np.sort(values) - np.linspace(0, 1, len(values))).max()
+            assert distance < 2.15 / math.sqrt(len(values)), name
 
     @pytest.mark.parametrize(
-        "settings", [{"scale": (0, 1)}, {"scale": (0.5, 1.2)}, {"scale": (0.8, 0.4)}, {"ratio": (2, 1)}]
+        ("height", "width", "box"),
+        [(100, 1000, (433, 0, 566, 100)), (1000, 100, (0, 433, 100, 566)), (1, 1, (0, 0, 1, 1))],
     )
-    def test_wrong_settings(self, settings):
-        with pytest.raises(ValueError, match=f"{next(iter(settings))} must hold two"):
+    def test_of_an_image_too_long_are_its_middle(self, height, width, box):
+        assert (boxes(RandomResizedCrop(), height, width, 50) == box).all()
+
+    def test_flips(self):
+        image, generator = picture(0), torch.Generator().manual_seed(0)
+        crop = RandomResizedCrop(scale=(1, 1), ratio=(1.2, 1.2), flip=0.5)
+        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        counts = [0, 0]
+        for _ in range(200):
+            part = crop(image, generator)
+            counts[0] += part.tobytes() == image.tobytes()
+            counts[1] += part.tobytes() == mirrored.tobytes()
+        assert sum(counts) == 200
+        assert 70 < counts[0] < 130
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"scale": (0, 1)}, r"scale must hold two shares .* got \(0, 1\)"),
+            ({"scale": (0.9, 1.1)}, "scale must hold"),
+            ({"ratio": (2, 1)}, r"ratio must hold .* got \(2, 1\)"),
+            ({"flip": 50}, "flip must be a probability of 0..1, got 50"),
+        ],
+    )
+    def test_wrong_settings(self, settings, message):
+        with pytest.raises(ValueError, match=message):
             RandomResizedCrop(**settings)
 
 
-class TestCollator:
-    @pytest.fixture(scope="class")
-    @staticmethod
-    def processor():
-        size = {"height": 32, "width": 32}
-        images = twinlens.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-        return twinlens.CLIPProcessor(images, CLIPTokenizer.from_official(model_max_length=12))
+def samples() -> list[dict]:
+    return [{"image": picture(n, (30 + n, 40)), "text": ["a cat", "a dog", "a cup"], "index": n} for n in range(6)]
 
-    @pytest.fixture
-    def samples(self):
-        generator = np.random.default_rng(0)
-        pictures = [Image.fromarray(generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)) for _ in range(4)]
-        return [
-            {"image": picture, "text": ["a cat", "a dog", "a cup"], "index": number, "image_id": number // 2}
-            for number, picture in enumerate(pictures)
-        ]
 
-    def test_without_augmentation_it_is_the_processor(self, processor, samples):
-        batch = ContrastiveCollator(processor)([{**sample, "text": "a cat"} for sample in samples])
-        expected = processor(images=[sample["image"] for sample in samples], text=["a cat"] * 4)
-        assert batch.keys() == {*expected, "image_ids"}
-        assert all(torch.equal(batch[name], value) for name, value in expected.items())
-        assert batch["image_ids"].tolist() == [0, 0, 1, 1]
-        assert batch["input_ids"].shape == (4, 12)
+class TestBatches:
+    def test_clip(self, clip):
+        batch = ContrastiveCollator(clip, augmentation=RandomResizedCrop())(samples())
+        assert {name: tuple(value.shape) for name, value in batch.items()} == {
+            "pixel_values": (6, 3, 16, 16),
+            "input_ids": (6, 77),
+            "attention_mask": (6, 77),
+        }
 
-    def test_parts_depend_on_seed_epoch_and_index_alone(self, processor, samples):
-        def pixels(order, epoch: int = 0, seed: int = 0) -> torch.Tensor:
-            collator = ContrastiveCollator(processor, augmentation=RandomResizedCrop(scale=(0.3, 0.9)), seed=seed)
-            collator.set_epoch(epoch)
-            torch.rand(epoch + 5)  # what else is drawn does not matter
-            return collator([samples[i] for i in order])["pixel_values"]
+    def test_siglip_fills_texts_to_their_length(self, siglip):
+        """The square of SigLIP need not be one."""
+        batch = ContrastiveCollator(siglip, augmentation=RandomResizedCrop())(samples())
+        assert {name: tuple(value.shape) for name, value in batch.items()} == {
+            "pixel_values": (6, 3, 16, 12),
+            "input_ids": (6, 12),
+        }
 
-        first = pixels(range(4))
-        assert first.shape == (4, 3, 32, 32)
-        assert torch.equal(first, pixels([3, 2, 1, 0]).flip(0))
-        assert not torch.equal(first, pixels(range(4), epoch=1))
-        assert not torch.equal(first, pixels(range(4), seed=1))
-        loader = DataLoader(samples, 2, num_workers=2, collate_fn=self.collator(processor))
-        assert torch.equal(torch.cat([batch["pixel_values"] for batch in loader]), first)
+    def test_texts_are_cut(self, siglip, clip):
+        long = [{"image": picture(0), "text": "a cat and a dog " * 40, "index": 0}]
+        assert ContrastiveCollator(siglip)(long)["input_ids"].shape == (1, 12)
+        assert ContrastiveCollator(clip)(long)["input_ids"].shape == (1, 77)
 
-    @staticmethod
-    def collator(processor) -> ContrastiveCollator:
-        return ContrastiveCollator(processor, augmentation=RandomResizedCrop(scale=(0.3, 0.9)))
+    def test_without_augmentation_it_is_the_processor(self, clip):
+        one = [{**sample, "text": "a cat", "image_id": 7} for sample in samples()]
+        batch = ContrastiveCollator(clip)(one)
+        plain = clip(images=[sample["image"] for sample in one], text=["a cat"] * 6)
+        assert all(torch.equal(batch[name], plain[name]) for name in plain)
+        assert batch["image_ids"].tolist() == [7] * 6
+        assert batch["image_ids"].dtype == torch.int64
 
-    def test_a_part_fills_the_square(self, processor):
-        """CLIP would cut the middle out of it once more: here what is at its border reaches the border."""
-        picture = Image.new("RGB", (64, 32), (0, 0, 0))
-        picture.paste((255, 255, 255), (0, 0, 8, 32))
-        crop = RandomResizedCrop(scale=(1, 1), ratio=(2, 2))
-        collator = ContrastiveCollator(processor, augmentation=crop)
-        (pixels,) = collator([{"image": picture, "text": "a", "index": 0}])["pixel_values"]
-        assert pixels[0, :, 0].min() > 1
-        assert pixels[0, :, 16:].max() < -1
+    def test_a_part_is_resized_as_the_processor_resizes(self, clip):
+        """Nothing is cut off a second time: the whole part becomes the square."""
+        crop = RandomResizedCrop(scale=(0.5, 0.5), ratio=(2, 2))
+        collate = ContrastiveCollator(clip, augmentation=crop)
+        sample = {"image": picture(3, (60, 40)), "text": "x", "index": 9}
+        box = crop.box(40, 60, collate._generator(9))
+        assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(2, rel=0.05)
+        part = sample["image"].crop(box).resize((16, 16), Image.Resampling.BICUBIC)
+        assert torch.equal(collate([sample])["pixel_values"], clip(images=part)["pixel_values"])
 
-    def test_every_caption_is_drawn(self, processor, samples):
-        collator = ContrastiveCollator(processor)
-        seen = set()
+    def test_images_of_every_kind(self, clip, tmp_path):
+        (tmp_path / "i.png").write_bytes(encoded(5))
+        array = np.array(picture(5))
+        kinds = [picture(5), encoded(5), str(tmp_path / "i.png"), array, torch.from_numpy(array)]
+        collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.3, 0.5)))
+        pixels = [collate([{"image": kind, "text": "x", "index": 1}])["pixel_values"] for kind in kinds]
+        assert all(torch.equal(pixels[0], other) for other in pixels)
+
+    def test_depend_on_seed_epoch_and_index_alone(self, clip):
+        def batch(epoch: int = 0, seed: int = 0, order=range(6)):
+            collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.2, 0.8)), seed=seed)
+            collate.set_epoch(epoch)
+            assert collate.epoch == epoch
+            torch.manual_seed(epoch)
+            return collate([samples()[n] for n in order])
+
+        first, mixed = batch(), batch(order=[3, 1])
+        assert all(torch.equal(first[name][[3, 1]], mixed[name]) for name in first)
+        for other in (batch(epoch=1), batch(seed=1)):
+            assert not torch.equal(first["input_ids"], other["input_ids"])
+            assert all((first["pixel_values"] != other["pixel_values"]).flatten(1).any(1))
+        state = torch.get_rng_state()
+        ContrastiveCollator(clip, augmentation=RandomResizedCrop())(samples())
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_draw_every_caption_in_time(self, clip):
+        collate = ContrastiveCollator(clip)
+        drawn = set()
         for epoch in range(12):
-            collator.set_epoch(epoch)
-            seen |= {tuple(ids.tolist()) for ids in collator(samples)["input_ids"]}
-        assert len(seen) == 3
+            collate.set_epoch(epoch)
+            drawn |= {tuple(ids) for ids in collate(samples())["input_ids"].tolist()}
+        assert drawn == {tuple(ids) for ids in clip(text=["a cat", "a dog", "a cup"])["input_ids"].tolist()}
 
-    def test_a_vocabulary_is_needed(self):
-        with pytest.raises(ValueError, match="a processor with a tokenizer"):
-            ContrastiveCollator(twinlens.SiglipProcessor(twinlens.SiglipImageProcessor()))
+    def test_are_the_same_from_workers(self, clip):
+        """Workers that outlive an epoch learn of the next one."""
+        collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.2, 0.8)), seed=2)
+        here = DataLoader(samples(), 2, collate_fn=collate)
+        there = DataLoader(samples(), 2, collate_fn=collate, num_workers=2, persistent_workers=True)
+        for epoch in (0, 1):
+            collate.set_epoch(epoch)
+            for batch, same in zip(here, there, strict=True):
+                assert all(torch.equal(batch[name], same[name]) for name in batch)
+
+    def test_can_go_to_spawned_workers(self, clip):
+        collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.2, 0.8)), seed=2)
+        again = pickle.loads(ForkingPickler.dumps(collate))
+        collate.set_epoch(3)
+        assert again.epoch == 3
+        assert torch.equal(collate(samples())["pixel_values"], again(samples())["pixel_values"])
+
+    @pytest.mark.parametrize("text", [None, "", [], ["a", 3]])
+    def test_a_sample_without_a_caption(self, clip, text):
+        with pytest.raises(ValueError, match="sample 4: expected a caption or a list of captions, got"):
+            ContrastiveCollator(clip)([{"image": picture(0), "text": text, "index": 4}])
+
+    def test_a_processor_without_a_vocabulary(self):
+        with pytest.raises(ValueError, match="Expected a processor with a tokenizer"):
+            ContrastiveCollator(CLIPProcessor(CLIPImageProcessor()))

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from PIL import Image
 
 
 class RandomResizedCrop:
@@ -10,14 +11,28 @@ class RandomResizedCrop:
 
     `scale` bounds the share of the image's area, open_clip's by default, `ratio` width over height, drawn evenly on a
     logarithmic scale. As in torchvision, ten draws that do not fit make way for the largest middle part within `ratio`.
+    `flip` is how likely left and right change places, which captions may contradict.
     """
 
-    def __init__(self, *, scale: tuple[float, float] = (0.9, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
+    def __init__(
+        self,
+        *,
+        scale: tuple[float, float] = (0.9, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.0,
+    ) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"scale must hold two shares of an area, 0 < low <= high <= 1, got {scale}.")
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"ratio must hold two ratios, 0 < low <= high, got {ratio}.")
-        self.scale, self.ratio = scale, ratio
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip must be a probability of 0..1, got {flip}.")
+        self.scale, self.ratio, self.flip = scale, ratio, flip
+
+    def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
+        part = image.crop(self.box(image.height, image.width, generator))
+        flipped = torch.rand((), generator=generator).item() < self.flip
+        return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else part
 
     def box(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of a part of an image of this size, in pixels."""

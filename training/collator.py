@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..processing import DualEncoderProcessor
-from ..processing.image_input import open_image
+from ..processing.image_input import open_image, to_levels
+from ..processing.image_steps import to_pil
 from .augmentation import RandomResizedCrop
+from .streams import checked_text
 
 
 class ContrastiveCollator:
@@ -25,15 +26,19 @@ class ContrastiveCollator:
         if processor.tokenizer is None:
             raise ValueError("Expected a processor with a tokenizer, got one that takes images only.")
         self.processor, self.augmentation, self.seed = processor, augmentation, seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # for workers that outlive an epoch
         # A part takes the place of the whole: it is resized to all of the model's square, of which nothing is cut off.
         images = processor.image_processor
-        crop = dict(getattr(images, "crop_size", None) or {}) if getattr(images, "do_center_crop", False) else {}
-        self.whole_square: dict[str, Any] = {"size": crop, "do_center_crop": False} if crop else {}
+        crop = images.crop_size if images.do_center_crop else None
+        self._settings = {"size": dict(crop), "do_center_crop": False} if augmentation and crop else {}
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other parts from now on."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """`pixel_values` (batch, channels, height, width), `input_ids` (batch, length) and what else the model takes.
@@ -43,13 +48,16 @@ class ContrastiveCollator:
         images, texts = [], []
         for sample in samples:
             generator = self._generator(sample["index"])
-            text = sample["text"]
-            if not isinstance(text, str):
-                text = text[int(torch.randint(len(text), (), generator=generator))]
+            try:
+                text = checked_text(sample["text"])
+                if not isinstance(text, str):
+                    text = text[int(torch.randint(len(text), (), generator=generator))]
+                image = sample["image"]
+                images.append(self.augmentation(_opened(image), generator) if self.augmentation else image)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"sample {sample['index']}: {error}") from error
             texts.append(text)
-            images.append(self._part(sample["image"], generator) if self.augmentation else sample["image"])
-        whole = self.whole_square if self.augmentation else None
-        batch = dict(self.processor(images=images, text=texts, images_kwargs=whole))
+        batch = dict(self.processor(images=images, text=texts, images_kwargs=self._settings))
         if all("image_id" in sample for sample in samples):
             batch["image_ids"] = torch.tensor([sample["image_id"] for sample in samples])
         return batch
@@ -58,6 +66,6 @@ class ContrastiveCollator:
         digest = blake2b(f"{self.seed} {self.epoch} {index}".encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
 
-    def _part(self, image: Any, generator: torch.Generator) -> Image.Image:
-        opened = Image.fromarray(image) if isinstance(image, np.ndarray) else open_image(image)
-        return opened.crop(self.augmentation.box(opened.height, opened.width, generator))  # type: ignore[union-attr]
+
+def _opened(image: Any) -> Image.Image:
+    return to_pil(to_levels(image)[0]) if hasattr(image, "shape") else open_image(image)

@@ -1,8 +1,8 @@
 """Pairs of images and captions from where people keep them, as samples of one form.
 
 A sample is {"image": what an image processor takes, "text": a caption or several, "index": its number in an epoch, and
-"image_id" where images can have several captions}. Images are decoded later, but those of streams, which leave out what
-is damaged.
+"image_id" where images can have several captions}. Images are decoded later, but for streams and with `skip_corrupt`,
+which leave out what is damaged.
 """
 
 import csv
@@ -11,25 +11,22 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ..processing.image_input import open_image
+from .streams import DAMAGE, HubStream, Sample, SkipCount, Stream, TarPairs, checked_text, stored_image
 
-Sample = dict[str, Any]
+__all__ = ["LabelledImages", "Pairs", "SoundPairs", "Stream", "TablePairs", "image_classes", "load_pairs"]
 
 logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filepath", "path", "jpg", "png", "url")
-TEXT_COLUMNS = ("text", "caption", "captions", "sentence", "title", "txt")
+TEXT_COLUMNS = ("text", "caption", "captions", "sentence", "sentences", "title", "txt")
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None}
-BUFFER = 1000  # samples of a stream from which the next one is drawn
-MAX_WORKERS = 256
+TARS = (".tar", ".tar.gz", ".tgz")
 
 
 def load_pairs(
@@ -38,42 +35,27 @@ def load_pairs(
     image_column: str | None = None,
     text_column: str | None = None,
     split: str = "train",
+    streaming: bool = False,
     seed: int = 0,
     repeat: bool = True,
+    skip_corrupt: bool = False,
 ) -> Dataset[Sample]:
     """Pairs of a folder, a table, tars, or a data set of `datasets`.
 
     A folder holds `metadata.csv` or `metadata.jsonl` with `file_name` and `text`, or images each with a `.txt` of the
-    same name, a caption a line, or is what `Dataset.save_to_disk` wrote. A table is a `.csv`, `.tsv` or `.jsonl` file
-    with paths relative to itself. Tars are named with braces, `shards-{000..009}.tar`, and stream, as does an
-    `IterableDataset` of `datasets`: shuffled by `seed` and without an end, each process and worker its own part; with
-    `repeat=False` once and in order. Columns are found by their usual names unless given. Raises FileNotFoundError, and
-    ValueError for a source without pairs.
+    same name, a caption a line, or is what `save_to_disk` wrote. A table is a `.csv`, `.tsv` or `.jsonl` file with
+    paths relative to itself. Tars are named with braces, `shards-{000..009}.tar`, and stream, as does an
+    `IterableDataset` of `datasets`, and one of the Hub with `streaming`: shuffled by `seed` and without an end, each
+    process and worker its own part; with `repeat=False` once and in order. Streams leave damaged images out; of other
+    sources one is an error, unless `skip_corrupt` puts the next sound pair in its place. Columns are found by their
+    usual names unless given. Raises FileNotFoundError, and ValueError for a source without pairs.
     """
-    if not isinstance(source, str | os.PathLike):
-        return _of_datasets(source, image_column, text_column, seed, repeat)
-    name, path = os.fspath(source), Path(source)
-    if name.endswith(".tar") or "{" in name:
-        return TarPairs(name, seed=seed, repeat=repeat)
-    if path.suffix in TABLES:
-        return _of_table(path, image_column, text_column)
-    if path.is_dir():
-        for table in ("metadata.jsonl", "metadata.csv"):
-            if (path / table).is_file():
-                return _of_table(path / table, image_column, text_column)
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return _of_datasets(_from_disk(path, split), image_column, text_column, seed, repeat)
-        return _of_folder(path)
-    if path.exists() or path.is_absolute() or name.startswith("."):
-        raise FileNotFoundError(
-            f"Expected a folder, a table ({', '.join(TABLES)}) or tars with image-caption pairs, got {name}, which is "
-            f"{'none of them' if path.exists() else 'not there'}."
-        )
-    try:
-        data = _datasets().load_dataset(name, split=split)
-    except Exception as error:  # of the network, of the Hub, of the data set
-        raise FileNotFoundError(f"{name} is no file or folder, and no data set within reach: {error}") from error
-    return _of_datasets(data, image_column, text_column, seed, repeat)
+    columns = (image_column, text_column)
+    if isinstance(source, str | os.PathLike):
+        pairs = _of_name(os.fspath(source), columns, split, streaming, seed, repeat)
+    else:
+        pairs = _of_datasets(source, columns, split, seed, repeat)
+    return SoundPairs(pairs) if skip_corrupt and not isinstance(pairs, Stream) else pairs
 
 
 def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
@@ -119,7 +101,7 @@ class Pairs(Dataset[Sample]):
 
 
 class TablePairs(Dataset[Sample]):
-    """Rows of a `datasets.Dataset`."""
+    """Rows of a `datasets.Dataset`, whose columns are called `image_column` and `text_column`."""
 
     def __init__(self, data: Any, image_column: str, text_column: str) -> None:
         self.data, self.image_column, self.text_column = data, image_column, text_column
@@ -129,193 +111,157 @@ class TablePairs(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         row = self.data[index]
-        return {"image": _image(row[self.image_column]), "text": row[self.text_column], "index": index}
+        return {"image": stored_image(row[self.image_column]), "text": row[self.text_column], "index": index}
 
 
-class Stream(IterableDataset[Sample]):
-    """Pairs without an end, or once with `repeat=False`; damaged ones are left out and counted in `skipped`.
+class SoundPairs(Dataset[Sample]):
+    """Other pairs, each that cannot be read replaced by the next one that can, and counted in `skipped`."""
 
-    Each of several training processes, and each worker of a DataLoader, reads its own part.
-    """
-
-    def __init__(self, *, seed: int, repeat: bool) -> None:
-        self.seed, self.repeat = seed, repeat
-        self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # one place a worker
+    def __init__(self, pairs: Any) -> None:
+        self.pairs = pairs
+        self._skip = SkipCount()
 
     @property
     def skipped(self) -> int:
-        """How many damaged samples this process and its workers have left out so far."""
-        return int(self._skipped.sum())
+        """How often this process and its workers have replaced a pair so far."""
+        return self._skip.total
 
-    def skip(self, reason: object) -> bool:
-        """Count a sample, or a file, that cannot be read; True, as webdataset's handlers say that it goes on."""
-        info = get_worker_info()
-        self._skipped[0 if info is None else info.id] += 1
-        logger.warning("Left out a damaged sample, %d so far: %s", self.skipped, reason)
-        return True
+    def __len__(self) -> int:
+        return len(self.pairs)
 
-    def part(self) -> tuple[int, int]:
-        """Which part of how many this process and worker read. An evaluation is not shared out between processes."""
-        info = get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        shared = self.repeat and dist.is_initialized()
-        rank, ranks = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
-        return rank * workers + worker, ranks * workers
-
-    def read(self, epoch: int) -> Iterator[tuple[Any, Any]]:
-        """Images and captions of one pass over this process's and worker's part."""
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[Sample]:
-        number, parts = self.part()
-        epoch = count = 0
-        while True:
-            before = count
-            for image, text in self.read(epoch):
-                yield {"image": image, "text": text, "index": count * parts + number}
-                count += 1
-            if count == before:
-                raise ValueError(f"No pair of {self} can be read ({self.skipped} are damaged).")
-            if not self.repeat:
-                return
-            epoch += 1
-
-
-class TarPairs(Stream):
-    """WebDataset tars: files of a sample lie together and share their name up to the first dot."""
-
-    def __init__(self, shards: str, *, seed: int = 0, repeat: bool = True) -> None:
-        super().__init__(seed=seed, repeat=repeat)
-        try:
-            from braceexpand import braceexpand
-        except ImportError as error:
-            raise ImportError(f"Tars need webdataset ({error}): pip install 'twinlens[train]'.") from error
-        self.shards = list(braceexpand(shards))
-        remote = ("http://", "https://", "pipe:", "s3://", "gs://", "hf://")
-        if missing := [shard for shard in self.shards if not shard.startswith(remote) and not Path(shard).is_file()]:
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(self.shards)} tars are not there: {', '.join(missing[:3])}"
-            )
-
-    def __repr__(self) -> str:
-        return f"{self.shards[0]}{f' and {len(self.shards) - 1} more' if len(self.shards) > 1 else ''}"
-
-    def read(self, epoch: int) -> Iterator[tuple[Any, Any]]:
-        from webdataset.tariterators import group_by_keys
-
-        number, parts = self.part()
-        if parts > len(self.shards):
-            raise ValueError(f"{parts} processes and workers need as many tars, got {len(self.shards)}.")
-        random = Random(f"{self.seed} {epoch}")  # the same order in every process, of which each takes its part
-        shards = random.sample(self.shards, len(self.shards)) if self.repeat else self.shards
-        samples = group_by_keys(self._members(shards[number::parts]), handler=self.skip)
-        if self.repeat:
-            samples = _shuffled(samples, Random(f"{self.seed} {epoch} {number}"))
-        for sample in samples:
-            image = next((sample[kind] for kind in ("jpg", "jpeg", "png", "webp") if kind in sample), None)
+    def __getitem__(self, index: int) -> Sample:
+        for place in (*range(index, len(self)), *range(index)):
+            sample = self.pairs[place]
             try:
-                yield open_image(image), _caption(sample)
-            except (KeyError, TypeError, ValueError) as error:
-                self.skip(f"{sample.get('__key__')} in {sample.get('__url__')}: {error}")
-
-    def _members(self, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
-        from webdataset.gopen import gopen
-        from webdataset.tariterators import tar_file_expander
-
-        for shard in shards:
-            with gopen(shard) as stream:  # webdataset itself would leave it open
-                yield from tar_file_expander([{"url": shard, "stream": stream}], handler=self.skip)
+                image, text = open_image(sample["image"]), checked_text(sample["text"])
+            except DAMAGE as error:
+                self._skip(f"pair {place}: {error}")
+            else:
+                return {**sample, "image": image, "text": text, "index": index}
+        raise ValueError(f"None of the {len(self)} pairs can be read.")
 
 
-class HubStream(Stream):
-    """A `datasets.IterableDataset`."""
+Columns = tuple[str | None, str | None]  # of images and captions, as given
 
-    def __init__(
-        self, data: Any, image_column: str | None, text_column: str | None, *, seed: int, repeat: bool
-    ) -> None:
-        super().__init__(seed=seed, repeat=repeat)
-        self.data, self.columns = data, (image_column, text_column)
 
-    def __repr__(self) -> str:
-        return f"the stream {self.data.info.dataset_name or ''}".strip()
-
-    def read(self, epoch: int) -> Iterator[tuple[Any, Any]]:
-        data = self.data
-        if self.repeat:
-            data = data.shuffle(seed=self.seed, buffer_size=BUFFER)
-            data.set_epoch(epoch)
-            if dist.is_initialized():
-                from datasets.distributed import split_dataset_by_node
-
-                data = split_dataset_by_node(data, dist.get_rank(), dist.get_world_size())
-        for row in data:  # each worker its own shards
-            image_column, text_column = _columns(list(row), *self.columns, self)
-            try:
-                yield open_image(_image(row[image_column])), row[text_column]
-            except (TypeError, ValueError) as error:
-                self.skip(error)
+def _of_name(name: str, columns: Columns, split: str, streaming: bool, seed: int, repeat: bool) -> Dataset[Sample]:
+    path = Path(name)
+    if name.endswith(TARS) or "{" in name:
+        return TarPairs(name, image_column=columns[0], text_column=columns[1], seed=seed, repeat=repeat)
+    if path.suffix in TABLES:
+        return _of_table(path, columns)
+    if path.is_dir():
+        for table in ("metadata.jsonl", "metadata.csv"):
+            if (path / table).is_file():
+                return _of_table(path / table, columns)
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _of_datasets(_datasets().load_from_disk(name), columns, split, seed, repeat)
+        return _of_folder(path)
+    if path.exists() or path.is_absolute() or name.startswith("."):
+        raise FileNotFoundError(
+            f"Expected a folder, a table ({', '.join(TABLES)}) or tars with image-caption pairs, got {name}, which is "
+            f"{'none of them' if path.exists() else 'not there'}."
+        )
+    datasets = _datasets()
+    try:
+        data = datasets.load_dataset(name, split=split, streaming=streaming)
+    except Exception as error:  # of the network, of the Hub, of the data set
+        raise FileNotFoundError(f"{name} is no file or folder, and no data set within reach: {error}") from error
+    return _of_datasets(data, columns, split, seed, repeat)
 
 
 def _of_folder(folder: Path) -> Pairs:
-    images, texts = [], []
+    images, texts, bare = [], [], 0
     for file in sorted(folder.rglob("*")):
-        if _is_image(file) and (captions := file.with_suffix(".txt")).is_file():
-            lines = [line.strip() for line in captions.read_text(encoding="utf-8").splitlines() if line.strip()]
-            images += [str(file)] * len(lines)
-            texts += lines
+        if not _is_image(file):
+            continue
+        if not (captions := file.with_suffix(".txt")).is_file():
+            bare += 1
+            continue
+        try:
+            lines = [line.strip() for line in captions.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{captions} is not UTF-8: {error}") from error
+        if not lines:
+            raise ValueError(f"Expected a caption in {captions}, which is empty.")
+        images += [str(file)] * len(lines)
+        texts += lines
     if not images:
         raise ValueError(
             f"Expected metadata.csv or metadata.jsonl in {folder}, or images each with a .txt beside it, got neither."
         )
+    if bare:
+        logger.warning("left out %d images of %s, which have no .txt beside them", bare, folder)
     return Pairs(images, texts, folder)
 
 
-def _of_table(file: Path, image_column: str | None, text_column: str | None) -> Pairs:
+def _of_table(file: Path, columns: Columns) -> Pairs:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there, expected a table of image-caption pairs.")
-    images, texts = [], []
+    images, texts, missing = [], [], []
     for number, row in enumerate(_rows(file), 1):
-        columns = _columns(list(row), image_column, text_column, f"row {number} of {file}")
-        image, text = (row[column] for column in columns)
-        if not isinstance(image, str) or not image or not text:
-            raise ValueError(f"Row {number} of {file} needs a path and a caption, got {image!r} and {text!r}.")
-        images.append(image if image.startswith(("http://", "https://")) else str(file.parent / image))
+        where = f"row {number} of {file}"
+        image, text = (row[column] for column in _columns(list(row), columns, where))
+        try:
+            checked_text(text)
+        except ValueError as error:
+            raise ValueError(f"{where[0].upper()}{where[1:]}: {error}") from error
+        if not isinstance(image, str) or not image:
+            raise ValueError(f"{where[0].upper()}{where[1:]}: expected the path of an image, got {image!r}")
+        if not image.startswith(("http://", "https://")):
+            image = str(file.parent / image)
+            if not os.path.isfile(image):
+                missing.append(f"{image} ({where})")
+        images.append(image)
         texts.append(text)
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} of {len(images)} images are not there, the first is {missing[0]}.")
     return Pairs(images, texts, file)
 
 
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
     delimiter = TABLES[file.suffix]
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             if delimiter is not None:
                 yield from csv.DictReader(lines, delimiter=delimiter, strict=True)
-            else:
-                yield from (json.loads(line) for line in lines if line.strip())
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+                return
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _object(line, number)
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{file} is not a sound {file.suffix} file: {error}") from error
 
 
-def _of_datasets(
-    data: Any, image_column: str | None, text_column: str | None, seed: int, repeat: bool
-) -> Dataset[Sample]:
+def _object(line: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is no JSON object but {line.strip()[:40]!r}")
+    return row
+
+
+def _of_datasets(data: Any, columns: Columns, split: str, seed: int, repeat: bool) -> Dataset[Sample]:
     datasets = _datasets()
-    if isinstance(data, datasets.IterableDataset):
-        return HubStream(data, image_column, text_column, seed=seed, repeat=repeat)
-    if not isinstance(data, datasets.Dataset):
-        raise TypeError(f"Expected a path, a name or a data set of `datasets`, got {type(data).__name__}.")
-    if not len(data):
-        raise ValueError("Expected image-caption pairs, got an empty data set.")
-    return TablePairs(data, *_columns(data.column_names, image_column, text_column, "the data set"))
-
-
-def _from_disk(folder: Path, split: str) -> Any:
-    data = _datasets().load_from_disk(str(folder))
-    if isinstance(data, Mapping):
+    if isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
         if split not in data:
-            raise ValueError(f"{folder} has no split {split!r}, only {', '.join(data)}.")
-        return data[split]
-    return data
+            raise ValueError(f"The data set has no split {split!r}, only {', '.join(data)}.")
+        data = data[split]
+    if not isinstance(data, datasets.Dataset | datasets.IterableDataset):
+        raise TypeError(f"Expected a path, a name or a data set of `datasets`, got {type(data).__name__}.")
+    streams = isinstance(data, datasets.IterableDataset)
+    if streams and data.column_names is None:
+        data = data._resolve_features()
+    if not streams and not len(data):
+        raise ValueError("Expected image-caption pairs, got an empty data set.")
+    image_column, text_column = _columns(data.column_names or [], columns, "the data set")
+    if isinstance(data.features[image_column], datasets.Image):  # decoded later, by threads, and damage with a name
+        data = data.cast_column(image_column, datasets.Image(decode=False))
+    if streams:
+        return HubStream(data, image_column, text_column, seed=seed, repeat=repeat)
+    return TablePairs(data, image_column, text_column)
 
 
 def _datasets() -> Any:
@@ -326,10 +272,10 @@ def _datasets() -> Any:
     return datasets
 
 
-def _columns(names: Sequence[str], image_column: str | None, text_column: str | None, where: object) -> tuple[str, str]:
+def _columns(names: Sequence[str], columns: Columns, where: str) -> tuple[str, str]:
     """Give the columns of images and captions, or say which there are."""
     found = []
-    for kind, given, usual in (("image", image_column, IMAGE_COLUMNS), ("text", text_column, TEXT_COLUMNS)):
+    for kind, given, usual in zip(("image", "text"), columns, (IMAGE_COLUMNS, TEXT_COLUMNS), strict=True):
         name = given or next((name for name in usual if name in names), None)
         if name is None or name not in names:
             raise ValueError(
@@ -338,32 +284,6 @@ def _columns(names: Sequence[str], image_column: str | None, text_column: str | 
             )
         found.append(name)
     return found[0], found[1]
-
-
-def _image(value: Any) -> Any:
-    """What a processor takes, of what `datasets` gives for an image that it has not decoded."""
-    return (value["bytes"] or value["path"]) if isinstance(value, dict) else value
-
-
-def _caption(sample: Mapping[str, Any]) -> Any:
-    """The caption of a sample in a tar: its .txt, or `caption` or `text` in its .json."""
-    if "txt" in sample:
-        return sample["txt"].decode("utf-8").strip()
-    described = json.loads(sample["json"])
-    return described["caption"] if "caption" in described else described["text"]
-
-
-def _shuffled(samples: Iterator[Any], random: Random) -> Iterator[Any]:
-    """Draw each next one from a buffer."""
-    buffer = []
-    for sample in samples:
-        buffer.append(sample)
-        if len(buffer) > BUFFER:
-            place = random.randrange(len(buffer))
-            buffer[place], buffer[-1] = buffer[-1], buffer[place]
-            yield buffer.pop()
-    random.shuffle(buffer)
-    yield from buffer
 
 
 def _is_image(file: Path) -> bool:
