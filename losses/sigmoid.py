@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .analytic import Gradients, analytic
 from .ring import Block, travel
-from .strips import CHUNK_SIZE, Strips, pairs
+from .strips import CHUNK_SIZE, Strips
 
 
 def sigmoid_loss(
@@ -49,23 +49,24 @@ def _sigmoid(
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Gradients]:
-    strips = Strips(images, log_scale.exp(), chunk_size, needs)
+    strips = Strips(images, log_scale.exp(), bias, chunk_size, needs)
     losses, bias_gradients = [], []
 
     def visit(block: Block, is_home: bool) -> Block:
         (texts,) = block
         texts_gradient = torch.zeros_like(texts) if strips.needs_texts else None
-        for strip in strips.of(texts):
-            logits = strip.logits.add_(bias)
+        for strip in strips.of(texts, is_home):
             if is_home:
-                pairs(strip, logits).neg_()  # what is true of a pair is false of the others
-            losses.append(torch.logaddexp(logits, logits.new_zeros(()), out=strip.spare).sum())  # softplus
+                strip.pairs.neg_()  # what is true of a pair is false of the others
+            for _, logits, spare in strip.tiles():
+                losses.append(torch.logaddexp(logits, logits.new_zeros(()), out=spare).sum())  # softplus
+                if any(needs):
+                    bias_gradients.append(logits.sigmoid_().sum())
             if any(needs):
-                gradient = logits.sigmoid_()
                 if is_home:
-                    pairs(strip, gradient).neg_()
-                bias_gradients.append(gradient.sum())
-                strips.add(strip, gradient, texts, texts_gradient)
+                    bias_gradients.append(-2 * strip.pairs.sum())
+                    strip.pairs.neg_()
+                strips.add(strip, texts, texts_gradient)
         return [] if texts_gradient is None else [texts_gradient]
 
     found = travel([texts], visit, Tensor.add_, group)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .analytic import Gradients, analytic
 from .ring import Block, travel
-from .strips import CHUNK_SIZE, Strips, pairs
+from .strips import CHUNK_SIZE, KEPT, Strips
 
 
 def softmax_loss(
@@ -46,28 +46,30 @@ def _softmax(
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Gradients]:
-    strips = Strips(images, log_scale.exp(), chunk_size, needs)
+    strips = Strips(images, log_scale.exp(), None, chunk_size, needs, kept=KEPT if any(needs) else 1)
     of_images = images.new_full((len(images),), -torch.inf)  # log-sum-exp over texts
     matches = torch.empty_like(of_images)
 
     def measure(block: Block, is_home: bool) -> Block:
         of_texts = torch.full_like(of_images, -torch.inf)  # log-sum-exp over this rank's images
-        for strip in strips.of(block[0]):
+        for strip in strips.of(block[0], is_home):
             if is_home:
-                matches[strip.rows] = pairs(strip, strip.logits)
-            of_images[strip.rows] = torch.logaddexp(of_images[strip.rows], _log_sum_exp(strip.logits, 0, strip.spare))
-            torch.logaddexp(of_texts, _log_sum_exp(strip.logits, 1, strip.spare), out=of_texts)
+                matches[strip.rows] = strip.pairs
+            for texts, logits, spare in strip.tiles():
+                for so_far, dim in ((of_images[strip.rows], 0), (of_texts[texts], 1)):
+                    torch.logaddexp(so_far, _log_sum_exp(logits, dim, spare), out=so_far)
         return [of_texts]
 
     def differentiate(block: Block, is_home: bool) -> Block:
         texts, of_texts = block
         texts_gradient = torch.zeros_like(texts) if strips.needs_texts else None
-        for strip in strips.of(texts):
-            gradient = torch.sub(strip.logits, of_images[strip.rows], out=strip.spare).exp_()
-            gradient += strip.logits.sub_(of_texts[:, None]).exp_()
+        for strip in strips.of(texts, is_home):
+            for some, logits, spare in strip.tiles():
+                torch.sub(logits, of_images[strip.rows], out=spare).exp_()
+                logits.sub_(of_texts[some, None]).exp_().add_(spare)
             if is_home:
-                pairs(strip, gradient).sub_(2)
-            strips.add(strip, gradient, texts, texts_gradient)
+                strip.pairs.sub_(2)
+            strips.add(strip, texts, texts_gradient)
         return [] if texts_gradient is None else [texts_gradient]
 
     # Nothing can be said of a text before it has met all images, hence two trips.
