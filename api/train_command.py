@@ -23,14 +23,14 @@ def with_plan_options(command: Callable[..., None]) -> Callable[..., None]:
         shown = item.default not in (None, "", False)
         text = item.metadata["help"] + (f" \\[default: {item.default}]" if shown else "")
         hint = hints[item.name]
-        annotation = Annotated[hint if item.default is None else hint | None, kind(help=text, show_default=False)]
+        annotation: Any = Annotated[hint if item.default is None else hint | None, kind(help=text, show_default=False)]
         if hint is bool:
             annotation = Annotated[bool, kind(f"--{item.name.replace('_', '-')}", help=text, show_default=False)]
         default = False if hint is bool else None
         parameters.append(
             inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
-    own = {
+    own: dict[str, Any] = {
         "config": (Annotated[Path | None, typer.Option(help="Settings in YAML; options given here win.")], None),
         "dry_run": (
             Annotated[bool, typer.Option("--dry-run", help="Count parameters and memory; train and write nothing.")],

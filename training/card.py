@@ -92,7 +92,7 @@ def draw_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
     figure = Figure(figsize=(7, 5.5 if shares else 3), layout="constrained")
     axes = figure.subplots(2 if shares else 1, sharex=True, squeeze=False)[:, 0]
     for name, points in curves.items():
-        axis = axes[name in shares]
+        axis = axes[1 if name in shares else 0]
         axis.plot(*zip(*points, strict=True), marker="." if name.startswith("eval") else None, label=_label(name))
     axes[0].set(ylabel="loss")
     if shares:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, set_seed
+from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..modeling import DualEncoderModel
@@ -88,7 +88,9 @@ def load(plan: TrainingPlan) -> tuple[Any, DualEncoderProcessor]:
 
 
 def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcessor, folder: Path) -> ContrastiveTrainer:
-    """The trainer of a plan, which keeps checkpoints and logs in `folder`."""
+    """The trainer of a plan, which keeps checkpoints and TensorBoard's logs in `folder`."""
+    if not is_tensorboard_available():
+        raise ImportError("Logs need tensorboardX or tensorboard: pip install 'twinlens[train]'.")
     arguments = ContrastiveTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=plan.epochs,
@@ -113,6 +115,7 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
         save_steps=plan.save_steps or 500,
         save_total_limit=2,
         disable_tqdm=not sys.stderr.isatty(),
+        report_to="tensorboard",
     )
     data = _pairs(plan, plan.data)
     if isinstance(data, Stream) and not plan.steps:
@@ -129,7 +132,6 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
         data_collator=_collator(plan, processor),
         processing_class=processor,
         zero_shot=zero_shot,
-        callbacks=[_tensorboard(folder)] if int(os.environ.get("RANK", 0)) == 0 else [],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -144,16 +146,6 @@ def _pairs(plan: TrainingPlan, source: str, repeat: bool = True) -> Dataset[Any]
 def _collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> ContrastiveCollator:
     crop = RandomResizedCrop(scale=(plan.min_crop_area, 1.0)) if plan.min_crop_area < 1 else None
     return ContrastiveCollator(processor, augmentation=crop, seed=plan.seed)
-
-
-def _tensorboard(folder: Path) -> Any:
-    from transformers.integrations import TensorBoardCallback
-
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ImportError(f"Logs need tensorboardX ({error}): pip install 'twinlens[train]'.") from error
-    return TensorBoardCallback(SummaryWriter(str(folder / "logs")))
 
 
 def _checkpoint(output: Path, resume: bool) -> str | None:

@@ -35,6 +35,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     warmup_steps: float = 0.05
     per_device_train_batch_size: int = 64
     remove_unused_columns: bool = False
+    dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
     report_to: Any = "none"
     gradient_cache_size: int | None = field(
         default=None,
