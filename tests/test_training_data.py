@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import skip_first_batches
-from PIL import Image
+from PIL import ExifTags, Image
 from text_corpus import trained_sentencepiece
 from torch.utils.data import DataLoader
 
@@ -258,6 +258,10 @@ def table(tmp_path) -> datasets.Dataset:
     return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
 
+def generated():
+    yield from ({"image": picture(number), "text": f"no. {number}"} for number in range(3))
+
+
 class TestDatasets:
     def test_rows(self, table, clip):
         pairs = load_pairs(table)
@@ -318,6 +322,13 @@ class TestDatasets:
         assert all(sorted(one) == [0, 0, 1, 1, 2, 2, 4, 5] for one in passes)
         assert len(set(map(tuple, passes))) > 1
 
+    def test_a_stream_that_does_not_know_its_columns(self):
+        stream = datasets.IterableDataset.from_generator(generated)
+        assert stream.column_names is None
+        assert [number_of(sample) for sample in load_pairs(stream, repeat=False)] == [0, 1, 2]
+        with pytest.raises(ValueError, match="named 'title' in the data set, got 'image', 'text'"):
+            load_pairs(stream, text_column="title")
+
     @MANY_WORKERS
     def test_too_many_workers_for_a_stream_without_end(self, table):
         stream = load_pairs(table.to_iterable_dataset(num_shards=2))
@@ -355,7 +366,7 @@ class TestTars:
             monkeypatch.setenv("RANK", str(rank))
             found = self.read(load_pairs(source, seed=3), workers, 3 * size)
             assert found == self.read(load_pairs(source, seed=3), workers, 3 * size)
-            assert found != self.read(load_pairs(source, seed=4), workers, 3 * size)
+            assert found[:size] != self.read(load_pairs(source, seed=4), count=size)
             for number, one in enumerate(passes):
                 one += found[number * size : (number + 1) * size]
         assert all(sorted(one) == list(range(shards * each)) for one in passes)
@@ -582,6 +593,30 @@ class TestBatches:
         collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.3, 0.5)))
         pixels = [collate([{"image": kind, "text": "x", "index": 1}])["pixel_values"] for kind in kinds]
         assert all(torch.equal(pixels[0], other) for other in pixels)
+
+    def test_large_batches_are_those_of_their_samples(self, clip, monkeypatch):
+        """However many images exist at a time, and in however many threads they are opened."""
+        collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.2, 0.8)))
+        whole = collate(samples())
+        monkeypatch.setattr("twinlens.training.collator.CHUNK", 4)
+        monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+        chunked = collate(samples())
+        assert all(torch.equal(whole[name], chunked[name]) for name in whole)
+
+    def test_photographs_are_turned_upright_before_they_are_flipped(self, clip):
+        upright = picture(4, (40, 60))
+        exif, file = Image.Exif(), io.BytesIO()
+        exif[ExifTags.Base.Orientation] = 6  # turn clockwise to see it as it was
+        upright.transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif)
+        turning = CLIPProcessor(
+            CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16, do_exif_transpose=True), clip.tokenizer
+        )
+        crop = RandomResizedCrop(scale=(0.5, 0.5), ratio=(0.5, 0.5), flip=1)
+        batches = [
+            ContrastiveCollator(processor, augmentation=crop)([{"image": image, "text": "x", "index": 0}])
+            for processor, image in ((clip, upright), (turning, file.getvalue()))
+        ]
+        assert torch.equal(batches[0]["pixel_values"], batches[1]["pixel_values"])
 
     def test_depend_on_seed_epoch_and_index_alone(self, clip):
         def batch(epoch: int = 0, seed: int = 0, order=range(6)):
