@@ -252,12 +252,12 @@ def _of_datasets(data: Any, columns: Columns, split: str, seed: int, repeat: boo
     if not isinstance(data, datasets.Dataset | datasets.IterableDataset):
         raise TypeError(f"Expected a path, a name or a data set of `datasets`, got {type(data).__name__}.")
     streams = isinstance(data, datasets.IterableDataset)
-    if streams and data.column_names is None:
-        data = data._resolve_features()
     if not streams and not len(data):
         raise ValueError("Expected image-caption pairs, got an empty data set.")
-    image_column, text_column = _columns(data.column_names or [], columns, "the data set")
-    if isinstance(data.features[image_column], datasets.Image):  # decoded later, by threads, and damage with a name
+    names = data.column_names or list(next(iter(data), {}))  # a stream may know neither names nor types
+    image_column, text_column = _columns(names, columns, "the data set")
+    if isinstance((data.features or {}).get(image_column), datasets.Image):
+        # Decoded later, by threads, and damage with a name.
         data = data.cast_column(image_column, datasets.Image(decode=False))
     if streams:
         return HubStream(data, image_column, text_column, seed=seed, repeat=repeat)

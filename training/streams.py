@@ -150,7 +150,7 @@ class TarPairs(Stream):
         number, parts = self.part()
         order = Random(f"{self.seed} {epoch}")  # the same in every process and worker, of which each takes its part
         shards = order.sample(self.shards, len(self.shards)) if self.repeat else self.shards
-        samples = itertools.chain.from_iterable(map(self._samples, shards[number::parts]))
+        samples: Iterator[Any] = itertools.chain.from_iterable(map(self._samples, shards[number::parts]))
         if self.repeat:
             samples = _shuffled(samples, Random(f"{self.seed} {epoch} {number}"))
         for sample in samples:
