@@ -53,7 +53,8 @@ class Strips:
         # Memory that is new to the process costs a tenth to a sixth of the time on the CPU.
         self.scaled = images.new_empty(self.size, dim)
         self.memory = [images.new_empty(self.size * batch) for _ in range(min(kept, -(-batch // self.size)))]
-        self.spare = images.new_empty(max(TILE, self.size) if images.device.type == "cpu" else self.size * batch)
+        tile = max(TILE, self.size) if images.device.type == "cpu" else self.size * batch
+        self.spare = images.new_empty(min(tile, self.size * batch))
         self.held: dict[int, int] = {}  # which strip at home lies in which memory
 
     def of(self, texts: Tensor, is_home: bool) -> Iterator[Strip]:
