@@ -25,7 +25,8 @@ def analytic(
     device = text_embeds.device
     inputs = [value.to(device) for value in (image_embeds, text_embeds, *scalars.values())]
     needs = tuple(torch.is_grad_enabled() and value.requires_grad for value in inputs)
-    check({"image_embeds": inputs[0], "text_embeds": inputs[1]}, scalars, chunk_size, needs, group)
+    embeds = {"image_embeds": inputs[0], "text_embeds": inputs[1]}
+    check(embeds, dict(zip(scalars, inputs[2:], strict=True)), chunk_size, needs, group)
     dtype = torch.promote_types(torch.promote_types(image_embeds.dtype, text_embeds.dtype), torch.float32)
 
     def computed(*inputs: Tensor) -> tuple[Tensor, Gradients]:

@@ -292,6 +292,16 @@ def test_training_makes_no_matrix_of_logits(family):
     assert theirs(**arguments, return_loss=True).logits_per_image.shape == (3, 3)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_computes_nan_says_so(family):
+    own, theirs = twins(family)
+    arguments = {"pixel_values": pixels(3), "input_ids": token_ids(family), "return_loss": True}
+    arguments["pixel_values"][1, 0, 0, 0] = torch.nan
+    assert theirs(**arguments).loss.isnan()
+    with pytest.raises(ValueError, match="Row 1 of image_embeds holds NaN"):
+        own(**arguments)
+
+
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
