@@ -1,4 +1,4 @@
-"""A world of coloured shapes to learn from: pictures with captions, what was learnt, and the recipe of two checkpoints."""
+"""A world of coloured shapes to learn from: pictures with captions, what was learnt, and two recipes."""
 
 from .dataset import OneThing, ShapesDataset
 from .picture import render

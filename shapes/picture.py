@@ -1,6 +1,6 @@
 """How a scene looks: Pillow draws every thing four times as large and takes means, so edges are smooth."""
 
-from math import cos, pi, sin
+from math import ceil, cos, pi, sin
 
 from PIL import Image, ImageDraw
 
@@ -10,7 +10,6 @@ Outline = list[tuple[float, float]]  # within a circle of radius 1, y downwards
 
 IMAGE_SIZE = 64  # of the small checkpoints
 _SUPERSAMPLING = 4
-_SHADOW = 0.02, 0.02, 70  # right, down, and how dark of 255
 
 
 def _polygon(corners: int, turn: float = -pi / 2, radius: float = 1.0, x: float = 0.0) -> Outline:
@@ -55,28 +54,21 @@ def render(scene: Scene, image_size: int = IMAGE_SIZE) -> Image.Image:
     picture = Image.new("RGB", (3, 3))
     picture.putdata(scene.ground)
     picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    if scene.stripes:
-        picture.paste((255, 255, 255), mask=_stripes(scene.stripes, image_size))
     for thing in scene.things:
-        right, down, darkness = _SHADOW
-        picture.paste((0, 0, 0), mask=_mask(thing, image_size, right, down, darkness))
-        picture.paste(thing.paint, mask=_mask(thing, image_size))
+        mask, left, top = _mask(thing, image_size)
+        picture.paste(thing.paint, (left, top), mask)
     return picture
 
 
-def _mask(thing: Thing, image_size: int, right: float = 0.0, down: float = 0.0, fill: int = 255) -> Image.Image:
-    side = image_size * _SUPERSAMPLING
-    mask = Image.new("L", (side, side))
+def _mask(thing: Thing, image_size: int) -> tuple[Image.Image, int, int]:
+    """Where the thing covers a small part of the picture, and the left and top of that part."""
+    reach = ceil(thing.radius * image_size) + 1
+    left, top = (round(place * image_size) - reach for place in (thing.x, thing.y))
+    mask = Image.new("L", (2 * reach * _SUPERSAMPLING,) * 2)
     draw = ImageDraw.Draw(mask)
-    across, along = side * thing.radius * cos(thing.turn), side * thing.radius * sin(thing.turn)
-    middle_x, middle_y = side * (thing.x + right), side * (thing.y + down)
-    for outline, level in zip(_OUTLINES[thing.shape], (fill, 0), strict=False):
-        points = [(middle_x + across * x - along * y, middle_y + along * x + across * y) for x, y in outline]
+    scale = image_size * _SUPERSAMPLING
+    middle_x, middle_y = scale * thing.x - left * _SUPERSAMPLING, scale * thing.y - top * _SUPERSAMPLING
+    for outline, level in zip(_OUTLINES[thing.shape], (255, 0), strict=False):
+        points = [(middle_x + scale * thing.radius * x, middle_y + scale * thing.radius * y) for x, y in outline]
         draw.polygon(points, fill=level)
-    return mask.reduce(_SUPERSAMPLING)
-
-
-def _stripes(count: int, image_size: int) -> Image.Image:
-    mask = Image.new("L", (2 * count, 1))
-    mask.putdata([0, 18] * count)
-    return mask.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return mask.reduce(_SUPERSAMPLING), left, top

@@ -15,19 +15,19 @@ Kind = tuple[str, str]  # colour and shape
 Form = Literal["one", "group", "pair"]
 
 COLOURS: dict[str, Rgb] = {
-    "red": (215, 35, 40),
-    "orange": (245, 140, 15),
-    "yellow": (250, 225, 45),
-    "green": (35, 155, 65),
-    "blue": (35, 80, 215),
-    "purple": (125, 40, 170),
-    "pink": (250, 140, 195),
-    "brown": (120, 70, 30),
-    "black": (15, 15, 15),
-    "white": (252, 252, 252),
+    "red": (230, 40, 45),
+    "orange": (255, 140, 20),
+    "yellow": (255, 230, 50),
+    "green": (40, 190, 80),
+    "cyan": (60, 220, 230),
+    "blue": (50, 100, 255),
+    "purple": (160, 70, 230),
+    "pink": (255, 130, 200),
+    "white": (250, 250, 250),
+    "grey": (140, 140, 140),
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "diamond")
-SIZES = {"small": (0.09, 0.11), "medium": (0.14, 0.17), "large": (0.21, 0.26)}  # radius, of the picture's side
+SIZES = {"small": 0.11, "medium": 0.16, "large": 0.22}  # radius, of the picture's side
 COUNTS = ("one", "two", "three", "four")
 RELATIONS = ("left of", "right of", "above", "below")
 PHRASINGS = ("{}", "{}", "a photo of {}", "a picture of {}", "an image of {}", "i can see {}", "there {be} {}")
@@ -39,9 +39,10 @@ HELD_OUT = frozenset(
 )
 SEEN = tuple(kind for kind in KINDS if kind not in HELD_OUT)
 
-_GAP = 0.02  # between things, and to the border
-_CONTRAST = 100  # of ground and things, a distance between colours
-_GENERAL = 0.2  # of the captions leave colour or shape out
+_SIZES_OF_SEVERAL = ("small", "medium")  # two large things would hardly fit
+_LATTICE = 8  # things lie on so many lines each way
+_GAP = 0.015  # between things, and to the border
+_GENERAL = 0.3  # of the captions leave colour or shape out
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ class Thing:
     x: float
     y: float
     radius: float
-    turn: float  # radians
     paint: Rgb  # a shade of the colour
 
     @property
@@ -65,9 +65,9 @@ class Thing:
     def place(self) -> str | None:
         """Where it is, if there are words for it."""
         across, down = self.x - 0.5, self.y - 0.5
-        if max(abs(across), abs(down)) < 0.08:
+        if max(abs(across), abs(down)) < 0.15:
             return "in the middle"
-        if min(abs(across), abs(down)) < 0.12:
+        if min(abs(across), abs(down)) < 0.1:
             return None
         return f"in the {'top' if down < 0 else 'bottom'} {'left' if across < 0 else 'right'}"
 
@@ -77,8 +77,7 @@ class Scene:
     """One thing, up to four of a kind, or two of different kinds, on a ground."""
 
     things: tuple[Thing, ...]
-    ground: tuple[Rgb, ...]  # nine colours, three by three, that run into each other
-    stripes: int  # how many across the ground
+    ground: tuple[Rgb, ...]  # nine shades, three by three, that run into each other
 
 
 def relation(first: Thing, second: Thing) -> str | None:
@@ -95,44 +94,45 @@ def draw_scene(
     random: Random, kinds: Sequence[Kind] = SEEN, form: Form | None = None, count: int | None = None
 ) -> Scene:
     """A scene of things of these kinds; its form, and the count of a group, are drawn too unless given."""
-    form = form or random.choices(("one", "group", "pair"), (5, 2, 3))[0]
+    form = form or random.choices(("one", "group", "pair"), (6, 2, 2))[0]
     if form == "pair":
         chosen = random.sample(kinds, 2)
-        sizes = random.choices(list(SIZES), k=2)
+        sizes = random.choices(_SIZES_OF_SEVERAL, k=2)
     else:
         count = 1 if form == "one" else count or random.randint(2, len(COUNTS))
         chosen = [random.choice(kinds)] * count
-        sizes = [random.choice(list(SIZES) if count < 3 else ["small", "medium"])] * count
+        sizes = [random.choice(list(SIZES) if count == 1 else _SIZES_OF_SEVERAL)] * count
     things: list[Thing] = []
     while not things or (form == "pair" and relation(*things) is None):
         things = _scatter(random, chosen, sizes)
-    return Scene(tuple(things), _ground(random, things), random.choice((0, 0, 0, 3, 5, 8)))
+    return Scene(tuple(things), _ground(random))
 
 
 def _scatter(random: Random, kinds: Sequence[Kind], sizes: Sequence[str]) -> list[Thing]:
     """Things that neither touch each other nor leave the picture; none where they happened not to fit."""
     things: list[Thing] = []
     for (colour, shape), size in zip(kinds, sizes, strict=True):
-        radius = random.uniform(*SIZES[size])
-        x, y = (random.uniform(radius + _GAP, 1 - radius - _GAP) for _ in range(2))
+        radius = SIZES[size]
+        lines = [
+            line / _LATTICE for line in range(_LATTICE) if _GAP <= line / _LATTICE - radius <= 1 - 2 * radius - _GAP
+        ]
+        x, y = random.choice(lines), random.choice(lines)
         if any(dist((x, y), (other.x, other.y)) < radius + other.radius + _GAP for other in things):
             return []
         red, green, blue = (min(255, max(0, level + random.randint(-12, 12))) for level in COLOURS[colour])
-        things.append(Thing(colour, shape, size, x, y, radius, random.uniform(-0.2, 0.2), (red, green, blue)))
+        things.append(Thing(colour, shape, size, x, y, radius, (red, green, blue)))
     return things
 
 
-def _ground(random: Random, things: Sequence[Thing]) -> tuple[Rgb, ...]:
-    """Nine shades of a dull colour that stands out from the things on it."""
-    while True:
-        base = colorsys.hsv_to_rgb(random.random(), random.uniform(0.05, 0.35), random.uniform(0.3, 0.95))
-        if all(dist([255 * level for level in base], thing.paint) > _CONTRAST for thing in things):
-            return tuple(_shade(random, base) for _ in range(9))
+def _ground(random: Random) -> tuple[Rgb, ...]:
+    """Nine shades of a dark colour, so that every thing is lighter than what is around it."""
+    base = colorsys.hsv_to_rgb(random.random(), random.uniform(0.2, 0.7), random.uniform(0.1, 0.25))
+    return tuple(_shade(random, base) for _ in range(9))
 
 
 def _shade(random: Random, base: tuple[float, float, float]) -> Rgb:
-    light = random.uniform(-20, 20)
-    red, green, blue = (min(255, max(0, round(255 * level + light + random.uniform(-6, 6)))) for level in base)
+    light = random.uniform(0.7, 1.3)
+    red, green, blue = (round(255 * level * light) for level in base)
     return red, green, blue
 
 
