@@ -149,10 +149,22 @@ class TestCLIPText:
         ids = clip_tokenizer("A photo, of é 😀!")["input_ids"]
         assert clip_tokenizer.decode(ids, skip_special_tokens=True) == "a photo , of é 😀!"
 
+    def test_file_that_says_how_few_merges_it_has(self, tmp_path: Path) -> None:
+        path = tmp_path / "few.gz"
+        path.write_bytes(gzip.compress(b"#version: 0.2 #merges: 2\nc a\nca t</w>\nd o\n"))
+        tokenizer = CLIPTokenizer.from_file(path)
+        assert len(tokenizer) == 256 + 256 + 2 + 2
+        assert tokenizer.tokenize("cat do") == ["cat</w>", "d", "o</w>"]
+        assert tokenizer("cat")["input_ids"] == [514, 513, 515]
+
+    @pytest.mark.parametrize("first", [b"#version: 0.2", b"#version: 0.2 #merges: 3"])
+    def test_shorter_file_is_refused(self, first: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "short.gz"
+        path.write_bytes(gzip.compress(first + b"\na b\nc d\n"))
+        with pytest.raises(ValueError, match=r"2 merges, not (3|48894)"):
+            CLIPTokenizer.from_file(path)
+
     def test_other_files_are_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "short.gz").write_bytes(gzip.compress(b"#version\na b\nc d\n"))
-        with pytest.raises(ValueError, match="2 merges, not 48894"):
-            CLIPTokenizer.from_file(tmp_path / "short.gz")
         (tmp_path / "broken.gz").write_bytes(gzip.compress(b"x" * 99)[:-9])
         with pytest.raises(ValueError, match="is not OpenAI's"):
             CLIPTokenizer.from_file(tmp_path / "broken.gz")
