@@ -26,7 +26,7 @@ def siglip_config() -> SiglipConfig:
     """A SigLIP of 0.3 million parameters."""
     return SiglipConfig(
         vision_config=_tower(64, 3, 2) | {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
-        text_config=_tower(64, 2, 2) | {"vocab_size": 91, "max_position_embeddings": TEXT_LENGTH},
+        text_config=_tower(64, 1, 2) | {"vocab_size": 91, "max_position_embeddings": TEXT_LENGTH},
     )
 
 
