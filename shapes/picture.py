@@ -23,7 +23,8 @@ def _star() -> Outline:
 
 def _heart() -> Outline:
     angles = [2 * pi * step / 40 for step in range(40)]
-    return [(sin(t) ** 3, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 16 - 0.1) for t in angles]
+    points = [(16 * sin(t) ** 3, 13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) for t in angles]
+    return [(x / 17.6, -y / 17.6 - 0.09) for x, y in points]
 
 
 def _cross(arm: float = 0.32, reach: float = 0.94) -> Outline:

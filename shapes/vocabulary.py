@@ -4,7 +4,7 @@ import gzip
 import json
 import string
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -16,9 +16,11 @@ _CAPTIONS = 20_000
 _PIECES = 128  # at most
 
 
-def captions() -> Iterator[str]:
+@cache
+def captions() -> tuple[str, ...]:
+    """What the vocabularies are learnt from."""
     pairs = ShapesDataset("train", _CAPTIONS)
-    return (pairs.describe(index)[1] for index in range(_CAPTIONS))
+    return tuple(pairs.describe(index)[1] for index in range(_CAPTIONS))
 
 
 def write_sentencepiece(file: Path) -> None:
