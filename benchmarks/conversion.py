@@ -4,9 +4,10 @@
 
 Writes SigLIPs with random values as big_vision does (float32 .npz: B/16-224 and So400m/14-384); that takes 11 GB of
 disk. Memory is VmHWM of a fresh process that runs the command and nothing else; its bar is 1.3 times the larger of the
-two files plus 600 MB without verification, and twice plus 600 MB with it. A round runs the conversion without
+two files plus 600 MB without verification, and twice the larger with it. A round runs the conversion without
 verification, and the copy (to the disk, with fsync) with sha256 of what was copied; the ratio is that of the medians,
-the bar 2. Of So400m the verification alone takes minutes.
+the bar 2. Beside it stands the ratio without what Python takes to start and import. Of So400m the verification alone
+takes minutes.
 """
 
 import argparse
@@ -81,21 +82,28 @@ def write_source(path: Path, *geometry: int) -> None:
     np.savez(path, **arrays)
 
 
-def print_own_peak(arguments: list[str]) -> None:
-    """Run the command line and print the megabytes resident at most: not ru_maxrss, which a child inherits."""
+def print_own_cost(arguments: list[str]) -> None:
+    """Run the command line; print its seconds without imports and the megabytes resident at most.
+
+    Those are not ru_maxrss, which a child inherits.
+    """
+    from twinlens import conversion  # noqa: F401  # what the command would import otherwise
     from twinlens.command_line import app
 
+    start = time.perf_counter()
     app(arguments, standalone_mode=False)
+    seconds = time.perf_counter() - start
     (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(f"VmHWM {int(peak.split()[1]) * 1024 / MB:.0f}")
+    print(f"seconds, VmHWM {seconds} {int(peak.split()[1]) * 1024 / MB:.0f}")
 
 
-def convert(source: Path, folder: Path, *options: str) -> tuple[float, int]:
-    """Seconds, start of Python included, and megabytes."""
+def convert(source: Path, folder: Path, *options: str) -> tuple[float, float, int]:
+    """Seconds from the start of Python on, those after its imports, and megabytes."""
     command = [sys.executable, __file__, "--run", "convert", str(source), str(folder), *options]
     start = time.perf_counter()
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - start, int(result.stdout.split()[-1])
+    inside, peak = result.stdout.split()[-2:]
+    return time.perf_counter() - start, float(inside), int(peak)
 
 
 def copy_and_hash(source: Path, target: Path) -> float:
@@ -111,32 +119,34 @@ def measure(name: str, scratch: Path, rounds: int) -> dict[str, object]:
     source, folder, copied = scratch / f"{name}.npz", scratch / name, scratch / "copy.npz"
     write_source(source, *TOWERS[name])
     os.sync()
-    taken: dict[str, list[float]] = {"convert": [], "copy": []}
+    taken: dict[str, list[float]] = {"convert": [], "inside": [], "copy": []}
     plain = 0
     for _ in range(rounds):
         taken["copy"].append(copy_and_hash(source, copied))
         copied.unlink()
         shutil.rmtree(folder, ignore_errors=True)
-        seconds, peak = convert(source, folder, "--no-verify")
+        seconds, inside, peak = convert(source, folder, "--no-verify")
         taken["convert"].append(seconds)
+        taken["inside"].append(inside)
         plain = max(plain, peak)
     larger = max(source.stat().st_size, (folder / "model.safetensors").stat().st_size) / MB
-    verified_seconds, verified = convert(source, folder, "--overwrite")
+    verified_seconds, _, verified = convert(source, folder, "--overwrite")
     shutil.rmtree(folder)
     source.unlink()
-    seconds, copy = (statistics.median(taken[what]) for what in ("convert", "copy"))
+    seconds, inside, copy = (statistics.median(taken[what]) for what in ("convert", "inside", "copy"))
     return {
         "case": name, "larger_file_mb": round(larger),
         "no_verify_mb": plain, "no_verify_bar_mb": round(1.3 * larger + 600),
-        "verify_mb": verified, "verify_bar_mb": round(2 * larger + 600), "verify_twice_mb": round(2 * larger),
+        "verify_mb": verified, "verify_bar_mb": round(2 * larger),
         "no_verify_s": round(seconds, 2), "copy_and_hash_s": round(copy, 2), "time_ratio": round(seconds / copy, 2),
+        "no_verify_without_imports_s": round(inside, 2), "time_ratio_without_imports": round(inside / copy, 2),
         "verify_s": round(verified_seconds, 1),
     }  # fmt: skip
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--run"]:
-        print_own_peak(sys.argv[2:])
+        print_own_cost(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the results there")
@@ -153,6 +163,7 @@ def main() -> None:
     if options.json:
         packages = ("twinlens", "torch", "transformers", "safetensors", "numpy")
         machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+        machine["threads"] = torch.get_num_threads()
         environment = {**{name: version(name) for name in packages}, **machine}
         options.json.write_text(json.dumps({"environment": environment, "cases": cases}, indent=1) + "\n")
 

@@ -1,5 +1,6 @@
 """An official checkpoint file becomes a folder that plain transformers loads, with the proof that nothing changed."""
 
+import copy
 import logging
 import os
 import secrets
@@ -13,10 +14,10 @@ from typing import Literal, NoReturn, get_args
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from ..configuration import DualEncoderConfig, SiglipConfig
-from ..formats import Activation, Checkpoint
+from ..formats import Activation, Checkpoint, write_safetensors
 from ..formats.table import is_finite
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
 from .certificate import Certificate
@@ -24,7 +25,7 @@ from .download import download_file
 from .export import save_layout
 from .model_card import model_card
 from .source import read_source
-from .verify import build_model, certify_folder
+from .verify import certify_folder, model_class_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def convert(
 
     with _complete_or_absent(folder, overwrite) as partial:
         progress("writing weights")
-        _save(build_model(checkpoint, stored_dtype), partial)
+        _save_model(checkpoint, stored_dtype, partial)
         processor.save_pretrained(partial)
         save_layout(checkpoint.layout, partial)
         certificate = None
@@ -133,11 +134,26 @@ def _processor(
     )
 
 
-def _save(model: PreTrainedModel, folder: Path) -> None:
-    for name, value in model.state_dict().items():
-        if not is_finite(value):
-            raise ValueError(f"{name} has values beyond the range of {value.dtype}. Choose bfloat16 or float32.")
-    model.save_pretrained(folder)
+def _save_model(checkpoint: Checkpoint, dtype: torch.dtype, folder: Path) -> None:
+    """Write what `save_pretrained` of our model with these weights would, without two of them in memory."""
+    config = copy.deepcopy(checkpoint.config)
+    model_class = model_class_of(config)
+    with torch.device("meta"):
+        model = model_class(config)
+
+    def stored_weights() -> Iterator[tuple[str, Tensor]]:
+        for name, weight in checkpoint.weights():
+            value = weight.to(dtype)
+            if not is_finite(value):
+                raise ValueError(f"{name} has values beyond the range of {dtype}. Choose bfloat16 or float32.")
+            yield name, value
+
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    write_safetensors(folder / "model.safetensors", dtype, shapes, stored_weights())
+    config.architectures = [model_class.__name__]
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        part.dtype = dtype
+    config.save_pretrained(folder)
 
 
 def _check_destination(source: Path, folder: Path, overwrite: bool) -> None:

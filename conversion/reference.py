@@ -9,7 +9,7 @@ Sources: openai/CLIP `clip/model.py@d05afc4`; google-research/big_vision@0127fb6
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ def reference_forward(
     `vision_heads` are the caller's where nothing says them.
     """
     pixels, ids = np.asarray(pixel_values, np.float64), np.asarray(input_ids, np.int64)
-    tensors = {name.removeprefix("params/").removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors = _Unprefixed(tensors)
     said = _Said(beside or {}, vision_activation, vision_heads)
     for name, run in (
         ("visual.proj", _clip),
@@ -97,6 +97,26 @@ def reference_forward(
         "Expected weights under OpenAI's names (visual.proj, ...), open_clip's, timm's, transformers' or big_vision's "
         f"(img/MAPHead_0/probe, ...). Got {sorted(tensors)[:3]}."
     )
+
+
+class _Unprefixed(Mapping[str, Any]):
+    """The same tensors without the prefix of their names; none is read before it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self._tensors = tensors
+        self._names = {name.removeprefix("params/").removeprefix("module."): name for name in tensors}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._tensors[self._names[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class _Said(NamedTuple):

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
-import skimage.data
 import torch
 import transformers
 from transformers import PreTrainedModel
 
 from ..configuration import DualEncoderConfig
-from ..formats import Activation, Checkpoint
+from ..formats import Activation, Checkpoint, read_weights
 from ..modeling import DualEncoderModel, SiglipVisionModel
 from ..processing import DualEncoderProcessor
 from .certificate import Certificate, certify
@@ -65,29 +64,31 @@ def certify_folder(
     `strict` raises ValueError where its weights are not those of the checkpoint, rounded or not.
     """
     config = type(checkpoint.config).from_pretrained(folder)
-    model_class = _model_class(config)
+    model_class = model_class_of(config)
 
     def load_original() -> PreTrainedModel:
-        return build_model(checkpoint, torch.float32, config)
+        return _build_model(checkpoint, config)
 
     def load_stored() -> PreTrainedModel:
         return model_class.from_pretrained(folder, dtype=torch.float32)
 
     dtype = getattr(torch, str(config.dtype or "float32").removeprefix("torch."))
-    weights, values = load_original().state_dict(), load_stored().state_dict()
-    changed = [name for name, value in values.items() if not torch.equal(value, weights[name].to(dtype).float())]
+    stored = read_weights(folder)
+    total, changed, exact = 0, [], True
+    for name, weight in checkpoint.weights():  # room for one at a time
+        expected, found = weight.float(), stored[name].float() if name in stored else torch.empty(0)
+        if not torch.equal(found, expected.to(dtype).float()):
+            changed.append(name)
+        exact = exact and torch.equal(found, expected)
+        total += 1
     if changed and strict:
         raise ValueError(f"{changed[0]} as read back from the new folder differs from what was written there.")
-    rounded = None
+    model, rounded = load_stored, None
     if changed:
-        model = load_stored
-        notes += (f"{len(changed)} of {len(values)} weights are not those of the source: {', '.join(changed[:3])}.",)
-    elif all(torch.equal(value, weights[name]) for name, value in values.items()):
-        model = load_stored
-    else:
+        notes += (f"{len(changed)} of {total} weights are not those of the source: {', '.join(changed[:3])}.",)
+    elif not exact:
         model, rounded = load_original, load_stored
         notes += (f"The weights are rounded to {str(dtype).removeprefix('torch.')}; the parity table has the cost.",)
-    del weights, values  # room for one model at a time
     return certify(
         checkpoint,
         model,
@@ -100,27 +101,24 @@ def certify_folder(
     )
 
 
-def build_model(checkpoint: Checkpoint, dtype: torch.dtype, config: Any = None) -> PreTrainedModel:
-    """Give our model with the official weights, every one and no other, under its own or another configuration."""
-    config = config or checkpoint.config
-    model, info = _model_class(config).from_pretrained(
-        None,
-        config=config,
-        state_dict=checkpoint.state_dict(),
-        dtype=dtype,
-        output_loading_info=True,
+def _build_model(checkpoint: Checkpoint, config: Any) -> PreTrainedModel:
+    """Give our model in float32 with the official weights, every one and no other, under another configuration."""
+    model, info = model_class_of(config).from_pretrained(
+        None, config=config, state_dict=checkpoint.state_dict(), dtype=torch.float32, output_loading_info=True
     )
     if problems := {name: sorted(keys) for name, keys in info.items() if keys}:
         raise ValueError(f"{checkpoint.path} does not fill the model exactly: {problems}.")
     return model.eval()
 
 
-def _model_class(config: Any) -> Any:
+def model_class_of(config: Any) -> Any:
     return DualEncoderModel.family(config) if isinstance(config, DualEncoderConfig) else SiglipVisionModel
 
 
 def _photograph(folder: Path) -> npt.NDArray[Any]:
     """Give a real picture as the folder's own processor makes it: (1, channels, height, width)."""
+    import skimage.data
+
     processor = DualEncoderProcessor.from_pretrained(folder)
     return processor.image_processor(skimage.data.astronaut(), return_tensors="np")["pixel_values"]
 

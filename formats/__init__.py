@@ -1,6 +1,6 @@
 """Official checkpoint files: safe readers, and tables that turn them into transformers' names and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -16,12 +16,12 @@ from .families import differences
 from .layout import Activation, Choices, Layout, dtypes_of, read_json
 from .open_clip import CONFIG, OpenClipLayout
 from .openai import OpenAILayout, ResNetLayout
-from .reader import read_files, weight_files
+from .reader import read_files, read_weights, weight_files
 from .table import FormatError
 from .timm import TimmLayout
 from .torch_file import write_archive
 from .transformers_folder import TransformersLayout
-from .writer import write_tensors
+from .writer import write_safetensors, write_tensors
 
 __all__ = [
     "BigVisionLayout",
@@ -38,8 +38,10 @@ __all__ = [
     "layout_from_dict",
     "read_checkpoint",
     "read_json",
+    "read_weights",
     "to_official",
     "write_archive",
+    "write_safetensors",
     "write_tensors",
 ]
 
@@ -70,9 +72,13 @@ class Checkpoint:
         """ "openai", "big_vision", "open_clip", "timm" or "transformers"."""
         return self.layout.format
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The weights in transformers' names and shapes and the file's dtypes; may share memory with `tensors`."""
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights in transformers' names and shapes and the file's dtypes, in memory one at a time."""
         return table.to_transformers(self.layout.table(), self.tensors)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All `weights`, each alone in its memory, which it may share with `tensors`."""
+        return {name: table.own(tensor) for name, tensor in self.weights()}
 
 
 def is_checkpoint_file(source: Any) -> bool:

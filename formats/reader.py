@@ -4,6 +4,7 @@ import math
 import struct
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self._mappers)
 
 
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file or folder as they are called there, whatever they are the weights of."""
+    return read_files(weight_files(path))[1]
+
+
 def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:
     """The container ("torchscript", "torch", "torch/state_dict", "npz", "safetensors") and the tensors of all files.
 
@@ -126,7 +132,10 @@ def _read_zip(path: Path) -> tuple[str, Mapping[str, Tensor]]:
         if len(pickles) == 1:
             return torch_file.read_archive(archive, pickles[0].removesuffix("data.pkl"))
         if any(name.endswith(".npy") for name in names):
-            arrays = {entry.filename.removesuffix(".npy"): _array(path, archive, entry) for entry in archive.infolist()}
+            entries = archive.infolist()
+            with ThreadPoolExecutor() as pool:  # a checksum is slower than the disk, and leaves Python's lock alone
+                mappers = pool.map(partial(_array, path, archive), entries)
+                arrays = dict(zip([entry.filename.removesuffix(".npy") for entry in entries], mappers, strict=True))
             for map_array in arrays.values():
                 map_array()  # so that a dtype without meaning is refused here
             return "npz", StoredTensors(arrays)

@@ -1,7 +1,7 @@
 """Conversion as data: rows of names, shapes and reversible operations, and the engine that checks and applies them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -139,16 +139,17 @@ def solve(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> tuple[dict[str
     for name, shape in expected.items():
         if name not in tensors:
             continue
-        given = tuple(tensors[name].shape)
+        tensor = tensors[name]
+        given = tuple(tensor.shape)
         for symbol, size in zip(shape, given, strict=False):
             if "*" not in symbol and not symbol.isdigit():
                 sizes.setdefault(symbol, size)
         if 0 in given or tuple(_size(symbol, sizes) for symbol in shape) != given:
             wanted = ", ".join(symbol if symbol.isdigit() else f"{symbol}={_size(symbol, sizes)}" for symbol in shape)
             violations.append(f"{name} has shape {given}, expected ({wanted})")
-        if not tensors[name].is_floating_point():
-            violations.append(f"{name} has dtype {tensors[name].dtype}, expected floating point")
-        elif not is_finite(tensors[name]):
+        if not tensor.is_floating_point():
+            violations.append(f"{name} has dtype {tensor.dtype}, expected floating point")
+        elif not is_finite(tensor):
             violations.append(f"{name} has NaN or infinite values")
     return sizes, violations
 
@@ -158,13 +159,11 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(math.isfinite(value.item()) for value in tensor.aminmax())
 
 
-def to_transformers(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that `solve` found no fault with, in transformers' names and shapes."""
-    return {
-        name: _own(tensor)
-        for row in table
-        for name, tensor in zip(row.targets, row.operation.forward([tensors[n] for n in row.sources]), strict=True)
-    }
+def to_transformers(table: Sequence[Row], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that `solve` found no fault with, in transformers' names and shapes, one at a time."""
+    for row in table:
+        for name, tensor in zip(row.targets, row.operation.forward([tensors[n] for n in row.sources]), strict=True):
+            yield name, tensor.contiguous()
 
 
 def targets(table: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, Shape]:
@@ -189,7 +188,7 @@ def to_official(table: Sequence[Row], state_dict: Mapping[str, Tensor], sizes: M
     official: dict[str, Tensor] = {}
     for row in table:
         sources = row.operation.reverse([state_dict[name] for name in row.targets], _shapes(row, sizes))
-        official |= {name: _own(tensor) for name, tensor in zip(row.sources, sources, strict=True)}
+        official |= {name: own(tensor) for name, tensor in zip(row.sources, sources, strict=True)}
     return official
 
 
@@ -208,7 +207,7 @@ def _size(symbol: str, sizes: Mapping[str, int]) -> int | None:
     return None if size is None else size * int(factor or 1)
 
 
-def _own(tensor: Tensor) -> Tensor:
+def own(tensor: Tensor) -> Tensor:
     """`tensor`, contiguous and alone in its memory: what safetensors and `torch.save` expect."""
     tensor = tensor.contiguous()
     aligned = tensor.data_ptr() % tensor.element_size() == 0  # nothing in a .npz file is

@@ -173,6 +173,37 @@ class TestFolder:
         for name, weight in checkpoint.state_dict().items():
             assert torch.equal(stored[name], weight.float()), name
 
+    @pytest.mark.parametrize(
+        ("case", "dtype"),
+        [("archive", "float32"), ("v1", "float32"), ("v2-scanned", "bfloat16"), ("no-head", "float16")],
+    )
+    def test_model_is_what_save_pretrained_writes(self, case: str, dtype: Any, tmp_path: Path) -> None:
+        source = write(tmp_path / "checkpoint", case)
+        convert(source, tmp_path / "folder", dtype=dtype, verify=False)
+        DualEncoderModel.from_pretrained(source, dtype=getattr(torch, dtype)).save_pretrained(tmp_path / "saved")
+        assert {path.name for path in (tmp_path / "saved").iterdir()} == {"config.json", "model.safetensors"}
+        for path in (tmp_path / "saved").iterdir():
+            assert (tmp_path / "folder" / path.name).read_bytes() == path.read_bytes(), path.name
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda weights: weights.pop("logit_scale"), r"needs 1 more weights, logit_scale among them"),
+            (lambda weights: weights.update(logit=torch.zeros(1)), r"logit has shape \(1,\), expected no such weight"),
+            (lambda weights: weights.update(logit_scale=torch.zeros(2)), r"logit_scale has shape \(2,\), expected"),
+        ],
+        ids=["missing", "unexpected", "misshapen"],
+    )
+    def test_weights_fill_the_model_exactly(
+        self, change: Callable[..., Any], message: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weights = read_checkpoint(source).state_dict()
+        change(weights)
+        monkeypatch.setattr(Checkpoint, "weights", lambda self: iter(weights.items()))
+        with pytest.raises(ValueError, match=message):
+            convert(source, tmp_path / "folder", verify=False)
+        assert not (tmp_path / "folder").exists()
+
 
 class TestDType:
     def test_mixed_file_is_stored_in_float32(self, clip_file: Path, tmp_path: Path) -> None:
@@ -283,8 +314,8 @@ class TestMistakes:
     def test_in_the_weights(
         self, case: str, mistake: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        sound = Checkpoint.state_dict
-        monkeypatch.setattr(Checkpoint, "state_dict", lambda self: mistake(sound(self)))
+        sound = Checkpoint.weights
+        monkeypatch.setattr(Checkpoint, "weights", lambda self: iter(mistake(dict(sound(self))).items()))
         self.assert_refused(write(tmp_path / "checkpoint", case))
 
     @pytest.mark.parametrize(
@@ -334,8 +365,8 @@ class TestMistakes:
         source = write(tmp_path / "checkpoint", "old")
         positions = read_checkpoint(source).tensors["txt/pos_embedding"][0]
         name = "text_model.embeddings.position_embedding.weight"
-        sound = Checkpoint.state_dict
-        monkeypatch.setattr(Checkpoint, "state_dict", lambda self: sound(self) | {name: positions})
+        sound = Checkpoint.weights
+        monkeypatch.setattr(Checkpoint, "weights", lambda self: iter((dict(sound(self)) | {name: positions}).items()))
         self.assert_refused(source)
 
 
@@ -542,9 +573,9 @@ class TestAllOrNothing:
     ) -> None:
         convert(source, tmp_path / "folder")
         before = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
-        sound = Checkpoint.state_dict
+        sound = Checkpoint.weights
         mistake = zero("logit_scale")
-        monkeypatch.setattr(Checkpoint, "state_dict", lambda self: mistake(sound(self)))
+        monkeypatch.setattr(Checkpoint, "weights", lambda self: iter(mistake(dict(sound(self))).items()))
         with pytest.raises(ParityError):
             convert(source, tmp_path / "folder", overwrite=True)
         assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == before
