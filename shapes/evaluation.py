@@ -1,9 +1,11 @@
 """What a model has learnt of the world: kinds it saw and kinds it never saw, how many, where, and which of many."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..modeling import DualEncoderModel
@@ -79,7 +81,8 @@ def relation_questions(size: int) -> Iterator[Question]:
 
 def gallery(size: int) -> Iterator[tuple[Scene, str]]:
     """Scenes with the fullest thing to be said of each, no two of which are the same."""
-    random, said = Random("gallery"), set()
+    random = Random("gallery")
+    said: set[str] = set()
     while len(said) < size:
         scene = draw_scene(random, KINDS)
         caption = max(statements(scene)[0], key=len)
@@ -92,7 +95,8 @@ def linear_probe(embeds: Tensor, labels: Tensor, others: Tensor, classes: int) -
     """Labels of `others` by a logistic regression that is fitted to embeddings (samples, dim) and labels (samples,)."""
     mean, std = embeds.mean(dim=0), embeds.std(dim=0)
     probe = nn.Linear(embeds.shape[1], classes)
-    nn.init.zeros_(probe.weight)
+    for parameter in probe.parameters():
+        nn.init.zeros_(parameter)
     optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -112,22 +116,22 @@ class _Examiner:
         self.model, self.processor = model.eval(), processor
 
     @torch.no_grad()
-    def _embed(self, encode: Callable[..., Tensor], items: Sequence, modality: str) -> Tensor:
-        batches = (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
-        return torch.cat(
-            [encode(**self.processor(**{modality: list(batch)}).to(self.model.device)).cpu() for batch in batches]
-        )
-
     def texts(self, captions: Sequence[str]) -> Tensor:
-        return self._embed(self.model.encode_text, captions, "text")
+        inputs = (self.processor(text=list(batch)) for batch in _batches(captions))
+        return torch.cat([self.model.encode_text(**batch.to(self.model.device)).cpu() for batch in inputs])
+
+    @torch.no_grad()
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        inputs = (self.processor(images=list(batch)) for batch in _batches(images))
+        return torch.cat([self.model.encode_image(**batch.to(self.model.device)).cpu() for batch in inputs])
 
     def scenes(self, scenes: Sequence[Scene]) -> Tensor:
-        return self._embed(self.model.encode_image, [render(scene) for scene in scenes], "images")
+        return self.images([render(scene) for scene in scenes])
 
     def pictures(self, dataset: OneThing) -> tuple[Tensor, Tensor]:
         samples = [dataset[index] for index in range(len(dataset))]
-        images = self._embed(self.model.encode_image, [sample["image"] for sample in samples], "images")
-        return images, torch.tensor([sample["label"] for sample in samples])
+        labels = torch.tensor([sample["label"] for sample in samples])
+        return self.images([sample["image"] for sample in samples]), labels
 
     def answers(self, questions: Iterator[Question]) -> float:
         """The share of questions for which the true caption is the nearest."""
@@ -135,3 +139,7 @@ class _Examiner:
         texts = self.texts([caption for choice in captions for caption in choice]).unflatten(0, (len(scenes), -1))
         nearest = torch.einsum("qd,qcd->qc", self.scenes(scenes), texts).argmax(dim=1)
         return (nearest == torch.tensor(answers)).float().mean().item()
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
