@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,9 +63,13 @@ class Recipe:
     weight_decay: float
     adam_beta2: float
 
+    def vocabulary_file(self) -> Path:
+        """Where the vocabulary lies."""
+        return Path(str(files(__package__) / "assets" / self.vocabulary))
+
     def processor(self) -> DualEncoderProcessor:
         """Pixels and tokens as the family's official code makes them."""
-        return build_processor(self.config(), tokenizer=str(files(__package__) / "assets" / self.vocabulary))
+        return build_processor(self.config(), tokenizer=self.vocabulary_file())
 
     def model(self, seed: int = 0) -> DualEncoderModel:
         """The first weights: those of the family, and a start for the eye."""
@@ -78,8 +83,8 @@ class Recipe:
 
 
 RECIPES = {
-    "siglip": Recipe(siglip_config, SENTENCEPIECE, 4000, 64, 1e-3, 100, 0.05, 0.98),
-    "clip": Recipe(clip_config, MERGES, 4000, 64, 1e-3, 100, 0.05, 0.98),
+    "siglip": Recipe(siglip_config, SENTENCEPIECE, 3000, 64, 1e-3, 100, 0.05, 0.98),
+    "clip": Recipe(clip_config, MERGES, 3000, 64, 1e-3, 100, 0.05, 0.98),
 }
 
 
