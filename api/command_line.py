@@ -35,7 +35,7 @@ ImageSize = Annotated[
 @app.command("list")
 def list_command(as_json: Json = False) -> None:
     """Show the published checkpoints that `convert` knows by name; --json adds geometry, licence and sources."""
-    from .configuration import CATALOGUE
+    from .configuration import BUNDLED, CATALOGUE
 
     if as_json:
         print(json.dumps([asdict(row) | {"parameters": row.parameters} for row in CATALOGUE.values()], indent=2))
@@ -45,6 +45,7 @@ def list_command(as_json: Json = False) -> None:
         pixels, digest = row.image_size or "any", (row.sha256 or "-")[:8]
         size = f"{row.parameters:>13,}{pixels:>8}{row.text_length:>8}"
         print(f"{row.name:<41}{row.family:<9}{size}  {digest:<10}{row.address}")
+    print(f"Trained on drawings of shapes, and part of this package: {', '.join(BUNDLED)}.")
 
 
 @app.command("inspect")

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..configuration import DualEncoderConfig, SiglipConfig
+from ..configuration import BUNDLED, DualEncoderConfig, SiglipConfig, bundled_checkpoint
 from ..formats import Activation, Checkpoint, write_safetensors
 from ..formats.table import is_finite
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
@@ -81,6 +81,8 @@ def convert(
         vision_heads=vision_heads,
         progress=progress,
     )
+    if tokenizer is None and str(source) in BUNDLED and not Path(source).exists():
+        tokenizer = bundled_checkpoint(str(source))[1]
     if row is not None and tokenizer is None and row.vocabulary.address:
         tokenizer = download_file(row.vocabulary.address, sha256=row.vocabulary.sha256, progress=progress)
     stored_dtype = _stored_dtype(checkpoint, dtype)

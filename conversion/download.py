@@ -19,7 +19,7 @@ from huggingface_hub import constants, hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..configuration import OfficialCheckpoint, official_checkpoint
+from ..configuration import BUNDLED, OfficialCheckpoint, bundled_checkpoint, official_checkpoint
 from ..configuration.official import HUB
 
 Progress = Callable[[str], None]
@@ -36,10 +36,13 @@ ANOTHER_WAY = "Once you have the file from elsewhere, give its path instead of a
 def locate(source: str | Path, *, progress: Progress = lambda step: None) -> tuple[Path, OfficialCheckpoint | None]:
     """Give the path that `source` is, or of the published checkpoint that it names, with its row of the catalogue.
 
-    What exists as a path is a path. Raises FileNotFoundError for neither, OSError for a download that failed.
+    What exists as a path is a path; a bundled checkpoint has no row. Raises FileNotFoundError for neither, OSError for a
+    download that failed.
     """
     if Path(source).exists():
         return Path(source), None
+    if str(source) in BUNDLED:
+        return bundled_checkpoint(str(source))[0], None
     try:
         row = official_checkpoint(str(source))
     except ValueError as error:

@@ -17,10 +17,10 @@ import twinlens
 from twinlens.training import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
-    TrainingPlan,
-    ZeroShotTask,
     add_lora,
+    few_shot_logits,
     freeze,
+    linear_probe,
     parameter_groups,
     retrieval_metrics,
     zero_shot_accuracy,
@@ -289,3 +289,34 @@ def train_three_steps(family: str, batch: int, folder, size: int | None = None) 
     assert len(metrics) == 6
     losses = torch.tensor([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     return {**run.model.state_dict(), "losses": losses}, metrics
+
+
+class TestProbes:
+    def test_a_linear_probe_is_logistic_regression(self):
+        """Its gradient vanishes: no other weights have a smaller loss, and scikit-learn is not needed to say so."""
+        labels = torch.arange(120) % 3
+        embeds = nn.functional.normalize(torch.randn(120, 6) + 2 * torch.eye(3, 6)[labels], dim=-1)
+        probe = linear_probe(embeds, labels, 3, penalty=1e-2).requires_grad_()
+        std = embeds.std(dim=0, correction=0)
+        loss = nn.functional.cross_entropy(probe(embeds), labels) + 1e-2 * (probe.weight * std).square().sum()
+        gradients = torch.autograd.grad(loss, list(probe.parameters()))
+        assert max(gradient.abs().max() for gradient in gradients) < 1e-4
+        assert (probe(embeds).argmax(dim=1) == labels).float().mean() > 0.8
+
+    def test_examples_outvote_names(self):
+        """Names of two classes that are mixed up are put right by one example each."""
+        images, names = torch.eye(2), torch.eye(2).flip(0)
+        alone = few_shot_logits(images, names, images, torch.tensor([0, 1]), alpha=0)
+        assert alone.argmax(dim=1).tolist() == [1, 0]
+        torch.testing.assert_close(alone, 100 * images @ names.T)
+        both = few_shot_logits(images, names, images, torch.tensor([0, 1]), alpha=200)
+        torch.testing.assert_close(both[0], torch.tensor([200.0, 100 + 200 * float(np.exp(-5.5))]))
+        assert both.argmax(dim=1).tolist() == [0, 1]
+
+    def test_wrong_input(self):
+        with pytest.raises(ValueError, match=r"labels of 0..1, got 0..2"):
+            linear_probe(torch.eye(3), torch.arange(3), 2)
+        with pytest.raises(ValueError, match="as many labels as embeddings, and some, got 0 and 0"):
+            linear_probe(torch.empty(0, 3), torch.empty(0), 2)
+        with pytest.raises(ValueError, match="a label for each example, got 2 and 3"):
+            few_shot_logits(torch.eye(3), torch.eye(3), torch.eye(3), torch.tensor([0, 1]))

@@ -36,6 +36,10 @@ class ContrastiveCollator:
         crop = images.crop_size if images.do_center_crop else None
         self._settings = {"size": dict(crop), "do_center_crop": False} if augmentation and crop else {}
 
+    def for_evaluation(self) -> "ContrastiveCollator":
+        """One that takes whole images, and always the same of several captions."""
+        return ContrastiveCollator(self.processor, seed=self.seed)
+
     @property
     def epoch(self) -> int:
         return int(self._epoch)

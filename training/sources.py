@@ -65,21 +65,21 @@ def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
     files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir()) if _is_image(file)]
     if not files:
         raise ValueError(f"Expected a folder with a folder of images for each class, got {folder} without any.")
-    return LabelledImages(files), [path.name.replace("_", " ") for path in classes]
+    paths, labels = zip(*files, strict=True)
+    return LabelledImages(paths, labels), [path.name.replace("_", " ") for path in classes]
 
 
 class LabelledImages(Dataset[Sample]):
     """Paths of images with the numbers of their classes."""
 
-    def __init__(self, files: Sequence[tuple[Path, int]]) -> None:
-        self.files = files
+    def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
+        self.files, self.labels = [str(file) for file in files], list(labels)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        file, label = self.files[index]
-        return {"image": str(file), "label": label}
+        return {"image": self.files[index], "label": self.labels[index]}
 
 
 class Pairs(Dataset[Sample]):

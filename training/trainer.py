@@ -13,6 +13,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..modeling import DualEncoderModel
+from .embedding import embed_images, embed_texts
 from .metrics import retrieval_metrics, zero_shot_accuracy
 from .optimization import parameter_groups
 from .sources import Stream
@@ -131,6 +132,15 @@ class ContrastiveTrainer(Trainer):
             dataloader.device = None  # the batch waits in memory; each slice of it goes to the device by itself
         return dataloader
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        training = self.data_collator
+        # Whole images, and the same caption of several at any time.
+        self.data_collator = training.for_evaluation() if hasattr(training, "for_evaluation") else training
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training
+
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
         if self.args.gradient_cache_size is None:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -200,26 +210,16 @@ class ContrastiveTrainer(Trainer):
             output.metrics[f"{metric_key_prefix}_zero_shot_accuracy"] = self._zero_shot_accuracy(self.zero_shot)
         return output
 
-    @torch.no_grad()
     def _zero_shot_accuracy(self, task: ZeroShotTask) -> float:
-        """As on the command line: the mean of a class's unit embeddings, normalised again, is its direction."""
-        model, processor = self._dual_encoder.eval(), self.data_collator.processor
-        sizes = [len(texts) for texts in task.class_texts]
-        texts = [text for of_class in task.class_texts for text in of_class]
+        """The mean of a class's unit embeddings, normalised again, is its direction."""
+        parts = self._dual_encoder.eval(), self.data_collator.processor
         size = self.args.per_device_eval_batch_size
-        embed = [
-            model.encode_text(**processor(text=texts[start : start + size]).to(model.device))
-            for start in range(0, len(texts), size)
-        ]
-        classes = torch.stack([part.mean(dim=0) for part in torch.cat(embed).split(sizes)])
-        images, labels = [], []
-        samples = DataLoader(task.images, size, collate_fn=list, num_workers=self.args.dataloader_num_workers)
-        for batch in samples:
-            pixels = processor(images=[sample["image"] for sample in batch]).to(model.device)
-            images.append(model.encode_image(**pixels))
-            labels += [sample["label"] for sample in batch]
-        classes = nn.functional.normalize(classes, dim=-1)
-        return zero_shot_accuracy(torch.cat(images).cpu(), classes.cpu(), torch.tensor(labels))
+        texts = [text for of_class in task.class_texts for text in of_class]
+        means = embed_texts(*parts, texts, batch_size=size).split([len(of_class) for of_class in task.class_texts])
+        classes = nn.functional.normalize(torch.stack([mean.mean(dim=0) for mean in means]), dim=-1)
+        samples = [task.images[index] for index in range(len(task.images))]  # type: ignore[arg-type]
+        images = embed_images(*parts, [sample["image"] for sample in samples], batch_size=size)
+        return zero_shot_accuracy(images, classes, torch.tensor([sample["label"] for sample in samples]))
 
 
 class _EpochToCollator(TrainerCallback):

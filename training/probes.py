@@ -1,0 +1,59 @@
+"""Classifiers on embeddings that stay as they are: a linear probe, and a cache of a few examples."""
+
+import torch
+from torch import Tensor, nn
+
+
+def linear_probe(embeds: Tensor, labels: Tensor, classes: int, *, penalty: float = 1e-4) -> nn.Linear:
+    """Logistic regression from embeddings (samples, dim) to labels (samples,), by L-BFGS on standardised embeddings.
+
+    `penalty` weighs the squares of the weights against the mean loss. The result takes embeddings as they are.
+    """
+    if len(embeds) != len(labels) or not len(labels):
+        raise ValueError(f"Expected as many labels as embeddings, and some, got {len(labels)} and {len(embeds)}.")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"Expected labels of 0..{classes - 1}, got {labels.min()}..{labels.max()}.")
+    embeds = embeds.float()
+    mean, std = embeds.mean(dim=0), embeds.std(dim=0, correction=0).clamp_min(1e-6)
+    inputs = (embeds - mean) / std
+    probe = nn.Linear(embeds.shape[1], classes, device=embeds.device)
+    nn.init.zeros_(probe.weight)
+    nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(probe(inputs), labels) + penalty * probe.weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    with torch.no_grad():
+        probe.weight /= std
+        probe.bias -= probe.weight @ mean
+    return probe.requires_grad_(False)
+
+
+def few_shot_logits(
+    image_embeds: Tensor,
+    class_embeds: Tensor,
+    examples: Tensor,
+    labels: Tensor,
+    *,
+    scale: float = 100.0,
+    alpha: float = 1.0,
+    beta: float = 5.5,
+) -> Tensor:
+    """Logits (images, classes): those of the classes' texts, and what similar examples add.
+
+    This is Tip-Adapter (arXiv:2111.03930) without its training. All embeddings are unit vectors: of images
+    (images, dim), of the classes' texts (classes, dim), of the examples (examples, dim), whose `labels` (examples,) are
+    places among the classes. `alpha` weighs the examples, `beta` says how near they have to be; by default both as in
+    the paper, as is `scale`, which is CLIP's.
+    """
+    if len(examples) != len(labels):
+        raise ValueError(f"Expected a label for each example, got {len(labels)} and {len(examples)}.")
+    affinity = (-beta * (1 - image_embeds.float() @ examples.float().t())).exp()  # (images, examples)
+    votes = affinity @ nn.functional.one_hot(labels, len(class_embeds)).to(affinity.dtype)
+    return scale * image_embeds.float() @ class_embeds.float().t() + alpha * votes
