@@ -36,8 +36,8 @@ ANOTHER_WAY = "Once you have the file from elsewhere, give its path instead of a
 def locate(source: str | Path, *, progress: Progress = lambda step: None) -> tuple[Path, OfficialCheckpoint | None]:
     """Give the path that `source` is, or of the published checkpoint that it names, with its row of the catalogue.
 
-    What exists as a path is a path; a bundled checkpoint has no row. Raises FileNotFoundError for neither, OSError for a
-    download that failed.
+    What exists as a path is a path; a bundled checkpoint has no row. Raises FileNotFoundError for neither, OSError for
+    a download that failed.
     """
     if Path(source).exists():
         return Path(source), None

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -23,9 +24,11 @@ def tour(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (command,) = re.findall(r"^twinlens demo.*$", README, flags=re.MULTILINE)
     output = run(command, folder)
-    assert "random weights" in output
-    assert "Parity of ViT-B-32.pt: pass" in output
-    assert re.search(r"rocket +a .*%", output)
+    assert "Parity of siglip-shapes.npz: pass" in output
+    for label in ("red star", "purple heart", "white arrow", "green circle"):
+        assert re.search(rf"{label} +a {label} \d", output)
+    assert "two yellow triangles" in output
+    assert Image.open(folder / "tour" / "attention.png").size == (1024, 512)
     return folder
 
 
@@ -42,7 +45,7 @@ def test_examples_print_what_they_say(tour, capsys, monkeypatch):
 
 
 def test_options_exist():
-    for command in ("list", "inspect", "convert", "verify", "export", "push", "classify"):
+    for command in ("list", "inspect", "convert", "verify", "export", "push", "classify", "train"):
         (line,) = re.findall(rf"^twinlens {command}\b.*$", README, flags=re.MULTILINE)
         text = subprocess.run(
             [sys.executable, "-m", "twinlens", command, "--help"],

@@ -1,0 +1,217 @@
+"""`twinlens train` from data to a Hub folder, its plan, and runs that are killed and go on."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import twinlens
+from twinlens.command_line import app
+from twinlens.conversion import convert
+from twinlens.shapes import ShapesDataset
+from twinlens.training import TrainingPlan, estimate_memory, train
+from twinlens.training.run import build_trainer, dry_run, load
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A model, and drawings with captions to train it on."""
+    folder = tmp_path_factory.mktemp("world")
+    convert("siglip-shapes", folder / "model", verify=False)
+    for split, size in (("train", 24), ("test", 10)):
+        (folder / split).mkdir()
+        with (folder / split / "metadata.jsonl").open("w") as lines:
+            for pair in (ShapesDataset(split, size)[index] for index in range(size)):
+                pair["image"].save(folder / split / f"{pair['index']}.png")
+                lines.write(json.dumps({"file_name": f"{pair['index']}.png", "text": pair["text"]}) + "\n")
+    return folder
+
+
+def plan(world: Path, output: Path, **settings) -> TrainingPlan:
+    given = {"model": world / "model", "data": world / "train", "output": output}
+    return TrainingPlan(
+        **{name: str(path) for name, path in given.items()}, **{"steps": 4, "batch_size": 8, "log_steps": 1} | settings
+    )
+
+
+class TestPlan:
+    def test_yaml_and_options(self, world, tmp_path):
+        file = tmp_path / "run.yaml"
+        file.write_text("model: here\ndata: there\nlearning_rate: 1e-4\nepochs: 2\nbf16: true\n")
+        read = TrainingPlan.read(file, {"output": "out", "batch_size": 16, "data": "elsewhere"})
+        assert (read.model, read.data, read.learning_rate, read.epochs) == ("here", "elsewhere", 1e-4, 2.0)
+        assert (read.bf16, read.batch_size) == (True, 16)
+        assert read.changed()["learning_rate"] == 1e-4
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("batch_sise: 3", "settings without a meaning: batch_sise. Known: model, data"),
+            ("- a list", "Expected names and values"),
+            ("learning_rate: fast", "Expected a number for learning_rate in .*, got 'fast'"),
+            ("batch_size: many", "Expected a int for batch_size in .*, got 'many'"),
+            ("a: [", "is not YAML"),
+        ],
+    )
+    def test_wrong_yaml(self, tmp_path, text, message):
+        (tmp_path / "run.yaml").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            TrainingPlan.read(tmp_path / "run.yaml", {"model": "m", "data": "d", "output": "o"})
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"output": ""}, "needs output; give it"),
+            ({"zero_shot": "x"}, "measured along with eval_data"),
+            ({"min_crop_area": 0.0}, r"in \(0, 1\], got 0.0"),
+            ({"template": "a photo"}, "a template with {} where"),
+        ],
+    )
+    def test_wrong_settings(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            TrainingPlan(**{"model": "m", "data": "d", "output": "o"} | settings)
+
+    def test_every_setting_is_an_option(self):
+        shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"}).stdout
+        for field in fields(TrainingPlan):
+            assert (
+                field.name if field.name in ("model", "data", "output") else f"--{field.name.replace('_', '-')}"
+            ) in shown
+
+
+class TestRun:
+    def test_a_folder_for_the_hub(self, world, tmp_path):
+        """Also what is in it: weights that changed, processor, card with curves, report, TensorBoard's logs."""
+        (tmp_path / "classes" / "red_star").mkdir(parents=True)
+        Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "classes" / "red_star" / "0.png")
+        output = tmp_path / "out"
+        arguments = [str(world / "model"), str(world / "train"), str(output), "--eval-data", str(world / "test")]
+        arguments += [
+            "--zero-shot",
+            str(tmp_path / "classes"),
+            "--steps",
+            "3",
+            "--batch-size",
+            "8",
+            "--eval-steps",
+            "2",
+        ]
+        result = CliRunner().invoke(app, ["train", *arguments, "--log-steps", "1", "--json"], catch_exceptions=False)
+        answer = json.loads(result.stdout)
+        assert answer["updates"] == 3
+        assert answer["metrics"]["eval_zero_shot_accuracy"] == 1.0
+        before = load_file(world / "model" / "model.safetensors")
+        after = load_file(output / "model.safetensors")
+        assert before.keys() == after.keys()
+        assert any(not torch.equal(after[name], value) for name, value in before.items())
+        report = json.loads((output / "training.json").read_text())
+        assert [entry["step"] for entry in report["history"] if "loss" in entry] == [1, 2, 3]
+        assert report["metrics"] == answer["metrics"]
+        card = (output / "README.md").read_text()
+        assert "training_curves.png" in card
+        assert f"| image to text recall at 1 | {answer['metrics']['eval_image_to_text_recall_at_1']:.1%} |" in card
+        assert str(world) not in card
+        assert Image.open(output / "training_curves.png").size[0] > 500
+        assert list((output / ".training").rglob("events.out.tfevents*"))
+        model = twinlens.DualEncoderModel.from_pretrained(output)
+        processor = twinlens.DualEncoderProcessor.from_pretrained(output)
+        assert model.encode_text(**processor(text=["a red star"])).shape == (1, 64)
+
+    def test_what_is_in_the_way_stays(self, world, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_text("kept")
+        with pytest.raises(FileExistsError, match=r"not empty\. Choose another folder, or --resume"):
+            train(plan(world, tmp_path / "out"))
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+        with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+            train(plan(world, tmp_path / "new", resume=True))
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize("settings", [{"lora_rank": 2}, {"freeze": "image"}, {"from_scratch": True}])
+    def test_switches(self, world, tmp_path, settings):
+        train(plan(world, tmp_path / "out", learning_rate=1e-3, warmup=0.0, **settings))
+        before = load_file(world / "model" / "model.safetensors")
+        after = load_file(tmp_path / "out" / "model.safetensors")
+        assert before.keys() == after.keys()
+        changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
+        if "freeze" in settings:
+            assert changed
+            assert not any(name.startswith("vision_model") for name in changed)
+        elif "lora_rank" in settings:
+            linear = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+            assert changed == {name for name in before if name.endswith("weight") and name.split(".")[-2] in linear}
+        else:
+            assert changed == set(before)
+            weight = "vision_model.encoder.layers.0.mlp.fc1.weight"
+            assert (after[weight] - before[weight]).abs().mean() > 0.01
+
+    def test_killed_and_resumed_is_uninterrupted(self, world, tmp_path):
+        """SIGKILL in the middle of an epoch, with random crops: the same weights to the bit."""
+        settings = {"steps": 7, "save_steps": 2, "min_crop_area": 0.5, "learning_rate": 1e-3}
+        train(plan(world, tmp_path / "whole", **settings))
+        killed = plan(world, tmp_path / "killed", **settings)
+        script = (
+            "import os, sys, torch; torch.set_num_threads(1)\n"
+            "from pathlib import Path\n"
+            "from transformers import TrainerCallback\n"
+            "from twinlens.training import TrainingPlan\n"
+            "from twinlens.training.run import WORK, build_trainer, load\n"
+            f"plan = TrainingPlan(**{killed.__dict__!r})\n"
+            "class Kill(TrainerCallback):\n"
+            "    def on_step_end(self, args, state, control, **kwargs):\n"
+            "        state.global_step == 5 and os.kill(os.getpid(), 9)\n"
+            "trainer = build_trainer(plan, *load(plan), Path(plan.output) / WORK)\n"
+            "trainer.add_callback(Kill()); trainer.train()\n"
+        )
+        result = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True, check=False)
+        assert result.returncode == -9, result.stderr.decode()
+        assert not (tmp_path / "killed" / "model.safetensors").exists()
+        train(plan(world, tmp_path / "killed", resume=True, **settings))
+        whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+        assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+    def test_streams_need_a_number_of_steps(self, world, tmp_path):
+        (tmp_path / "0.tar").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"is a stream, .* say how many --steps"):
+            train(plan(world, tmp_path / "out", data=str(tmp_path / "{0..0}.tar"), steps=None))
+
+
+class TestDryRun:
+    def test_writes_nothing_and_counts(self, world, tmp_path):
+        result = CliRunner().invoke(
+            app,
+            ["train", str(world / "model"), str(world / "train"), str(tmp_path / "out"), "--dry-run", "--json"],
+            catch_exceptions=False,
+        )
+        estimate = json.loads(result.stdout)
+        count = sum(p.numel() for p in twinlens.DualEncoderModel.from_pretrained(world / "model").parameters())
+        assert (estimate["parameters"], estimate["trainable"]) == (count, count)
+        assert estimate["weights"] == estimate["gradients"] == 4 * count
+        assert estimate["total"] > estimate["activations"] > 1e6
+        assert not (tmp_path / "out").exists()
+
+    def test_memory_follows_the_slice_and_what_is_trained(self, world, tmp_path):
+        whole = dry_run(plan(world, tmp_path / "out", batch_size=64))
+        sliced = dry_run(plan(world, tmp_path / "out", batch_size=64, gradient_cache_size=8))
+        assert sliced.activations * 8 == whole.activations
+        assert dry_run(plan(world, tmp_path / "out", batch_size=64, freeze="image")).trainable < whole.trainable
+
+    def test_activations_are_those_that_a_batch_keeps(self, world, tmp_path):
+        """One pair times eight is what eight pairs keep: measured by the same hooks on the larger batch."""
+        settings = plan(world, tmp_path / "out")
+        model, processor = load(settings)
+        trainer = build_trainer(settings, model, processor, tmp_path / "work")
+        batch = next(iter(trainer.get_train_dataloader()))
+        one = estimate_memory(model, {name: value[:1] for name, value in batch.items()}, batch_size=8)
+        eight = estimate_memory(model, batch, batch_size=1)
+        assert one.activations == pytest.approx(eight.activations, rel=0.05)
