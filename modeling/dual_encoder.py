@@ -150,10 +150,13 @@ class DualEncoderModel(EncoderPreTrainedModel):
             per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
             per_text = per_image.t()
         if return_loss:
-            loss = self._loss(image_embeds, text_embeds, group)
+            loss = self.loss(image_embeds, text_embeds, group)
         return self.output_class(loss, per_image, per_text, text_embeds, image_embeds, text_outputs, vision_outputs)
 
-    def _loss(self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None) -> Tensor:
+    def loss(
+        self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None = None
+    ) -> Tensor:
+        """The family's contrastive loss of unit vectors (pairs, dim), over the pairs of all processes of `group`."""
         images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")

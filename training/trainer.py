@@ -164,7 +164,7 @@ class ContrastiveTrainer(Trainer):
         images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))  # (batch, dim)
         own = self._dual_encoder
         scalars = [p for p in (own.logit_scale, getattr(own, "logit_bias", None)) if p is not None and p.requires_grad]
-        loss = own._loss(images, texts, self._group)
+        loss = own.loss(images, texts, self._group)
         image_grads, text_grads, *scalar_grads = torch.autograd.grad(loss, [images, texts, *scalars])
         last = len(slices) - 1
         pieces = zip(slices, states, image_grads.split(size), text_grads.split(size), strict=True)
