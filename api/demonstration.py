@@ -16,7 +16,7 @@ from .training import embed_images, embed_texts
 
 SIDE = 64  # pixels
 LABELS = ("red star", "purple heart", "white arrow", "green circle")
-QUERY = "two yellow triangles"
+QUERY = "two yellow squares"
 
 
 def demonstrate(folder: Path, console: Any) -> None:
@@ -28,22 +28,27 @@ def demonstrate(folder: Path, console: Any) -> None:
     if certificate is not None:
         console.print(certificate.table())
 
-    console.print(f'\n2. pipeline("zero-shot-image-classification", model="{converted.name}"), transformers\' own:')
+    console.print('\n2. transformers\' own pipeline("zero-shot-image-classification"), with this model:')
+    model, processor = DualEncoderModel.from_pretrained(converted), DualEncoderProcessor.from_pretrained(converted)
+    classify = pipeline(
+        "zero-shot-image-classification",
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+    )
     pictures = folder / "pictures"
     pictures.mkdir()
-    classify = pipeline("zero-shot-image-classification", model=str(converted))
     for number, label in enumerate(LABELS):
         kind = tuple(label.split())
         picture = render(draw_scene(Random(number), [kind], "one"), SIDE)  # type: ignore[list-item]
         picture.save(pictures / f"{label.replace(' ', '-')}.png")
-        best, second, *_ = classify(picture, candidate_labels=[name(kind) for kind in KINDS])
+        best, second, *_ = classify(picture, candidate_labels=[name(kind) for kind in KINDS], hypothesis_template="{}")
         unseen = ", which it never saw in training" if kind in HELD_OUT else ""
         console.print(
             f"   {label:<13} {best['label']} {best['score']:.1%}, then {second['label']} {second['score']:.1%}{unseen}"
         )
 
     console.print(f'\n3. Search 200 pictures for "{QUERY}":')
-    model, processor = DualEncoderModel.from_pretrained(converted), DualEncoderProcessor.from_pretrained(converted)
     scenes = [draw_scene(Random(f"search {number}")) for number in range(200)]
     drawn = [render(scene, SIDE) for scene in scenes]
     similarity = embed_images(model, processor, drawn) @ embed_texts(model, processor, [QUERY])[0]

@@ -27,7 +27,7 @@ def tour(tmp_path_factory) -> Path:
     assert "Parity of siglip-shapes.npz: pass" in output
     for label in ("red star", "purple heart", "white arrow", "green circle"):
         assert re.search(rf"{label} +a {label} \d", output)
-    assert "two yellow triangles" in output
+    assert "two yellow squares" in output
     assert Image.open(folder / "tour" / "attention.png").size == (1024, 512)
     return folder
 
