@@ -19,7 +19,10 @@ from .dataset import ShapesDataset
 from .evaluation import evaluate
 from .recipe import RECIPES, Recipe
 
-FILES = {"siglip": ("siglip-shapes.npz", "big_vision"), "clip": ("clip-shapes.pt", "openai")}
+FILES: dict[str, tuple[str, Any]] = {
+    "siglip": ("siglip-shapes.npz", "big_vision"),
+    "clip": ("clip-shapes.pt", "openai"),
+}
 
 
 def reproduce(family: str, folder: Path, *, updates: int | None = None) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def reproduce(family: str, folder: Path, *, updates: int | None = None) -> dict[
     file, format = FILES[family]
     start, cpu = time.perf_counter(), time.process_time()
     trainer = _train(recipe, updates)
-    report = {
+    report: dict[str, Any] = {
         "updates": updates,
         "pairs": updates * recipe.batch_size,
         "minutes": round((time.perf_counter() - start) / 60, 1),

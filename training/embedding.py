@@ -33,5 +33,9 @@ def _embed(
     if not len(items):
         raise ValueError(f"Expected at least one of {name} to embed, got none.")
     encode = model.encode_image if name == "images" else model.encode_text
-    batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
-    return torch.cat([encode(**processor(**{name: batch}).to(model.device)).cpu() for batch in batches])
+
+    def prepare(batch: Any) -> Any:
+        return processor(images=batch) if name == "images" else processor(text=batch)
+
+    batches: list[Any] = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
+    return torch.cat([encode(**prepare(batch).to(model.device)).cpu() for batch in batches])

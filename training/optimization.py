@@ -1,6 +1,7 @@
 """Which parameters learn, how fast, and with how much weight decay."""
 
 import re
+import warnings
 from collections import defaultdict
 from typing import Any, Literal
 
@@ -37,7 +38,9 @@ def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dr
         raise ValueError(f"Expected a rank of at least 1, got {rank}.")
     targets = r".*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
     settings = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=targets)
-    return get_peft_model(model, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers a question by its old name
+        return get_peft_model(model, settings)
 
 
 def parameter_groups(

@@ -30,8 +30,8 @@ def linear_probe(embeds: Tensor, labels: Tensor, classes: int, *, penalty: float
     with torch.enable_grad():
         optimizer.step(closure)
     with torch.no_grad():
-        probe.weight /= std
-        probe.bias -= probe.weight @ mean
+        probe.weight.div_(std)
+        probe.bias.sub_(probe.weight @ mean)
     return probe.requires_grad_(False)
 
 

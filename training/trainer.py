@@ -79,7 +79,7 @@ class ContrastiveTrainer(Trainer):
             raise TypeError(f"ContrastiveTrainer takes a twinlens DualEncoderModel, got a {type(self.model)}.")
         self.zero_shot = zero_shot
         self.compute_metrics: Any = kwargs.get("compute_metrics") or _metrics_of_pairs
-        self.add_callback(_EpochToCollator(self.data_collator))
+        self.add_callback(_EpochToCollator(kwargs.get("data_collator")))
         self.add_callback(_ClampScale(self._dual_encoder))
 
     @property
@@ -133,7 +133,7 @@ class ContrastiveTrainer(Trainer):
         return dataloader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        training = self.data_collator
+        training: Any = self.data_collator  # type: ignore[has-type]
         # Whole images, and the same caption of several at any time.
         self.data_collator = training.for_evaluation() if hasattr(training, "for_evaluation") else training
         try:
