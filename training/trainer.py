@@ -79,7 +79,7 @@ class ContrastiveTrainer(Trainer):
             raise TypeError(f"ContrastiveTrainer takes a twinlens DualEncoderModel, got a {type(self.model)}.")
         self.zero_shot = zero_shot
         self.compute_metrics: Any = kwargs.get("compute_metrics") or _metrics_of_pairs
-        self.add_callback(_EpochToCollator(kwargs.get("data_collator")))
+        self.add_callback(_EpochToCollator())
         self.add_callback(_ClampScale(self._dual_encoder))
 
     @property
@@ -225,12 +225,9 @@ class ContrastiveTrainer(Trainer):
 class _EpochToCollator(TrainerCallback):
     """Tell the collator which epoch it is, on which its augmentation depends."""
 
-    def __init__(self, collator: Any) -> None:
-        self.collator = collator
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if hasattr(self.collator, "set_epoch"):
-            self.collator.set_epoch(int(state.epoch or 0))
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        if hasattr(collator := train_dataloader.collate_fn, "set_epoch"):
+            collator.set_epoch(int(state.epoch or 0))
 
 
 class _ClampScale(TrainerCallback):
