@@ -191,7 +191,13 @@ def certify(
     pixel_values, input_ids = probe_inputs(checkpoint.config, seed)
     if photograph is not None:
         pixel_values = np.concatenate([pixel_values, photograph.astype(np.float32)])
-    progress("float64 reference")
+    progress("twinlens")
+    ours = _model_outputs(model, pixel_values, input_ids)
+    stored = ours if rounded is None else _model_outputs(rounded, pixel_values, input_ids)
+    if native is not None:
+        progress("transformers")
+        native_outputs = _model_outputs(native, pixel_values, input_ids)
+    progress("float64 reference")  # last: the memory that it gives back stays with the process
     reference = reference_forward(
         checkpoint.tensors,
         pixel_values,
@@ -201,16 +207,12 @@ def certify(
         vision_heads=checkpoint.choices.vision_heads,
     )
     expected = _reference_outputs(reference)
-    progress("twinlens")
-    outputs = ours = _model_outputs(model, pixel_values, input_ids)
     comparisons = [Comparison("twinlens", "float64", _rows(ours, expected))]
     if rounded is not None:
-        outputs = _model_outputs(rounded, pixel_values, input_ids)
-        comparisons.append(Comparison("twinlens, rounded weights", "float64", _rows(outputs, expected), judged=False))
+        rows = _rows(stored, expected)
+        comparisons.append(Comparison("twinlens, rounded weights", "float64", rows, judged=False))
     if native is not None:
-        progress("transformers")
-        native_outputs = _model_outputs(native, pixel_values, input_ids)
-        comparisons.append(Comparison("twinlens", "transformers", _rows(outputs, native_outputs)))
+        comparisons.append(Comparison("twinlens", "transformers", _rows(stored, native_outputs)))
     if original:
         progress("the original code")
         name, tensors = original_outputs(checkpoint, torch.from_numpy(pixel_values), torch.from_numpy(input_ids))
