@@ -199,6 +199,8 @@ class TestSiglipText:
     def test_ids_with_released_vocabularies(self, released: str, cleanup: str, tmp_path: Path) -> None:
         path, texts = released_file(*RELEASED[released]), corpus()
         assert len(texts) > 100_000
+        if cleanup != "lower":  # the default sees every text, the others a sample
+            texts = texts[::8]
         tokenizer = SiglipTokenizer.from_sentencepiece(path, text_cleanup=cleanup)
         ids = tokenizer(texts, return_tensors="np")["input_ids"].tolist()
         expected = official_siglip(path, texts, tokenizer.pad_token_id, cleanup=cleanup)

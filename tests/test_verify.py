@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
@@ -24,30 +27,46 @@ from builders import (
 from PIL import Image
 from released_files import released_module, released_package
 
+from twinlens import command_line
 from twinlens.configuration import official_checkpoint
 from twinlens.configuration.official import Tower, Vocabulary
 from twinlens.conversion import convert, plot_certificate, verify
 from twinlens.formats import read_checkpoint
 
-
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "twinlens", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def clip(tmp_path: Path) -> tuple[Path, Path]:
-    write_openai(tmp_path / "clip.pt", **TINY_CLIP)
-    convert(tmp_path / "clip.pt", tmp_path / "clip")
-    return tmp_path / "clip.pt", tmp_path / "clip"
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Run the command line in this process, as its entry point does: exit code, standard output, standard error."""
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["twinlens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            command_line.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    verbosity = transformers.logging.get_verbosity()
+    yield run
+    transformers.logging.set_verbosity(verbosity)  # a program may set it, a test may not leave it so
 
 
-@pytest.fixture
-def siglip(tmp_path: Path) -> tuple[Path, Path]:
-    write_big_vision(tmp_path / "siglip.npz", **{**TINY_SIGLIP, "patch": 14})
-    convert(tmp_path / "siglip.npz", tmp_path / "siglip", image_size=44)
-    return tmp_path / "siglip.npz", tmp_path / "siglip"
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source and its folder, to read only."""
+    path = tmp_path_factory.mktemp("clip")
+    write_openai(path / "clip.pt", **TINY_CLIP)
+    convert(path / "clip.pt", path / "clip")
+    return path / "clip.pt", path / "clip"
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source and its folder, to read only."""
+    path = tmp_path_factory.mktemp("siglip")
+    write_big_vision(path / "siglip.npz", **{**TINY_SIGLIP, "patch": 14})
+    convert(path / "siglip.npz", path / "siglip", image_size=44)
+    return path / "siglip.npz", path / "siglip"
 
 
 class TestVerify:
@@ -70,21 +89,21 @@ class TestVerify:
         assert f"rounded to {dtype}" in certificate.notes[-1]
         assert not all(row.passed for row in certificate.comparisons[1].rows)
 
-    def test_a_changed_weight_fails(self, siglip: tuple[Path, Path]) -> None:
-        source, folder = siglip
+    def test_a_changed_weight_fails(self, siglip: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
+        source, folder = siglip[0], shutil.copytree(siglip[1], tmp_path / "folder")
         weights = safetensors.torch.load_file(folder / "model.safetensors")
         weights["text_model.encoder.layers.0.mlp.fc1.bias"][3] += 0.01
         safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
         certificate = verify(source, folder)
         assert not certificate.passed
         assert certificate.notes[0].startswith("1 of ")
-        answer = run("verify", source, folder, "--json")
-        assert (answer.returncode, answer.stderr) == (1, "")
-        assert json.loads(answer.stdout)["verdict"] == "fail"
-        answer = run("verify", source, folder)
-        assert answer.returncode == 1
-        assert "FAIL" in answer.stdout
-        assert "weights are not those of the source: text_model.encoder.layers.0.mlp.fc1.bias" in answer.stdout
+        code, output, errors = run("verify", source, folder, "--json")
+        assert (code, errors) == (1, "")
+        assert json.loads(output)["verdict"] == "fail"
+        code, output, _ = run("verify", source, folder)
+        assert code == 1
+        assert "FAIL" in output
+        assert "weights are not those of the source: text_model.encoder.layers.0.mlp.fc1.bias" in output
 
     @pytest.mark.parametrize(
         ("tower", "name", "value"),
@@ -106,21 +125,30 @@ class TestVerify:
         file.write_text(json.dumps(config))
         assert not verify(siglip[0], tmp_path / "other").passed
 
-    def test_refusals(self, clip: tuple[Path, Path], siglip: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_a_missing_weight_fails(self, siglip: tuple[Path, Path], tmp_path: Path) -> None:
+        folder = shutil.copytree(siglip[1], tmp_path / "folder")
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        del weights["text_model.head.weight"]
+        safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        certificate = verify(siglip[0], folder)
+        assert not certificate.passed
+        assert "weights are not those of the source: text_model.head.weight" in certificate.notes[0]
+
+    def test_refusals(self, clip: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"has no config.json, expected a folder that twinlens convert"):
             verify(clip[0], tmp_path)
-        answer = run("verify", tmp_path / "nothing.pt", clip[1])
-        assert answer.returncode == 1
-        assert "nothing.pt: no such file" in answer.stderr
-        assert answer.stderr.count("\n") == 1
+        code, _, errors = run("verify", tmp_path / "nothing.pt", clip[1])
+        assert code == 1
+        assert "nothing.pt: no such file" in errors
+        assert errors.count("\n") == 1
 
 
 class TestPlot:
     @pytest.mark.parametrize("suffix", [".png", ".svg"])
-    def test_every_layer_is_drawn(self, clip: tuple[Path, Path], suffix: str, tmp_path: Path) -> None:
+    def test_every_layer_is_drawn(self, clip: tuple[Path, Path], suffix: str, run: Run, tmp_path: Path) -> None:
         source, folder = clip
         file = tmp_path / f"parity{suffix}"
-        assert run("verify", source, folder, "--plot", file).returncode == 0
+        assert run("verify", source, folder, "--plot", file)[0] == 0
         if suffix == ".png":
             with Image.open(file) as image:
                 assert image.width > 1000
@@ -210,11 +238,11 @@ class TestOriginalCode:
 
 
 class TestNames:
-    def test_list(self) -> None:
-        lines = run("list").stdout.splitlines()
-        assert len(lines) == 61
+    def test_list(self, run: Run) -> None:
+        lines = run("list")[1].splitlines()
+        assert len(lines) == 62  # a heading, 60 names, and those in the package
         assert any(line.startswith("ViT-B/32 ") and "151,277,313" in line for line in lines)
-        rows = json.loads(run("list", "--json").stdout)
+        rows = json.loads(run("list", "--json")[1])
         assert {row["name"] for row in rows} >= {"ViT-B/32", "siglip-base-patch16-224"}
 
     def test_a_named_checkpoint_is_held_to_its_row(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,8 +270,8 @@ class TestNames:
             convert(row.name, tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()
 
-    def test_unknown_names(self, tmp_path: Path) -> None:
-        answer = run("convert", "ViT-B/31", tmp_path / "folder")
-        assert answer.returncode == 1
-        assert "no such file" in answer.stderr
-        assert "ViT-B/32" in answer.stderr
+    def test_unknown_names(self, run: Run, tmp_path: Path) -> None:
+        code, _, errors = run("convert", "ViT-B/31", tmp_path / "folder")
+        assert code == 1
+        assert "no such file" in errors
+        assert "ViT-B/32" in errors
