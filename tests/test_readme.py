@@ -28,7 +28,8 @@ def tour(tmp_path_factory) -> Path:
     for label in ("red star", "purple heart", "white arrow", "green circle"):
         assert re.search(rf"{label} +a {label} \d", output)
     assert "two yellow squares" in output
-    assert Image.open(folder / "tour" / "attention.png").size == (1024, 512)
+    with Image.open(folder / "tour" / "attention.png") as picture:
+        assert picture.size == (1024, 512)
     return folder
 
 

@@ -1,7 +1,6 @@
 """What a training run takes: parameters counted, memory measured on one pair and multiplied."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +45,31 @@ def estimate_memory(
     What a kernel takes and gives back within an operation, and what an allocator wastes, is not in it.
     """
     parameters = list(model.parameters())
-    sizes = {id(parameter): parameter.numel() for parameter in parameters}
+    count = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    names = ("pixel_values", "input_ids", "attention_mask", "pixel_attention_mask", "spatial_shapes")
+    inputs = {name: pair[name] for name in names if name in pair}
+    # Two against three: a batch of one shares memory that larger ones do not.
+    two, dim = _kept(model, {name: torch.cat([value] * 2) for name, value in inputs.items()}, bf16)
+    three, _ = _kept(model, {name: torch.cat([value] * 3) for name, value in inputs.items()}, bf16)
+    pairs = min(slice_size or batch_size, batch_size)
+    return Estimate(
+        parameters=count,
+        trainable=trainable,
+        weights=FLOAT * count,
+        gradients=FLOAT * trainable,
+        optimizer=2 * FLOAT * trainable,
+        activations=two + (three - two) * (pairs - 2),  # part of `two` does not grow with the pairs
+        loss=FLOAT * batch_size * (4 * dim + min(CHUNK_SIZE, batch_size)),
+        inputs=batch_size * sum(value.nbytes for value in inputs.values()),
+    )
+
+
+def _kept(model: nn.Module, inputs: dict[str, Tensor], bf16: bool) -> tuple[int, int]:
+    """Bytes that the graph of a forward pass keeps, parameters aside; and the size of an embedding."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}  # by place in memory: several operations keep the same tensor
-    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    alive: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -58,20 +78,7 @@ def estimate_memory(
             alive.append(tensor)  # or its place would be given to the next one
         return tensor
 
-    alive: list[Any] = []
-    names = ("pixel_values", "input_ids", "attention_mask", "pixel_attention_mask", "spatial_shapes")
-    inputs = {name: pair[name] for name in names if name in pair}
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", enabled=bf16):
-        outputs = model(**inputs)
-    dim = outputs.image_embeds.shape[-1]
-    return Estimate(
-        parameters=sum(sizes.values()),
-        trainable=trainable,
-        weights=FLOAT * sum(sizes.values()),
-        gradients=FLOAT * trainable,
-        optimizer=2 * FLOAT * trainable,
-        activations=sum(kept.values()) * min(slice_size or batch_size, batch_size),
-        loss=FLOAT * batch_size * (4 * dim + min(CHUNK_SIZE, batch_size)),
-        inputs=batch_size * sum(value.nbytes for value in inputs.values()),
-    )
+        outputs = model(**inputs, return_loss=False)
+    return sum(kept.values()), outputs.image_embeds.shape[-1]
