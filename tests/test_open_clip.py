@@ -222,8 +222,8 @@ class TestMistakes:
     )
     def test_in_the_weights(self, case: str, mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write(tmp_path / "source", case)
-        sound, mistaken = Checkpoint.state_dict, {**MISTAKES, **POOLING_MISTAKES}[mistake]
-        monkeypatch.setattr(Checkpoint, "state_dict", lambda self: mistaken(sound(self)))
+        sound, mistaken = Checkpoint.weights, {**MISTAKES, **POOLING_MISTAKES}[mistake]
+        monkeypatch.setattr(Checkpoint, "weights", lambda self: iter(mistaken(dict(sound(self))).items()))
         self.assert_refused(tmp_path / "source", case)
 
     @pytest.mark.parametrize("tower", ["vision_config", "text_config"])
