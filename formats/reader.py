@@ -133,9 +133,9 @@ def _read_zip(path: Path) -> tuple[str, Mapping[str, Tensor]]:
             return torch_file.read_archive(archive, pickles[0].removesuffix("data.pkl"))
         if any(name.endswith(".npy") for name in names):
             entries = archive.infolist()
+            arrays = {entry.filename.removesuffix(".npy"): _array(path, archive, entry) for entry in entries}
             with ThreadPoolExecutor() as pool:  # a checksum is slower than the disk, and leaves Python's lock alone
-                mappers = pool.map(partial(_array, path, archive), entries)
-                arrays = dict(zip([entry.filename.removesuffix(".npy") for entry in entries], mappers, strict=True))
+                list(pool.map(partial(_check_sum, archive), entries))
             for map_array in arrays.values():
                 map_array()  # so that a dtype without meaning is refused here
             return "npz", StoredTensors(arrays)
@@ -148,7 +148,10 @@ def _map_safetensor(path: Path, name: str) -> Tensor:
 
 
 def _array(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]:
-    """Check an entry of a .npz file to its last byte, and give what maps it; of a compressed one, what keeps it."""
+    """Read the header of an entry of a .npz file, and give what maps it; of a compressed one, what keeps it.
+
+    Not to be called by several threads: NumPy's headers go through `ast`, whose state Python 3.11 shares among them.
+    """
     if not entry.filename.endswith(".npy"):
         raise FormatError(f"{entry.filename} is not a NumPy array.")
     with archive.open(entry) as file:
@@ -163,14 +166,19 @@ def _array(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]
             raise FormatError("Object arrays cannot be loaded: they hold pickles, which can run code.")
         if header + math.prod(shape) * dtype.itemsize != entry.file_size:
             raise FormatError(f"{entry.filename} has {entry.file_size} bytes, its header says another number.")
-        while file.read(1 << 20):  # at the end its checksum is compared
-            pass
     with path.open("rb") as raw:
         raw.seek(entry.header_offset)
         name_length, extra_length = struct.unpack("<26xHH", raw.read(30))
     start = entry.header_offset + 30 + name_length + extra_length + header
     mapped = partial(np.memmap, path, dtype, "c", start, shape, "F" if fortran_order else "C")
     return (lambda: _from_numpy(mapped())) if math.prod(shape) else lambda: _from_numpy(np.empty(shape, dtype))
+
+
+def _check_sum(archive: ZipFile, entry: ZipInfo) -> None:
+    """Read an entry to its end, where its checksum is compared."""
+    with archive.open(entry) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def _from_numpy(array: npt.NDArray[Any]) -> Tensor:

@@ -1,13 +1,17 @@
 """Shared settings: tiny models run fastest on one thread, and nothing reaches for a network."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
 import transformers
+
+from twinlens import command_line
 
 torch.set_num_threads(1)
 transformers.logging.disable_progress_bar()
@@ -24,3 +28,29 @@ def unchanged_verbosity() -> Iterator[None]:
     verbosity = transformers.logging.get_verbosity()
     yield
     transformers.logging.set_verbosity(verbosity)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="All texts, every missing weight, 20,000 damaged files, 20 killed conversions; otherwise a sample.",
+    )
+
+
+@pytest.fixture(scope="session")
+def thorough(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption("thorough")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process, as its entry point does: exit code, standard output, standard error."""
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["twinlens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            command_line.main()
+        return (end.value.code or 0, *capsys.readouterr())  # type: ignore[return-value]
+
+    return run

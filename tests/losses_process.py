@@ -79,7 +79,6 @@ def errors(rank: int, world: int, loss: Loss) -> dict[str, str]:
 
 
 def main(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     open_clip = released_module(*OPEN_CLIP)  # before any group is made, or it will stay with that one
     found: dict = {}
     for world in WORLDS:

@@ -5,10 +5,10 @@ import importlib
 import io
 import json
 import math
+import os
 import pickle
+import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import sentencepiece
 import torch
 import transformers
 from builders import TINY_CLIP, TINY_SIGLIP, openai_tensors, write_big_vision, write_npz, write_openai
+from processes import finish, start
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -555,6 +556,20 @@ class TestRefusals:
             convert(source, source / "folder")
 
 
+def convert_and_die(source: Path, number: signal.Signals) -> None:
+    def die(step: str) -> None:
+        if step == "transformers":
+            os.kill(os.getpid(), number)
+
+    convert(source, source.parent / "folder", progress=die)
+
+
+def convert_without_space(source: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    convert(source, source.parent / "folder")
+
+
 class TestAllOrNothing:
     def test_overwrite(self, source: Path, tmp_path: Path) -> None:
         convert(source, tmp_path / "folder")
@@ -590,44 +605,24 @@ class TestAllOrNothing:
             convert(source, tmp_path / "new" / "folder", progress=interrupt)
         assert sorted(tmp_path.iterdir()) == [source]
 
-    @staticmethod
-    def run(source: Path, preparation: str) -> subprocess.CompletedProcess[str]:
-        """Convert in a process of its own, where `preparation` defines `progress`."""
-        script = (
-            "import os, resource, signal, sys\n"
-            "from twinlens.conversion import convert\n"
-            f"{preparation}\n"
-            "convert(sys.argv[1], sys.argv[2], progress=progress)\n"
-        )
-        arguments = [sys.executable, "-c", script, str(source), str(source.parent / "folder")]
-        return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
-
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-    def test_kill(self, number: signal.Signals, siglip_file: Path) -> None:
+    def test_kill(self, number: signal.Signals, siglip_file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         """Killed when every file is written but the proof is not."""
-        result = self.run(
-            siglip_file,
-            f"def progress(step):\n    if step == 'transformers':\n        os.kill(os.getpid(), {int(number)})",
-        )
+        code = finish(start(convert_and_die, siglip_file, number, output=tmp_path_factory.mktemp("log") / "log"))
         left = [path for path in siglip_file.parent.iterdir() if path != siglip_file]
         if number == signal.SIGTERM:
-            assert result.returncode == 128 + number
+            assert code == 128 + number
             assert left == []
         else:
-            assert result.returncode == -number
+            assert code == -number
             (partial,) = left
             assert partial.name.startswith(".folder.")
             assert partial.name.endswith(".partial")
 
-    def test_no_space(self, siglip_file: Path) -> None:
-        result = self.run(
-            siglip_file,
-            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-            "def progress(step): pass",
-        )
-        assert result.returncode == 1
-        assert "OSError: Writing" in result.stderr.splitlines()[-1]
+    def test_no_space(self, siglip_file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        log = tmp_path_factory.mktemp("log") / "log"
+        assert finish(start(convert_without_space, siglip_file, output=log)) == 1
+        assert "OSError: Writing" in log.read_text().splitlines()[-1]
         assert [*siglip_file.parent.iterdir()] == [siglip_file]
 
 

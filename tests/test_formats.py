@@ -104,6 +104,7 @@ TRANSFORMERS = {
     "transformers-siglip": {"family": "siglip"},
     "transformers-old": {"family": "clip", "old": True},
 }
+SAMPLE = 7  # every seventh weight, where all of them take long
 CASES = [*OPENAI, *BIG_VISION, *OPEN_CLIP, "timm", *TRANSFORMERS]
 
 
@@ -624,9 +625,9 @@ class TestResNet:
         torch.save(resnet_tensors(), source)
         assert_refused(source, r"a CLIP with a ResNet \(2, 2, 2, 2 blocks, 16 wide\), sound .* no model for it")
 
-    def test_every_key_is_needed_and_none_besides(self, source: Path) -> None:
+    def test_every_key_is_needed_and_none_besides(self, source: Path, thorough: bool) -> None:
         tensors = resnet_tensors(blocks=1)
-        for name in tensors:
+        for name in list(tensors)[:: 1 if thorough else SAMPLE]:
             if not re.search(r"num_batches_tracked|layer\d\.0\.conv1|input_res|context_|vocab_size", name):
                 torch.save({n: t for n, t in tensors.items() if n != name}, source)
                 assert_refused(source, f"{re.escape(name)} is missing")
@@ -665,10 +666,10 @@ class TestRefusedWeights:
             *("open_clip-siglip", "timm", "transformers-siglip", "transformers-old"),
         ],
     )
-    def test_every_key_is_needed_and_none_besides(self, case: str, source: Path) -> None:
+    def test_every_key_is_needed_and_none_besides(self, case: str, source: Path, thorough: bool) -> None:
         written = write(source, case)
         checkpoint = read(source, case)
-        for name in written:
+        for name in list(written)[:: 1 if thorough else SAMPLE]:
             if name in checkpoint.layout.integers or re.search(
                 r"MAPHead|head/|(Encoder_0|Transformer)/pos|(^|/)(t|b)$|attn_pool.latent|conv1.weight|text_projection",
                 name,

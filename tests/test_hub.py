@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 TOKEN = "hf_of_someone"
+Run = Callable[..., tuple[int, str, str]]
 BIG = 10_000  # bytes above which files go to the large file storage, as do all weights
 
 
@@ -569,22 +570,17 @@ class TestRefusals:
         assert hub.requests == []
 
 
-def run(hub: Hub, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "twinlens", "push", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "no_proxy": "*", **settings, **environment},
-    )
-
-
 class TestCommand:
     def test_push(self, folder: Path, hub: Hub) -> None:
-        done = run(
-            hub, folder, "someone/model", "--private", "--revision", "v2", "--commit-message", "Second.", "--json"
+        """In a process of its own, to which the environment says where the Hub is."""
+        settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        options = ("--private", "--revision", "v2", "--commit-message", "Second.", "--json")
+        done = subprocess.run(
+            [sys.executable, "-m", "twinlens", "push", str(folder), "someone/model", *options],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "no_proxy": "*", **settings},
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["url"] == f"{hub.address}/someone/model/commit/{1:040}"
@@ -592,14 +588,15 @@ class TestCommand:
         assert hub.private == {"someone/model": True}
         assert hub.messages == ["Second."]
 
-    def test_dry_run(self, folder: Path, hub: Hub) -> None:
-        done = run(hub, folder, "someone/model", "--dry-run")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith(push(folder, "someone/model", dry_run=True).describe())
-        assert done.stdout.endswith("Nothing was sent: this was a dry run.\n")
+    def test_dry_run(self, folder: Path, hub: Hub, run: Run) -> None:
+        code, output, errors = run("push", folder, "someone/model", "--dry-run")
+        assert (code, errors) == (0, "")
+        assert output.startswith(push(folder, "someone/model", dry_run=True).describe())
+        assert output.endswith("Nothing was sent: this was a dry run.\n")
         assert hub.requests == []
 
-    def test_refusal_is_one_line(self, folder: Path, hub: Hub) -> None:
-        done = run(hub, folder, "someone/model", HF_TOKEN="hf_of_nobody")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(r"twinlens: Pushing to someone/model failed: .* Log in .*\n", done.stderr)
+    def test_refusal_is_one_line(self, folder: Path, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+        code, output, errors = run("push", folder, "someone/model")
+        assert (code, output) == (1, "")
+        assert re.fullmatch(r"twinlens: Pushing to someone/model failed: .* Log in .*\n", errors)

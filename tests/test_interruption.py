@@ -1,54 +1,52 @@
-"""A conversion that is killed, or runs out of space, leaves a complete folder or none.
+"""A conversion that is killed, or runs out of space, leaves a complete folder or none."""
 
-`KILLS=20 pytest tests/test_interruption.py` kills as many; the default is a sample of them.
-"""
-
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from builders import TINY_SIGLIP, write_big_vision
+from processes import finish, run_command, start
 
-from twinlens.conversion import verify
-
-KILLS = int(os.environ.get("KILLS", "4"))
-
-
-def start(source: Path) -> subprocess.Popen[str]:
-    """Convert to `folder` beside the source, in a process of its own that says when it begins."""
-    script = (
-        "import sys; from twinlens.conversion import convert; print('begin', flush=True);"
-        "convert(sys.argv[1], sys.argv[2]); print('end', flush=True)"
-    )
-    command = [sys.executable, "-c", script, str(source), str(source.parent / "folder")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+from twinlens.conversion import convert, verify
 
 
-def test_killed_at_any_moment(tmp_path: Path) -> None:
-    source = tmp_path / "siglip.npz"
+def starts(process: BaseProcess, log: Path) -> None:
+    """Wait until the conversion begins."""
+    while process.is_alive() and not (log.exists() and log.read_text()):
+        time.sleep(0.001)
+
+
+def convert_beside(source: Path) -> None:
+    """Convert to `folder` beside the source, and say when that begins."""
+    print("begin", flush=True)
+    convert(source, source.parent / "folder")
+
+
+def test_killed_at_any_moment(tmp_path: Path, thorough: bool) -> None:
+    source, log = tmp_path / "siglip.npz", tmp_path / "log"
     write_big_vision(source, **TINY_SIGLIP)
-    with start(source) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begin\n"
-        begin = time.perf_counter()
-        assert process.stdout.readline() == "end\n"
-        duration = time.perf_counter() - begin
+    process = start(convert_beside, source, output=log)
+    starts(process, log)
+    begin = time.perf_counter()
+    assert finish(process) == 0
+    duration = time.perf_counter() - begin
     complete = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
     moments = random.Random(0)
     found = []
-    for number in range(KILLS):
+    for number in range(20 if thorough else 6):
         (folder := tmp_path / str(number)).mkdir()
         (folder / source.name).symlink_to(source)
-        with start(folder / source.name) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(moments.uniform(0, 1.1) * duration)
-            process.send_signal(signal.SIGKILL)
+        log.unlink()
+        process = start(convert_beside, folder / source.name, output=log)
+        starts(process, log)
+        time.sleep(moments.uniform(0, 1.1) * duration)
+        process.kill()
+        assert finish(process) in (-signal.SIGKILL, 0)
         left = {path.name for path in folder.iterdir()} - {source.name}
         found.append("folder" in left)
         if "folder" in left:
@@ -60,9 +58,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert False in found
     assert verify(source, tmp_path / "folder").passed
     partial = next(path.parent for path in tmp_path.glob("*/.folder.*") if not (path.parent / "folder").exists())
-    with start(partial / source.name) as process:
-        assert process.stdout is not None
-        assert process.stdout.read() == "begin\nend\n"
+    assert finish(start(convert_beside, partial / source.name, output=log)) == 0
     assert verify(source, partial / "folder").passed
 
 
@@ -77,11 +73,11 @@ def test_full_disk(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip(f"mounting needs permission: {mounted.stderr.strip()}")
     try:
-        command = [sys.executable, "-m", "twinlens", "convert", source, disk / "folder"]
-        answer = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-        assert answer.returncode == 1
-        assert answer.stderr.startswith(f"Writing {disk / 'folder'} failed: ") or "No space left" in answer.stderr
-        assert answer.stderr.count("\n") == 1
+        code, printed = run_command("convert", source, disk / "folder", output=tmp_path / "log")
+        assert code == 1
+        (line,) = printed
+        assert line.startswith(f"twinlens: Writing {disk / 'folder'} failed: ")
+        assert "No space left" in line
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -7,6 +7,7 @@ import losses_process
 import pytest
 import torch
 from families import FAMILIES, model, pixels, token_ids, twins
+from processes import finish, start
 from released_files import released_module
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -310,8 +311,10 @@ def ranks(tmp_path_factory) -> list[dict]:
     """What four processes found, alone and together."""
     released_module(*losses_process.OPEN_CLIP)
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(losses_process.main, (str(folder),), nprocs=max(losses_process.WORLDS))
-    return [torch.load(folder / f"{rank}.pt") for rank in range(max(losses_process.WORLDS))]
+    ranks = range(max(losses_process.WORLDS))
+    for process in [start(losses_process.main, rank, str(folder), output=folder / f"log {rank}") for rank in ranks]:
+        assert finish(process) == 0, [(folder / f"log {rank}").read_text() for rank in ranks]
+    return [torch.load(folder / f"{rank}.pt") for rank in ranks]
 
 
 def assert_as_one_process(name: str, found: list[list[Tensor]]) -> None:

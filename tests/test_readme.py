@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+
+from twinlens.command_line import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PLAIN = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 
 
 def run(command: str, folder: Path) -> str:
@@ -48,10 +52,7 @@ def test_examples_print_what_they_say(tour, capsys, monkeypatch):
 def test_options_exist():
     for command in ("list", "inspect", "convert", "verify", "export", "push", "classify", "train"):
         (line,) = re.findall(rf"^twinlens {command}\b.*$", README, flags=re.MULTILINE)
-        text = subprocess.run(
-            [sys.executable, "-m", "twinlens", command, "--help"],
-            capture_output=True, text=True, check=True, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"},
-        ).stdout  # fmt: skip
+        text = CliRunner().invoke(app, [command, "--help"], env=PLAIN, catch_exceptions=False).stdout
         for option in re.findall(r"--[a-z-]+", line):
             assert option in text
 

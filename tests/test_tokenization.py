@@ -65,14 +65,20 @@ def is_tied(path: Path, tokenizer: SiglipTokenizer, cleanup: str, text: str) -> 
 
 
 @pytest.fixture(scope="module")
+def texts(thorough: bool) -> list[str]:
+    """Every kind of text that the corpus has."""
+    assert len(corpus()) > 100_000
+    return corpus() if thorough else corpus()[::11]
+
+
+@pytest.fixture(scope="module")
 def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_official()
 
 
 class TestCLIPText:
-    def test_ids_are_openais(self, clip_tokenizer: CLIPTokenizer) -> None:
-        texts = [*corpus(), *CLIP_AWKWARD]
-        assert len(texts) > 100_000
+    def test_ids_are_openais(self, clip_tokenizer: CLIPTokenizer, texts: list[str]) -> None:
+        texts = [*texts, *CLIP_AWKWARD]
         ids = clip_tokenizer(texts, padding="max_length", return_tensors="np")["input_ids"]
         assert different(texts, ids.tolist(), official_clip(texts)) == []
 
@@ -90,20 +96,19 @@ class TestCLIPText:
         assert (ids[0], ids[-1]) == (49406, 49407)
 
     def test_saved_files_give_plain_transformers_the_same_ids(
-        self, clip_tokenizer: CLIPTokenizer, tmp_path: Path
+        self, clip_tokenizer: CLIPTokenizer, texts: list[str], tmp_path: Path
     ) -> None:
         # A tokenizer.json can hold neither ftfy's repairs, nor entities, nor what is special only between words.
-        texts = [
+        sample = [
             text
-            for text in corpus()
+            for text in texts
             if clip_tokenizer.clean(text) == re.sub(r"[^\S\x1c-\x1f]+", " ", text).strip(" ").lower()
             and "oftext|>" not in text.lower()
         ]
-        assert len(texts) > 100_000
+        assert len(sample) > len(texts) // 2
         clip_tokenizer.save_pretrained(tmp_path)
         plain, again = AutoTokenizer.from_pretrained(tmp_path), CLIPTokenizer.from_pretrained(tmp_path)
         assert plain.is_fast
-        sample = texts[::8]
         ids = clip_tokenizer(sample, padding="max_length")["input_ids"]
         assert again(sample, padding="max_length")["input_ids"] == ids
         assert different(sample, plain(sample, padding="max_length", truncation=True)["input_ids"], ids) == []
@@ -196,10 +201,13 @@ class TestSiglipText:
 
     @pytest.mark.parametrize("cleanup", CLEANUPS)
     @pytest.mark.parametrize("released", RELEASED)
-    def test_ids_with_released_vocabularies(self, released: str, cleanup: str, tmp_path: Path) -> None:
-        path, texts = released_file(*RELEASED[released]), corpus()
-        assert len(texts) > 100_000
+    def test_ids_with_released_vocabularies(
+        self, released: str, cleanup: str, texts: list[str], tmp_path: Path, thorough: bool
+    ) -> None:
+        path = released_file(*RELEASED[released])
         if cleanup != "lower":  # the default sees every text, the others a sample
+            if released.startswith("Gemma") and not thorough:
+                pytest.skip("takes 10 s to load and save; --thorough runs it")
             texts = texts[::8]
         tokenizer = SiglipTokenizer.from_sentencepiece(path, text_cleanup=cleanup)
         ids = tokenizer(texts, return_tensors="np")["input_ids"].tolist()
@@ -216,13 +224,13 @@ class TestSiglipText:
         assert different(texts[::8], encoded, ids[::8]) == []
 
     @pytest.mark.parametrize("kind", ["trained", *RELEASED])
-    def test_spelling_is_sentencepieces(self, train: Callable[[str], Path], kind: str) -> None:
+    def test_spelling_is_sentencepieces(self, train: Callable[[str], Path], kind: str, texts: list[str]) -> None:
         """Vocabularies hide most of it, for what they do not know is all the same to them."""
         path = train("unigram with bytes") if kind == "trained" else released_file(*RELEASED[kind])
         tokenizer = SiglipTokenizer.from_sentencepiece(path, text_cleanup="none").backend_tokenizer
-        expected = sentencepiece.SentencePieceProcessor(str(path)).normalize(corpus())
-        spellings = [tokenizer.normalizer.normalize_str(text) for text in corpus()]
-        assert different(corpus(), spellings, expected) == []
+        expected = sentencepiece.SentencePieceProcessor(str(path)).normalize(texts)
+        spellings = [tokenizer.normalizer.normalize_str(text) for text in texts]
+        assert different(texts, spellings, expected) == []
 
     @pytest.mark.parametrize(
         "settings",
@@ -440,8 +448,8 @@ class TestCalls:
         ]
 
     @pytest.mark.parametrize("text", ["a", "cat ", "Ã©", "&", "amp;", "a\n", "猫", "e\u0301", "Σ'", "!<|endoftext|>"])
-    def test_a_million_characters_take_no_time(self, tokenizer: Any, text: str) -> None:
-        long = f"&{text * (1_000_000 // len(text))}"
+    def test_long_text_takes_no_time(self, tokenizer: Any, text: str) -> None:
+        long = f"&{text * (200_000 // len(text))}"
         start = time.perf_counter()
         tokenizer([long], return_tensors="np", padding=True)
-        assert time.perf_counter() - start < 20  # 0.1 to 4 on one core; what is quadratic takes hours
+        assert time.perf_counter() - start < 20  # below 1 on one core; what is quadratic takes many minutes

@@ -2,15 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from processes import finish, start
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 from typer.testing import CliRunner
 
 import twinlens
@@ -18,7 +19,7 @@ from twinlens.command_line import app
 from twinlens.conversion import convert
 from twinlens.shapes import ShapesDataset
 from twinlens.training import TrainingPlan, estimate_memory, train
-from twinlens.training.run import build_trainer, dry_run, load
+from twinlens.training.run import WORK, build_trainer, dry_run, load
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -40,6 +41,18 @@ def world(tmp_path_factory) -> Path:
 def plan(world: Path, output: Path, **settings) -> TrainingPlan:
     given = {"model": str(world / "model"), "data": str(world / "train"), "output": str(output)}
     return TrainingPlan(**given | {"steps": 4, "batch_size": 8, "log_steps": 1} | settings)
+
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(killed: TrainingPlan) -> None:
+    trainer = build_trainer(killed, *load(killed), Path(killed.output) / WORK)
+    trainer.add_callback(Kill())
+    trainer.train()
 
 
 class TestPlan:
@@ -159,21 +172,8 @@ class TestRun:
         settings = {"steps": 7, "save_steps": 2, "min_crop_area": 0.5, "learning_rate": 1e-3}
         train(plan(world, tmp_path / "whole", **settings))
         killed = plan(world, tmp_path / "killed", **settings)
-        script = (
-            "import os, sys, torch; torch.set_num_threads(1)\n"
-            "from pathlib import Path\n"
-            "from transformers import TrainerCallback\n"
-            "from twinlens.training import TrainingPlan\n"
-            "from twinlens.training.run import WORK, build_trainer, load\n"
-            f"plan = TrainingPlan(**{killed.__dict__!r})\n"
-            "class Kill(TrainerCallback):\n"
-            "    def on_step_end(self, args, state, control, **kwargs):\n"
-            "        state.global_step == 5 and os.kill(os.getpid(), 9)\n"
-            "trainer = build_trainer(plan, *load(plan), Path(plan.output) / WORK)\n"
-            "trainer.add_callback(Kill()); trainer.train()\n"
-        )
-        result = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True, check=False)
-        assert result.returncode == -9, result.stderr.decode()
+        code = finish(start(train_until_killed, killed, output=tmp_path / "log"))
+        assert code == -signal.SIGKILL, (tmp_path / "log").read_text()
         assert not (tmp_path / "killed" / "model.safetensors").exists()
         train(plan(world, tmp_path / "killed", resume=True, **settings))
         whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))

@@ -3,14 +3,13 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from processes import finish, start
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import twinlens
@@ -251,21 +250,10 @@ def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, str(Path(__file__).with_name("training_process.py")), str(tmp_path)]
-    settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [
-        subprocess.Popen(
-            command,
-            env=os.environ | settings | {"RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
+    running = [start(train_as_rank, rank, port, tmp_path, output=tmp_path / f"log {rank}") for rank in "01"]
     alone = {family: train_three_steps(family, 8, tmp_path) for family in FAMILIES}
-    for process in running:
-        _, errors = process.communicate(timeout=180)
-        assert process.returncode == 0, errors
+    for rank, process in enumerate(running):
+        assert finish(process) == 0, (tmp_path / f"log {rank}").read_text()
     for family, (weights, metrics) in alone.items():
         together = load_file(tmp_path / f"{family}.safetensors")
         assert weights.keys() == together.keys()
@@ -289,6 +277,17 @@ def train_three_steps(family: str, batch: int, folder, size: int | None = None) 
     assert len(metrics) == 6
     losses = torch.tensor([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     return {**run.model.state_dict(), "losses": losses}, metrics
+
+
+def train_as_rank(rank: str, port: str, folder: Path) -> None:
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    for family, size in FAMILIES.items():
+        weights, metrics = train_three_steps(family, 4, folder, size)
+        if rank == "0":
+            save_file(weights, folder / f"{family}.safetensors")
+            (folder / f"{family}.json").write_text(json.dumps(metrics))
+    torch.distributed.destroy_process_group()
 
 
 class TestProbes:

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import transformers
 from builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
@@ -27,28 +26,12 @@ from builders import (
 from PIL import Image
 from released_files import released_module, released_package
 
-from twinlens import command_line
 from twinlens.configuration import official_checkpoint
 from twinlens.configuration.official import Tower, Vocabulary
 from twinlens.conversion import convert, plot_certificate, verify
 from twinlens.formats import read_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run the command line in this process, as its entry point does: exit code, standard output, standard error."""
-
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["twinlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            command_line.main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    verbosity = transformers.logging.get_verbosity()
-    yield run
-    transformers.logging.set_verbosity(verbosity)  # a program may set it, a test may not leave it so
 
 
 @pytest.fixture(scope="module")

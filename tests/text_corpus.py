@@ -101,7 +101,8 @@ def corpus() -> list[str]:
     emoji = [letter for letter in assigned if unicodedata.category(letter) == "So" and letter > "\u2190"]
     texts: list[str] = [*AWKWARD, *SENTENCES, *_SCRAPS]
 
-    fours = [[*assigned, *private][at : at + 4] for at in range(0, len(assigned) + len(private), 4)]
+    letters = [*assigned, *private]
+    fours = [letters[at : at + 4] for at in range(0, len(letters), 4)]
     texts += [" ".join(four) for four in fours]
     texts += [" ".join(f"Ab{letter}c" for letter in four) for four in fours]
     # On its own a letter meets the rules for the start and the end of a text.
