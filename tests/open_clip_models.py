@@ -1,11 +1,11 @@
 """open_clip and timm themselves, run in a process of their own: the official code of what is read and exported here.
 
-    python open_clip_models.py run PACKAGES INPUTS OUTPUTS FOLDER...    models of folders, as open_clip loads them
-    python open_clip_models.py trunks PACKAGES OUTPUT                   what timm's names of SigLIP towers mean
+    python open_clip_models.py PACKAGES INPUTS OUTPUTS TRUNKS FOLDER...
 
-PACKAGES are the folders of the unpacked distributions of open_clip_torch, timm and torchvision, separated by colons. A
-folder without weights gets a seeded random model. Of torchvision only Python is imported: its compiled operators
-belong to one build of PyTorch, and nothing here calls them.
+Writes what the models of folders, as open_clip loads them, make of INPUTS; and what timm's names of SigLIP towers mean,
+unless that file is there. PACKAGES are the folders of the unpacked distributions of open_clip_torch, timm and
+torchvision, separated by colons. A folder without weights gets a seeded random model. Of torchvision only Python is
+imported: its compiled operators belong to one build of PyTorch, and nothing here calls them.
 """
 
 import importlib.machinery
@@ -68,7 +68,7 @@ def run(inputs_file: str, outputs_file: str, *folders: str) -> None:
     np.savez(outputs_file, **outputs)
 
 
-def trunks(output_file: str) -> None:
+def trunks(output: Path) -> None:
     import timm
 
     found = {}
@@ -87,10 +87,12 @@ def trunks(output_file: str) -> None:
         ]
         assert model.attn_pool.num_heads == block.attn.num_heads
         assert type(model.attn_pool.mlp.act) is type(block.mlp.act)
-    Path(output_file).write_text(json.dumps(found))
+    output.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    command, packages, *arguments = sys.argv[1:]
+    packages, inputs, outputs, names, *models = sys.argv[1:]
     import_packages(packages.split(":"))
-    {"run": run, "trunks": trunks}[command](*arguments)
+    if not Path(names).exists():
+        trunks(Path(names))
+    run(inputs, outputs, *models)

@@ -29,13 +29,18 @@ def report(name: str) -> dict:
     return json.loads(bundled_checkpoint(name)[0].with_suffix(".json").read_text())
 
 
-def test_they_know_the_world_as_their_reports_say(converted):
+def test_they_know_the_world_as_their_reports_say(converted, thorough):
     """At least 95% of held-out pictures find their caption among 100, a fifth of which nothing in training showed."""
     model = twinlens.DualEncoderModel.from_pretrained(converted)
-    metrics = evaluate(model, twinlens.DualEncoderProcessor.from_pretrained(converted))
+    sample = {} if thorough else {"pictures": 500, "questions": 100}
+    metrics = evaluate(model, twinlens.DualEncoderProcessor.from_pretrained(converted), **sample)
     assert metrics["zero_shot_accuracy"] >= 0.95
     assert metrics["zero_shot_accuracy_unseen"] >= 0.8
-    assert metrics == pytest.approx(report(converted.name)["metrics"], abs=0.004)  # kernels round differently
+    reported = report(converted.name)["metrics"]
+    if thorough:
+        assert metrics == pytest.approx(reported, abs=0.004)  # kernels round differently
+    for name in ("zero_shot_accuracy", "image_to_text_recall_at_1", "text_to_image_recall_at_1"):
+        assert metrics[name] == pytest.approx(reported[name], abs=0.01)
 
 
 def test_they_are_small_official_files(converted, tmp_path):

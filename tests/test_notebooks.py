@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -14,11 +15,25 @@ def pictures(notebook) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One for all of them: it has imported what they import."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=tmp_path_factory.mktemp("notebooks"))
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_and_was_committed_with_its_output(path, tmp_path):
+def test_runs_and_was_committed_with_its_output(path, kernel):
     committed = nbformat.read(path, as_version=4)
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nothing_left = nbformat.v4.new_code_cell("%reset -f")  # of the names of the notebook before
+    notebook.cells.insert(0, nothing_left)
+    client = NotebookClient(notebook, km=kernel, timeout=240)
+    client.execute()
+    client.kc.stop_channels()
+    notebook.cells.remove(nothing_left)
     assert pictures(notebook) == pictures(committed) >= 1
     for ours, theirs in zip(notebook.cells, committed.cells, strict=True):
         assert [output.output_type for output in ours.get("outputs", [])] == [

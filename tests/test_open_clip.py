@@ -49,9 +49,9 @@ def packages() -> list[Path]:
     return [released_package(name) for name in ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")]
 
 
-def run_open_clip(packages: list[Path], command: str, *arguments: Path) -> None:
+def run_open_clip(packages: list[Path], *arguments: Path) -> None:
     script = Path(__file__).with_name("open_clip_models.py")
-    command_line = [sys.executable, script, command, ":".join(map(str, packages)), *arguments]
+    command_line = [sys.executable, script, ":".join(map(str, packages)), *arguments]
     answer = subprocess.run(command_line, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
 
@@ -71,7 +71,8 @@ def official(packages: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     ids[0, 10:] = 98
     ids[1, 10:] = 0
     np.savez(root / "inputs.npz", pixels=rng.uniform(-2, 2, (3, 3, 48, 48)), ids=ids)
-    run_open_clip(packages, "run", root / "inputs.npz", root / "outputs.npz", *(root / name for name in MODELS))
+    files = (root / name for name in ("inputs.npz", "outputs.npz", "trunks.json"))
+    run_open_clip(packages, *files, *(root / name for name in MODELS))
     outputs = np.load(root / "outputs.npz")
     named = {
         name: {part: outputs[f"{number}/{part}"] for part in ("images", "texts", "logits")}
@@ -115,15 +116,15 @@ def test_open_clip_loads_what_is_exported(
             (folder / "official_layout.json").unlink()
         (tmp_path / case).mkdir()
         export(folder, tmp_path / case / "open_clip_model.safetensors", format="open_clip")
-    run_open_clip(packages, "run", root / "inputs.npz", tmp_path / "outputs.npz", *(tmp_path / case for case in cases))
+    files = (root / "inputs.npz", tmp_path / "outputs.npz", root / "trunks.json")
+    run_open_clip(packages, *files, *(tmp_path / case for case in cases))
     exported = np.load(tmp_path / "outputs.npz")
     for number, name in enumerate(cases.values()):
         np.testing.assert_allclose(exported[f"{number}/logits"], outputs[name]["logits"], rtol=0, atol=1e-4)
 
 
-def test_names_of_timm(packages: list[Path], tmp_path: Path) -> None:
-    run_open_clip(packages, "trunks", tmp_path / "trunks.json")
-    found = json.loads((tmp_path / "trunks.json").read_text())
+def test_names_of_timm(official: tuple[Path, Any, Any]) -> None:
+    found = json.loads((official[0] / "trunks.json").read_text())
     assert found == {name: list(trunk) for name, trunk in TRUNKS.items()}
 
 
