@@ -7,12 +7,14 @@ Both libraries get the same unit vectors of 768 numbers. transformers' loss is t
 hundredth of the time. A round runs each library once; the ratio is that of the medians, by the clock and by the time
 that the processors spent, which other work on the machine disturbs less. Memory is the peak of a fresh process above
 what is resident when the inputs are ready and the code has run once on a few of them; `resident_mb` counts everything.
-Ranks are processes of one thread that hold 4,096 pairs each; their numbers are the largest of any rank.
+Ranks are processes of one thread that hold 4,096 pairs each; their numbers are the largest of any rank, with glibc told
+to give back what is freed, or its heap would be measured too.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import subprocess
@@ -140,6 +142,7 @@ def rank_process(rank: int, size: int, loss: str, meeting: str, results: multipr
 
 def ranks(loss: str, size: int) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
     results = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         arguments = (size, loss, f"{folder}/meeting", results)

@@ -57,7 +57,7 @@ def _softmax(
                 matches[strip.rows] = strip.pairs
             for texts, logits, spare in strip.tiles():
                 for so_far, dim in ((of_images[strip.rows], 0), (of_texts[texts], 1)):
-                    torch.logaddexp(so_far, _log_sum_exp(logits, dim, spare), out=so_far)
+                    _add_logarithms(so_far, _log_sum_exp(logits, dim, spare))
         return [of_texts]
 
     def differentiate(block: Block, is_home: bool) -> Block:
@@ -73,10 +73,14 @@ def _softmax(
         return [] if texts_gradient is None else [texts_gradient]
 
     # Nothing can be said of a text before it has met all images, hence two trips.
-    (of_texts,) = travel([texts], measure, torch.logaddexp, group)
+    (of_texts,) = travel([texts], measure, _add_logarithms, group)
     loss = ((of_images + of_texts) / 2 - matches).mean()
     found = travel([texts, of_texts], differentiate, Tensor.add_, group) if any(needs) else []
     return loss, strips.gradients(1 / (2 * len(images)), texts, found[0] if found else None)
+
+
+def _add_logarithms(so_far: Tensor, more: Tensor) -> Tensor:
+    return torch.logaddexp(so_far, more, out=so_far)
 
 
 def _log_sum_exp(logits: Tensor, dim: int, spare: Tensor) -> Tensor:

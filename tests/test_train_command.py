@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import fields
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -84,6 +86,7 @@ class TestPlan:
         [
             ({"output": ""}, "needs output; give it"),
             ({"zero_shot": "x"}, "measured along with eval_data"),
+            ({"streaming": True, "data": __file__}, "for data sets of the Hub, and .* is here"),
             ({"min_crop_area": 0.0}, r"in \(0, 1\], got 0.0"),
             ({"template": "a photo"}, "a template with {} where"),
         ],
@@ -183,6 +186,28 @@ class TestRun:
         (tmp_path / "0.tar").write_bytes(b"")
         with pytest.raises(ValueError, match=r"is a stream, .* say how many --steps"):
             train(plan(world, tmp_path / "out", data=str(tmp_path / "{0..0}.tar"), steps=None))
+
+    def test_what_cannot_be_read_is_left_out_and_counted(self, world, tmp_path):
+        shutil.copytree(world / "train", tmp_path / "data")
+        (tmp_path / "data" / "0.png").write_bytes(b"damaged")
+        arguments = {"data": str(tmp_path / "data"), "steps": 3}
+        with pytest.raises(ValueError, match=r"0\.png"):
+            train(plan(world, tmp_path / "out", **arguments))
+        train(plan(world, tmp_path / "other", **arguments, skip_corrupt=True))
+        assert json.loads((tmp_path / "other" / "training.json").read_text())["skipped"] == 1
+
+    def test_splits_of_a_data_set(self, world, tmp_path):
+        def pairs(split: str, size: int) -> datasets.Dataset:
+            rows = [ShapesDataset(split, size)[index] for index in range(size)]
+            return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in ("image", "text")})
+
+        splits = {"learn": pairs("train", 16), "check": pairs("test", 5)}
+        datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "data"))
+        chosen = {"data": str(tmp_path / "data"), "eval_data": str(tmp_path / "data"), "steps": 2}
+        result = train(plan(world, tmp_path / "out", **chosen, split="learn", eval_split="check"))
+        assert result.metrics["eval_text_to_image_recall_at_5"] == 1.0  # of five
+        with pytest.raises(ValueError, match="no split 'test', only learn, check"):
+            train(plan(world, tmp_path / "other", **chosen, split="learn"))
 
 
 class TestDryRun:

@@ -11,6 +11,7 @@ import torch
 from processes import finish, start
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 import twinlens
 from twinlens.training import (
@@ -244,12 +245,30 @@ class TestTrainer:
         with pytest.raises(TypeError, match="takes a twinlens DualEncoderModel, got a"):
             trainer(tiny("siglip").vision_model, tmp_path)
 
+    def test_what_fsdp_cannot_do(self, tmp_path, monkeypatch):
+        create = ContrastiveTrainer.create_accelerator_and_postprocess
+
+        def with_fsdp(self) -> None:  # which accelerate has on accelerators only
+            create(self)
+            self.is_fsdp_enabled = True
+
+        monkeypatch.setattr(ContrastiveTrainer, "create_accelerator_and_postprocess", with_fsdp)
+        trainer(tiny("siglip"), tmp_path)
+        with pytest.raises(ValueError, match="not with FSDP"):
+            trainer(tiny("siglip"), tmp_path, gradient_cache_size=2)
+        with pytest.raises(ValueError, match="FSDP cannot shard logit_scale, which is a single number: train under"):
+            trainer(tiny("clip"), tmp_path)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
 
 def test_two_processes_train_as_one(tmp_path):
     """Twice four pairs are eight: the same losses, weights and metrics, whole or in slices."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     running = [start(train_as_rank, rank, port, tmp_path, output=tmp_path / f"log {rank}") for rank in "01"]
     alone = {family: train_three_steps(family, 8, tmp_path) for family in FAMILIES}
     for rank, process in enumerate(running):
@@ -288,6 +307,35 @@ def train_as_rank(rank: str, port: str, folder: Path) -> None:
             save_file(weights, folder / f"{family}.safetensors")
             (folder / f"{family}.json").write_text(json.dumps(metrics))
     torch.distributed.destroy_process_group()
+
+
+def train_sharded(rank: str, port: str, folder: Path) -> None:
+    """One step of half the pairs on half of every parameter (FSDP2)."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": "2"}
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    model, mesh = tiny("siglip"), torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    for layer in (*model.vision_model.encoder.layers, *model.text_model.encoder.layers, model):
+        fully_shard(layer, mesh=mesh)
+    own = slice(4 * int(rank), 4 * int(rank) + 4)
+    pairs = {name: values[own] for name, values in collate([Pairs()[i] for i in range(8)]).items()}
+    model(**pairs, return_loss=True, group=torch.distributed.group.WORLD).loss.backward()
+    gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+    if rank == "0":
+        save_file(gradients, folder / "gradients.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_with_half_the_weights_each(tmp_path):
+    port = free_port()
+    running = [start(train_sharded, rank, port, tmp_path, output=tmp_path / f"log {rank}") for rank in "01"]
+    model = tiny("siglip")
+    model(**collate([Pairs()[i] for i in range(8)]), return_loss=True).loss.backward()
+    for rank, process in enumerate(running):
+        assert finish(process) == 0, (tmp_path / f"log {rank}").read_text()
+    together = load_file(tmp_path / "gradients.safetensors")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=2e-6, msg=name)
 
 
 class TestProbes:

@@ -25,6 +25,10 @@ class TrainingPlan:
     eval_data: str | None = _option("Pairs to measure retrieval on, as for DATA.")
     zero_shot: str | None = _option("Images in one folder for each class, to measure accuracy on as well.")
     template: str = _option("The sentence around the name of such a class.", default="a photo of a {}.")
+    split: str = _option("The split of a data set to train on.", default="train")
+    eval_split: str = _option("The split of EVAL_DATA, where that is a data set.", default="test")
+    streaming: bool = _option("Read a data set of the Hub while training, without downloading it first.", default=False)
+    skip_corrupt: bool = _option("Train on the next pair where one cannot be read, and count it.", default=False)
     image_column: str | None = _option("The column with images, where a source has several.")
     text_column: str | None = _option("The column with captions, where a source has several.")
     tokenizer: str | None = _option("The vocabulary, where MODEL has none, as for convert.")
@@ -54,6 +58,8 @@ class TrainingPlan:
             raise ValueError(f"A training run needs {', '.join(missing)}; give it as an argument or in the YAML file.")
         if self.zero_shot and not self.eval_data:
             raise ValueError("zero_shot is measured along with eval_data, which is missing.")
+        if self.streaming and Path(self.data).exists():
+            raise ValueError(f"streaming is for data sets of the Hub, and {self.data} is here: leave it out.")
         if not 0 < self.min_crop_area <= 1:
             raise ValueError(f"min_crop_area must be in (0, 1], got {self.min_crop_area}.")
         if "{}" not in self.template:

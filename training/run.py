@@ -66,7 +66,7 @@ def dry_run(plan: TrainingPlan) -> Estimate:
     _checkpoint(Path(plan.output).expanduser().resolve(), plan.resume)
     model, processor = load(plan)
     collator = _collator(plan, processor)
-    sample = next(iter(_pairs(plan, plan.data)))
+    sample = next(iter(_training_pairs(plan)))
     return estimate_memory(
         model, collator([sample]), batch_size=plan.batch_size, slice_size=plan.gradient_cache_size, bf16=plan.bf16
     )
@@ -117,7 +117,7 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
         disable_tqdm=not sys.stderr.isatty(),
         report_to="tensorboard",
     )
-    data = _pairs(plan, plan.data)
+    data = _training_pairs(plan)
     if isinstance(data, Stream) and not plan.steps:
         raise ValueError(f"{plan.data} is a stream, whose epochs have no known length: say how many --steps.")
     zero_shot = None
@@ -128,7 +128,7 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
         model=model,
         args=arguments,
         train_dataset=data,
-        eval_dataset=_pairs(plan, plan.eval_data, repeat=False) if plan.eval_data else None,
+        eval_dataset=_evaluation_pairs(plan) if plan.eval_data else None,
         data_collator=_collator(plan, processor),
         processing_class=processor,
         zero_shot=zero_shot,
@@ -137,9 +137,25 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
     return trainer
 
 
-def _pairs(plan: TrainingPlan, source: str, repeat: bool = True) -> Dataset[Any]:
+def _training_pairs(plan: TrainingPlan) -> Dataset[Any]:
     return load_pairs(
-        source, image_column=plan.image_column, text_column=plan.text_column, seed=plan.seed, repeat=repeat
+        plan.data,
+        image_column=plan.image_column,
+        text_column=plan.text_column,
+        split=plan.split,
+        streaming=plan.streaming,
+        seed=plan.seed,
+        skip_corrupt=plan.skip_corrupt,
+    )
+
+
+def _evaluation_pairs(plan: TrainingPlan) -> Dataset[Any]:
+    return load_pairs(
+        plan.eval_data,
+        image_column=plan.image_column,
+        text_column=plan.text_column,
+        split=plan.eval_split,
+        repeat=False,
     )
 
 

@@ -77,10 +77,18 @@ class ContrastiveTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if not isinstance(self._dual_encoder, DualEncoderModel):
             raise TypeError(f"ContrastiveTrainer takes a twinlens DualEncoderModel, got a {type(self.model)}.")
+        if self.is_fsdp_enabled:
+            self._check_fsdp()
         self.zero_shot = zero_shot
         self.compute_metrics: Any = kwargs.get("compute_metrics") or _metrics_of_pairs
         self.add_callback(_EpochToCollator())
         self.add_callback(_ClampScale(self._dual_encoder))
+
+    def _check_fsdp(self) -> None:
+        if self.args.gradient_cache_size is not None:
+            raise ValueError("gradient_cache_size works in one process or under DDP, not with FSDP: leave it out.")
+        if scalars := [name for name, parameter in self.model.named_parameters() if parameter.ndim == 0]:
+            raise ValueError(f"FSDP cannot shard {', '.join(scalars)}, which is a single number: train under DDP.")
 
     @property
     def _dual_encoder(self) -> DualEncoderModel:
@@ -151,8 +159,6 @@ class ContrastiveTrainer(Trainer):
 
         The gradients are those of the whole batch at once: attention dropout is drawn alike in both passes.
         """
-        if self.is_fsdp_enabled:
-            raise ValueError("gradient_cache_size works in one process or under DDP, not with FSDP: leave it out.")
         model.train()
         slices = list(_slices(_model_inputs(inputs), size))
         embeds, states = [], []
