@@ -50,7 +50,7 @@ def list_command(as_json: Json = False) -> None:
 
 @app.command("inspect")
 def inspect_command(
-    source: Annotated[Path, typer.Argument(help="An official checkpoint file, or a transformers folder.")],
+    source: Annotated[str, typer.Argument(help="What `convert` takes, or a transformers folder.")],
     image_size: ImageSize = None,
     vision_activation: VisionActivation = None,
     vision_heads: VisionHeads = None,

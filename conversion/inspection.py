@@ -12,7 +12,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration import DualEncoderConfig
-from ..formats import Checkpoint, Layout, read_checkpoint, read_json
+from ..formats import Checkpoint, Layout, read_json
+from .source import read_source
 
 # safetensors' names of dtypes -> torch's
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
@@ -21,12 +22,12 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 def inspect_source(source: str | Path, **choices: Any) -> dict[str, Any]:
     """Describe an official checkpoint, or a transformers folder from its config.json and its safetensors headers.
 
-    `choices` are those of `read_checkpoint`.
+    `source` and `choices` are those of `convert`: a name is downloaded.
     """
-    source = Path(source)
-    if read_json(source / "config.json", {}).get("model_type") and any(source.glob("*.safetensors")):
-        return _describe_folder(source)
-    return describe_checkpoint(read_checkpoint(source, **choices))
+    folder = Path(source)
+    if read_json(folder / "config.json", {}).get("model_type") and any(folder.glob("*.safetensors")):
+        return _describe_folder(folder)
+    return describe_checkpoint(read_source(source, **choices)[0])
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 import twinlens
 from twinlens.configuration import BUNDLED, bundled_checkpoint
-from twinlens.conversion import convert, export, verify
+from twinlens.conversion import convert, export, inspect_source, verify
 from twinlens.formats import read_checkpoint
 from twinlens.shapes import ShapesDataset
 from twinlens.shapes.evaluation import evaluate
@@ -47,6 +47,7 @@ def test_they_are_small_official_files(converted, tmp_path):
     file, _ = bundled_checkpoint(converted.name)
     assert file.stat().st_size < 6e6
     assert read_checkpoint(file).format == {"siglip-shapes": "big_vision", "clip-shapes": "openai"}[converted.name]
+    assert inspect_source(converted.name)["files"] == inspect_source(file)["files"]
     assert verify(converted.name, converted).passed
     (again,) = export(converted, tmp_path / file.name, format=read_checkpoint(file).format)
     before, after = read_checkpoint(file).tensors, read_checkpoint(again).tensors

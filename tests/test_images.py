@@ -551,6 +551,7 @@ class TestInputsAndSettings:
             "path as text": str(tmp_path / "cat.png"),
             "nested lists": [[image]],
             "batch of arrays": levels[None],
+            "read-only": np.asarray(image),
         }
         for processor in (CLIPImageProcessor(), SiglipImageProcessor()):
             expected = processor(image)["pixel_values"]

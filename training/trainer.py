@@ -37,6 +37,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = 64
     remove_unused_columns: bool = False
     dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
+    ddp_find_unused_parameters: bool | None = False  # there are none, and looking for them takes time
     report_to: Any = "none"
     gradient_cache_size: int | None = field(
         default=None,
