@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-CASES = [(64, None), (256, None), (64, 16)]  # pairs, and how many at a time
+CASES = [(64, None), (256, None), (64, 16), (256, 16)]  # pairs, and how many at a time
 
 
 def resident(name: str) -> int:
