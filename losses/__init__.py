@@ -2,6 +2,6 @@
 
 from .sigmoid import SigmoidLoss, sigmoid_loss
 from .softmax import SoftmaxLoss, softmax_loss
-from .strips import CHUNK_SIZE
+from .strips import strip_size
 
 LOSSES: dict = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}

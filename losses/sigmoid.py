@@ -22,6 +22,7 @@ def sigmoid_loss(
 
     `logit_scale` is the logarithm of the factor: of open_clip's output, give `logit_scale.log()`. With a `group`, texts
     are those of all its ranks; loss and gradients, averaged over ranks as DDP does, are those of one process with all.
+    At most `chunk_size` images are compared at a time, and fewer where their logits would take more than 256 MB.
     """
     scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
     return analytic(_sigmoid, image_embeds, text_embeds, scalars, chunk_size, group)

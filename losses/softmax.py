@@ -21,7 +21,8 @@ def softmax_loss(
 
     `logit_scale` is the logarithm of the factor: of open_clip's output, give `logit_scale.log()`. With a `group`, texts
     and images are those of all its ranks; loss and gradients, averaged over ranks as DDP does, are those of one process
-    with all.
+    with all. At most `chunk_size` images are compared at a time, and fewer where their logits would take more than
+    256 MB.
     """
     return analytic(_softmax, image_embeds, text_embeds, {"logit_scale": logit_scale}, chunk_size, group)
 

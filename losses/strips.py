@@ -8,6 +8,7 @@ from torch import Tensor
 
 CHUNK_SIZE = 1024  # images in a strip; a tenth faster than half as many on two CPU threads
 KEPT = 4  # strips that a loss with two trips keeps for the second one
+LOGITS = 2**26  # numbers in all strips at most, 256 MB in float32: where texts are many, strips are narrower and fewer
 TILE = 2**18  # numbers that stay in a CPU's cache from one operation to the next
 
 
@@ -31,6 +32,11 @@ class Strip(NamedTuple):
             yield slice(start, start + len(logits)), logits, self.spare[: len(logits)]
 
 
+def strip_size(batch: int, chunk_size: int = CHUNK_SIZE) -> int:
+    """How many images are in a strip."""
+    return min(chunk_size, batch, max(1, LOGITS // batch))
+
+
 class Strips:
     """The logits of `images` (batch, dim), times `scale` plus `bias`, with one block of texts after the other."""
 
@@ -45,14 +51,15 @@ class Strips:
     ) -> None:
         batch, dim = images.shape
         self.images, self.scale, self.bias, self.needs = images, scale, bias, needs
-        self.size = min(chunk_size, batch)
+        self.size = strip_size(batch, chunk_size)
         # The scale's gradient follows from those of the images, or of the texts if the images need none.
         needs_images, self.needs_texts, needs_scale = needs[:3]
         self.needs_images = needs_images or (needs_scale and not self.needs_texts)
         self.gradient = torch.zeros_like(images) if self.needs_images else None
         # Memory that is new to the process costs a tenth to a sixth of the time on the CPU.
         self.scaled = images.new_empty(self.size, dim)
-        self.memory = [images.new_empty(self.size * batch) for _ in range(min(kept, -(-batch // self.size)))]
+        kept = min(kept, -(-batch // self.size), max(1, LOGITS // (self.size * batch)))
+        self.memory = [images.new_empty(self.size * batch) for _ in range(kept)]
         tile = max(TILE, self.size) if images.device.type == "cpu" else self.size * batch
         self.spare = images.new_empty(min(tile, self.size * batch))
         self.held: dict[int, int] = {}  # which strip at home lies in which memory

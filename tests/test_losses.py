@@ -12,7 +12,7 @@ from released_files import released_module
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from twinlens.losses import SigmoidLoss, SoftmaxLoss
+from twinlens.losses import SigmoidLoss, SoftmaxLoss, strip_size
 
 LOSSES = {"sigmoid": SigmoidLoss, "softmax": SoftmaxLoss}
 
@@ -228,6 +228,18 @@ def test_wrong_inputs_are_named(name, values, message):
 def test_a_wrong_bias_is_named():
     with pytest.raises(ValueError, match="logit_bias must be finite, got inf"):
         ours("sigmoid", spoilt(3, lambda bias: bias + torch.inf))
+
+
+@pytest.mark.parametrize("logits", [1, 40, 60, 90])  # a strip of 1, 3, 5 or 7 of 12 images
+@pytest.mark.parametrize("name", LOSSES)
+def test_strips_of_many_texts_are_narrow(name, logits, monkeypatch):
+    monkeypatch.setattr("twinlens.losses.strips.LOGITS", logits)
+    assert strip_size(12) == max(1, logits // 12)
+    assert_same(name, inputs())
+
+
+def test_strips_fit_in_memory():
+    assert [strip_size(batch) for batch in (5, 4096, 65_536, 131_072, 2**30)] == [5, 1024, 1024, 512, 1]
 
 
 @pytest.mark.parametrize("chunk_size", [0, -1, 2.0])

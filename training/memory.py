@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from ..losses import CHUNK_SIZE
+from ..losses import strip_size
 
 FLOAT = 4  # bytes
 
@@ -60,7 +60,7 @@ def estimate_memory(
         gradients=FLOAT * trainable,
         optimizer=2 * FLOAT * trainable,
         activations=two + (three - two) * (pairs - 2),  # part of `two` does not grow with the pairs
-        loss=FLOAT * batch_size * (4 * dim + min(CHUNK_SIZE, batch_size)),
+        loss=FLOAT * batch_size * (4 * dim + strip_size(batch_size)),
         inputs=batch_size * sum(value.nbytes for value in inputs.values()),
     )
 
