@@ -43,7 +43,7 @@ def demonstrate(folder: Path, console: Any) -> None:
         picture = render(draw_scene(Random(number), [kind], "one"), SIDE)  # type: ignore[list-item]
         picture.save(pictures / f"{label.replace(' ', '-')}.png")
         best, second, *_ = classify(picture, candidate_labels=[name(kind) for kind in KINDS], hypothesis_template="{}")
-        unseen = ", which it never saw in training" if kind in HELD_OUT else ""
+        unseen = f"; training had no {label}" if kind in HELD_OUT else ""
         console.print(
             f"   {label:<13} {best['label']} {best['score']:.1%}, then {second['label']} {second['score']:.1%}{unseen}"
         )

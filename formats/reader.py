@@ -1,13 +1,14 @@
 """Tensors out of files that nobody vouches for: nothing in them is executed."""
 
 import math
+import mmap
 import struct
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
@@ -170,8 +171,20 @@ def _array(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]
         raw.seek(entry.header_offset)
         name_length, extra_length = struct.unpack("<26xHH", raw.read(30))
     start = entry.header_offset + 30 + name_length + extra_length + header
-    mapped = partial(np.memmap, path, dtype, "c", start, shape, "F" if fortran_order else "C")
-    return (lambda: _from_numpy(mapped())) if math.prod(shape) else lambda: _from_numpy(np.empty(shape, dtype))
+    return partial(_map_array, path, start, dtype, shape, "F" if fortran_order else "C")
+
+
+def _map_array(
+    path: Path, start: int, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]
+) -> Tensor:
+    """What `np.memmap` would give, without the ten times longer that it takes to look for the path."""
+    if not math.prod(shape):
+        return _from_numpy(np.empty(shape, dtype))
+    spare = start % mmap.ALLOCATIONGRANULARITY
+    length = spare + math.prod(shape) * dtype.itemsize
+    with path.open("rb") as file:
+        memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start - spare)
+    return _from_numpy(np.ndarray(shape, dtype, memory, spare, order=order))
 
 
 def _check_sum(archive: ZipFile, entry: ZipInfo) -> None:
