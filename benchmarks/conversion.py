@@ -87,8 +87,8 @@ def print_own_cost(arguments: list[str]) -> None:
 
     Those are not ru_maxrss, which a child inherits.
     """
-    from twinlens import conversion  # noqa: F401  # what the command would import otherwise
     from twinlens.command_line import app
+    from twinlens.conversion import convert  # noqa: F401  # what the command would import otherwise
 
     start = time.perf_counter()
     app(arguments, standalone_mode=False)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +15,6 @@ from torch import Tensor
 from .torch_file import write_archive
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
-
-
-_SYNCED = 2**26  # bytes after which the disk begins, while the next tensors are made
 
 
 def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -50,15 +46,9 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     missing = set(shapes)
 
-    unsynced = 0
-
     def write(start: int, tensor: Tensor) -> None:
-        nonlocal unsynced
         file.seek(8 + len(text) + start)
-        unsynced += file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        if unsynced > _SYNCED:
-            unsynced = 0
-            os.fsync(file.fileno())
+        file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
     with path.open("wb") as file, ThreadPoolExecutor(1) as pool:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -24,11 +24,14 @@ def travel(
     size = 1 if group is None else dist.get_world_size(group)
     if group is None or size == 1:
         return visit(block, True)
-    spare_block, spare_found, sent, arrive = None, None, None, None
+    spare_block: Block | None = None
+    spare_found: Block | None = None
+    sent: Block | None = None
+    arrive: Callable[[], Block] = list  # nothing is on its way yet
     for step in range(size):
         following = _pass_on(block, spare_block, group) if step + 1 < size else None
         found = visit(block, step == 0)
-        if arrive is not None:
+        if step > 0:
             found = [merge(*pair) for pair in zip(arrive(), found, strict=True)]
             spare_found = sent
         sent, arrive = found, _pass_on(found, spare_found, group)
