@@ -81,9 +81,8 @@ def to_levels(pixels: np.ndarray | torch.Tensor, channels_first: bool | None = N
             pixels = pixels.astype(np.int64)  # PyTorch does next to nothing with wide unsigned integers
         elif pixels.dtype.kind == "f":
             pixels = pixels.astype(np.float32, copy=False)
-        pixels = torch.from_numpy(
-            np.require(pixels, requirements=["C", "W"])
-        )  # PyTorch warns of arrays that are read-only
+        writable = np.require(pixels, requirements=["C", "W"])  # PyTorch warns of others
+        pixels = torch.from_numpy(writable)
     if pixels.is_complex():
         raise TypeError(f"expected real numbers as levels, got a tensor of {pixels.dtype}")
     pixels, shape = pixels.detach(), tuple(pixels.shape)
