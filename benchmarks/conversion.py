@@ -87,7 +87,7 @@ def print_own_cost(arguments: list[str]) -> None:
 
     Those are not ru_maxrss, which a child inherits.
     """
-    from twinlens.command_line import app
+    from twinlens.cli import app
     from twinlens.conversion import convert  # noqa: F401  # what the command would import otherwise
 
     start = time.perf_counter()

@@ -16,16 +16,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..configuration import BUNDLED, DualEncoderConfig, SiglipConfig, bundled_checkpoint
+from ..catalogue import BUNDLED, bundled_checkpoint
+from ..catalogue.download import download_file
+from ..configuration import DualEncoderConfig, SiglipConfig
 from ..formats import Activation, Checkpoint, write_safetensors
+from ..formats.source import read_source
 from ..formats.table import is_finite
+from ..parity.certificate import Certificate
+from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
-from .certificate import Certificate
-from .download import download_file
 from .export import save_layout
 from .model_card import model_card
-from .source import read_source
-from .verify import certify_folder, model_class_of
 
 logger = logging.getLogger(__name__)
 

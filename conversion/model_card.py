@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 from huggingface_hub import ModelCardData
 
-from ..configuration import OfficialCheckpoint
-from ..configuration.official import HUB
+from ..catalogue import OfficialCheckpoint
+from ..catalogue.official_checkpoint import HUB
 from ..formats import Checkpoint
+from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
-from .certificate import RULE, Certificate
 
 _TITLES = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "siglip_vision_model": "SigLIP's image tower"}
 _LAYOUTS = {

@@ -8,10 +8,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from ..formats.loading import LoadsOfficialFiles
 from .attention import Attention
 from .encoder import EncoderLayer
 from .initialization import initialize
+from .loading import LoadsOfficialFiles
 
 OLD_TABLES = [r"(^|\.)position_ids$"]  # of 0, 1, 2, ... in old folders
 Options = Unpack[TransformersKwargs]  # what every forward takes, told in the way that the framework looks for

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
-from twinlens.training import embed_images, embed_texts, few_shot_logits
+from twinlens.evaluation import few_shot_logits
+from twinlens.inference import embed_images, embed_texts
 from twinlens.training.sources import image_classes
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
-from twinlens.training import embed_images, linear_probe
+from twinlens.evaluation import linear_probe
+from twinlens.inference import embed_images
 from twinlens.training.sources import image_classes
 
 

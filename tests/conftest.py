@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from twinlens import command_line
+from twinlens import cli
 
 torch.set_num_threads(1)
 transformers.logging.disable_progress_bar()
@@ -50,7 +50,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def run(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["twinlens", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            command_line.main()
+            cli.main()
         return (end.value.code or 0, *capsys.readouterr())  # type: ignore[return-value]
 
     return run

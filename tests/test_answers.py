@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from builders import TINY_CLIP, TINY_SIGLIP, write_big_vision, write_openai
+from helpers.builders import TINY_CLIP, TINY_SIGLIP, write_big_vision, write_openai
 from PIL import Image
 from skimage import data
 

@@ -7,13 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 import twinlens
-from twinlens.configuration import BUNDLED, bundled_checkpoint
-from twinlens.conversion import convert, export, inspect_source, verify
-from twinlens.formats import read_checkpoint
-from twinlens.shapes import ShapesDataset
-from twinlens.shapes.evaluation import evaluate
-from twinlens.shapes.recipe import RECIPES
-from twinlens.shapes.reproduce import reproduce
+from twinlens.catalogue import BUNDLED, bundled_checkpoint
+from twinlens.conversion import convert, export
+from twinlens.formats import inspect_source, read_checkpoint
+from twinlens.parity import verify
+from twinlens.toy_world import ShapesDataset
+from twinlens.toy_world.evaluation import evaluate
+from twinlens.toy_world.recipe import RECIPES
+from twinlens.toy_world.reproduce import reproduce
 
 
 @pytest.fixture(scope="module", params=BUNDLED)
@@ -79,7 +80,7 @@ def test_an_unknown_name_and_a_path_of_that_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("family", RECIPES)
 def test_one_command_makes_them(family, tmp_path, monkeypatch):
     """Two updates go the whole way, from first weights to an official file and a report, twice the same."""
-    monkeypatch.setattr("twinlens.shapes.reproduce.evaluate", lambda model, processor: {"asked": 1.0})
+    monkeypatch.setattr("twinlens.toy_world.reproduce.evaluate", lambda model, processor: {"asked": 1.0})
     made = []
     for place in ("first", "second"):
         (tmp_path / place).mkdir()

@@ -16,21 +16,16 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from builders import TINY_CLIP, write_openai
-from released_files import released_file, released_package
+from helpers.builders import TINY_CLIP, write_openai
+from helpers.released_files import released_file, released_package
 
-from twinlens.configuration import (
-    CATALOGUE,
-    CLIPConfig,
-    OfficialCheckpoint,
-    SiglipConfig,
-    check_geometry,
-    official_checkpoint,
-)
-from twinlens.configuration.official import ResNet, Tower
-from twinlens.conversion import download as module
-from twinlens.conversion.download import download, download_file, locate
+from twinlens.catalogue import CATALOGUE, OfficialCheckpoint, official_checkpoint
+from twinlens.catalogue import download as module
+from twinlens.catalogue.download import download, download_file, locate
+from twinlens.catalogue.official_checkpoint import ResNet, Tower
+from twinlens.configuration import CLIPConfig, SiglipConfig
 from twinlens.formats import read_checkpoint
+from twinlens.formats.source import check_geometry
 from twinlens.modeling import CLIPModel, SiglipModel
 
 ROWS = list(CATALOGUE.values())
@@ -113,7 +108,7 @@ class TestRows:
         assert row.vocabulary.name in vocabularies[row.family]
 
     def test_no_name_twice(self) -> None:
-        from twinlens.configuration.catalogue import _ROWS
+        from twinlens.catalogue.published import _ROWS
 
         assert len(_ROWS) == len(CATALOGUE)
         assert len({row.address for row in _ROWS}) == len(_ROWS)

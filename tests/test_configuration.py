@@ -2,7 +2,7 @@ import json
 
 import pytest
 import transformers
-from families import FAMILIES, config
+from helpers.families import FAMILIES, config
 
 import twinlens
 

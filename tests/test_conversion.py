@@ -18,15 +18,16 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from builders import TINY_CLIP, TINY_SIGLIP, openai_tensors, write_big_vision, write_npz, write_openai
-from processes import finish, start
+from helpers.builders import TINY_CLIP, TINY_SIGLIP, openai_tensors, write_big_vision, write_npz, write_openai
+from helpers.processes import finish, start
 from rich.console import Console
 from torch import Tensor, nn
 
 import twinlens.processing
-from twinlens.conversion import Certificate, ParityError, certify, convert, inspect_source
-from twinlens.formats import Checkpoint, FormatError, read_checkpoint
+from twinlens.conversion import ParityError, convert
+from twinlens.formats import Checkpoint, FormatError, inspect_source, read_checkpoint
 from twinlens.modeling import DualEncoderModel
+from twinlens.parity import Certificate, certify
 
 CLIP = {
     "archive": {"container": "torchscript"},
@@ -341,7 +342,7 @@ class TestMistakes:
                 setattr(getattr(checkpoint.config, tower), name, value)
             return checkpoint
 
-        monkeypatch.setattr(importlib.import_module("twinlens.conversion.source"), "read_checkpoint", mistaken)
+        monkeypatch.setattr(importlib.import_module("twinlens.formats.source"), "read_checkpoint", mistaken)
         self.assert_refused(write(tmp_path / "checkpoint", case))
 
     @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_big_vision, write_openai
-from released_files import released_module
+from helpers.builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_big_vision, write_openai
+from helpers.released_files import released_module
 from test_formats import CASES, assert_same, bits, read, write
 from torch import Tensor
 

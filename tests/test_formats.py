@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from builders import (
+from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
     TINY_SIGLIP,

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_archive, write_npz
-from processes import run_command
+from helpers.builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_archive, write_npz
+from helpers.processes import run_command
 
 from twinlens.formats import FormatError, read_checkpoint
 

@@ -20,7 +20,7 @@ import safetensors.torch
 import skimage.data
 import torch
 import yaml
-from builders import (
+from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
     TINY_SIGLIP,
@@ -36,12 +36,13 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
-from twinlens.configuration import CATALOGUE, OfficialCheckpoint
-from twinlens.conversion import certify, convert
-from twinlens.conversion.hub import push
+from twinlens.catalogue import CATALOGUE, OfficialCheckpoint
+from twinlens.conversion import convert
 from twinlens.conversion.model_card import model_card
+from twinlens.conversion.push import push
 from twinlens.formats import Checkpoint, read_checkpoint
 from twinlens.modeling import DualEncoderModel, SiglipVisionModel
+from twinlens.parity import certify
 from twinlens.processing import DualEncoderProcessor, SiglipImageProcessor, SiglipProcessor, build_processor
 
 # huggingface_hub uploads in a way that httpx2 will do without one day.

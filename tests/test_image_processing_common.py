@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import transformers
+from helpers.transformers_sources import transformers_tests
 from packaging.version import Version
-from transformers_sources import transformers_tests
 
 from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from helpers.released_files import released_package
 from PIL import Image, ImageOps
-from released_files import released_package
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
@@ -150,7 +150,7 @@ class TestOfficialCode:
         for image in images.values():
             image.load()
         (tmp_path / "images").write_bytes(pickle.dumps(images))
-        script = Path(__file__).with_name("openai_preprocess.py")
+        script = Path(__file__).parent / "helpers" / "openai_preprocess.py"
         folders = [released_package("openai-clip==1.0.1"), released_package("torchvision==0.28.0")]
         subprocess.run(
             [sys.executable, script, *folders, tmp_path / "images", tmp_path / "pixels.npz"], check=True, timeout=120

@@ -9,10 +9,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from builders import TINY_SIGLIP, write_big_vision
-from processes import finish, run_command, start
+from helpers.builders import TINY_SIGLIP, write_big_vision
+from helpers.processes import finish, run_command, start
 
-from twinlens.conversion import convert, verify
+from twinlens.conversion import convert
+from twinlens.parity import verify
 
 
 def starts(process: BaseProcess, log: Path) -> None:

@@ -3,12 +3,12 @@
 import math
 import re
 
-import losses_process
 import pytest
 import torch
-from families import FAMILIES, model, pixels, token_ids, twins
-from processes import finish, start
-from released_files import released_module
+from helpers import losses_process
+from helpers.families import FAMILIES, model, pixels, token_ids, twins
+from helpers.processes import finish, start
+from helpers.released_files import released_module
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

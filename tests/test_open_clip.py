@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import TINY_CLIP_JSON, TINY_SIGLIP_JSON, TRUNK_CHOICES
-from released_files import released_package
+from helpers.builders import TINY_CLIP_JSON, TINY_SIGLIP_JSON, TRUNK_CHOICES
+from helpers.released_files import released_package
 from test_formats import TANH, TANH_JSON, read, write
 from torch import Tensor
 
 import twinlens
 from twinlens.configuration import SiglipConfig
-from twinlens.conversion import ParityError, certify, convert, export, reference_forward
+from twinlens.conversion import ParityError, convert, export
 from twinlens.formats import Checkpoint, OpenClipLayout, read_checkpoint
 from twinlens.formats.timm import TRUNKS
+from twinlens.parity import certify, reference_forward
 
 NO_HEAD_TEXT = {name: value for name, value in TINY_SIGLIP_JSON["text_cfg"].items() if name != "proj_bias"}
 NO_HEAD_JSON = {**TINY_SIGLIP_JSON, "text_cfg": {**NO_HEAD_TEXT, "width": 48, "proj_type": "none"}}
@@ -50,7 +51,7 @@ def packages() -> list[Path]:
 
 
 def run_open_clip(packages: list[Path], *arguments: Path) -> None:
-    script = Path(__file__).with_name("open_clip_models.py")
+    script = Path(__file__).parent / "helpers" / "open_clip_models.py"
     command_line = [sys.executable, script, ":".join(map(str, packages)), *arguments]
     answer = subprocess.run(command_line, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
@@ -240,7 +241,7 @@ class TestMistakes:
             return checkpoint
 
         write(tmp_path / "source", case)
-        monkeypatch.setattr(importlib.import_module("twinlens.conversion.source"), "read_checkpoint", mistaken)
+        monkeypatch.setattr(importlib.import_module("twinlens.formats.source"), "read_checkpoint", mistaken)
         self.assert_refused(tmp_path / "source", case)
 
     @pytest.mark.parametrize(

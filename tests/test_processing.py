@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from helpers.text_corpus import SENTENCES, official_siglip, trained_sentencepiece
 from PIL import Image
-from text_corpus import SENTENCES, official_siglip, trained_sentencepiece
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

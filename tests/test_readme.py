@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from twinlens.command_line import app
+from twinlens.cli import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PLAIN = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}

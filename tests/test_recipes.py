@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from twinlens.conversion import convert
-from twinlens.shapes import draw_scene, render
+from twinlens.toy_world import draw_scene, render
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 KINDS = [("red", "star"), ("cyan", "heart"), ("green", "ring"), ("orange", "moon"), ("blue", "cross")]

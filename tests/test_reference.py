@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from builders import TINY_CLIP, write_openai, write_transformers
-from released_files import released_module
+from helpers.builders import TINY_CLIP, write_openai, write_transformers
+from helpers.released_files import released_module
 
-from twinlens.conversion import reference_forward
 from twinlens.formats import read_checkpoint
 from twinlens.modeling import DualEncoderModel
+from twinlens.parity import reference_forward
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from released_files import released_file, released_module
-from text_corpus import (
+from helpers.released_files import released_file, released_module
+from helpers.text_corpus import (
     AWKWARD,
     CLEANUPS,
     SENTENCEPIECES,

@@ -10,16 +10,16 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from helpers.processes import finish, start
 from PIL import Image
-from processes import finish, start
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from typer.testing import CliRunner
 
 import twinlens
-from twinlens.command_line import app
+from twinlens.cli import app
 from twinlens.conversion import convert
-from twinlens.shapes import ShapesDataset
+from twinlens.toy_world import ShapesDataset
 from twinlens.training import TrainingPlan, estimate_memory, train
 from twinlens.training.run import WORK, build_trainer, dry_run, load
 

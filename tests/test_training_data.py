@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import skip_first_batches
+from helpers.text_corpus import trained_sentencepiece
 from PIL import ExifTags, Image
-from text_corpus import trained_sentencepiece
 from torch.utils.data import DataLoader
 
 from twinlens.processing import (

@@ -9,11 +9,11 @@ from unittest.mock import patch
 
 import torch
 from accelerate import cpu_offload
+from helpers.transformers_sources import transformers_tests
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.models.siglip import configuration_siglip
 from transformers.testing_utils import force_serialization_as_bin_files, torch_device
-from transformers_sources import transformers_tests
 
 transformers_tests()
 

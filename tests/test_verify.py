@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from builders import (
+from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
     TINY_SIGLIP,
@@ -23,13 +23,14 @@ from builders import (
     write_big_vision,
     write_openai,
 )
+from helpers.released_files import released_module, released_package
 from PIL import Image
-from released_files import released_module, released_package
 
-from twinlens.configuration import official_checkpoint
-from twinlens.configuration.official import Tower, Vocabulary
-from twinlens.conversion import convert, plot_certificate, verify
+from twinlens.catalogue import official_checkpoint
+from twinlens.catalogue.official_checkpoint import Tower, Vocabulary
+from twinlens.conversion import convert
 from twinlens.formats import read_checkpoint
+from twinlens.parity import plot_certificate, verify
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -156,7 +157,7 @@ class TestOriginalCode:
         package.model = released_module("openai-clip==1.0.1", "clip/model.py")
         monkeypatch.setitem(sys.modules, "clip", package)
         monkeypatch.setitem(sys.modules, "clip.model", package.model)
-        original = importlib.import_module("twinlens.conversion.original")
+        original = importlib.import_module("twinlens.parity.original")
         monkeypatch.setattr(original, "version", {"openai-clip": "1.0.1"}.__getitem__)
         certificate = verify(*clip, reference="original")
         assert certificate.passed
@@ -203,9 +204,10 @@ class TestOriginalCode:
         names = ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")
         packages = [released_package(name) for name in names]
         script = (
-            "import sys, importlib; from open_clip_models import import_packages; import_packages(sys.argv[3:]);"
-            "from twinlens.conversion import verify;"
-            "original = importlib.import_module('twinlens.conversion.original');"
+            "import sys, importlib; from helpers.open_clip_models import import_packages;"
+            "import_packages(sys.argv[3:]);"
+            "from twinlens.parity import verify;"
+            "original = importlib.import_module('twinlens.parity.original');"
             "original.version = lambda name: '3.3.0'; certificate = verify(*sys.argv[1:3], reference='original');"
             "print(certificate.passed, certificate.comparisons[-2].reference)"
         )
@@ -241,7 +243,7 @@ class TestNames:
             embedding=text.projection_size, text_length=text.max_position_embeddings,
             vocabulary=Vocabulary("tiny", text.vocab_size, 1, None, None, ""),
         )  # fmt: skip
-        source = importlib.import_module("twinlens.conversion.source")
+        source = importlib.import_module("twinlens.formats.source")
         monkeypatch.setattr(source, "locate", lambda name, progress: (tmp_path / "file.npz", row))
         convert(row.name, tmp_path / "folder")
         assert verify(row.name, tmp_path / "folder").passed

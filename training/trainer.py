@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..evaluation import retrieval_metrics, zero_shot_accuracy
+from ..inference import embed_images, embed_texts
 from ..modeling import DualEncoderModel
-from .embedding import embed_images, embed_texts
-from .metrics import retrieval_metrics, zero_shot_accuracy
 from .optimization import parameter_groups
 from .sources import Stream
 

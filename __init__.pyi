@@ -1,0 +1,69 @@
+"""The public names, and where they are."""
+
+from . import (
+    catalogue as catalogue,
+)
+from . import (
+    cli as cli,
+)
+from . import (
+    configuration as configuration,
+)
+from . import (
+    conversion as conversion,
+)
+from . import (
+    evaluation as evaluation,
+)
+from . import (
+    formats as formats,
+)
+from . import (
+    inference as inference,
+)
+from . import (
+    losses as losses,
+)
+from . import (
+    modeling as modeling,
+)
+from . import (
+    parity as parity,
+)
+from . import (
+    processing as processing,
+)
+from . import (
+    toy_world as toy_world,
+)
+from . import (
+    training as training,
+)
+from ._version import __version__ as __version__
+from .configuration import CLIPConfig as CLIPConfig
+from .configuration import CLIPTextConfig as CLIPTextConfig
+from .configuration import CLIPVisionConfig as CLIPVisionConfig
+from .configuration import DualEncoderConfig as DualEncoderConfig
+from .configuration import SiglipConfig as SiglipConfig
+from .configuration import SiglipTextConfig as SiglipTextConfig
+from .configuration import SiglipVisionConfig as SiglipVisionConfig
+from .modeling import CLIPForImageClassification as CLIPForImageClassification
+from .modeling import CLIPModel as CLIPModel
+from .modeling import CLIPTextModel as CLIPTextModel
+from .modeling import CLIPTextModelWithProjection as CLIPTextModelWithProjection
+from .modeling import CLIPVisionModel as CLIPVisionModel
+from .modeling import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
+from .modeling import DualEncoderModel as DualEncoderModel
+from .modeling import SiglipForImageClassification as SiglipForImageClassification
+from .modeling import SiglipModel as SiglipModel
+from .modeling import SiglipTextModel as SiglipTextModel
+from .modeling import SiglipVisionModel as SiglipVisionModel
+from .processing import CLIPImageProcessor as CLIPImageProcessor
+from .processing import CLIPProcessor as CLIPProcessor
+from .processing import CLIPTokenizer as CLIPTokenizer
+from .processing import DualEncoderProcessor as DualEncoderProcessor
+from .processing import Siglip2ImageProcessor as Siglip2ImageProcessor
+from .processing import Siglip2Processor as Siglip2Processor
+from .processing import SiglipImageProcessor as SiglipImageProcessor
+from .processing import SiglipProcessor as SiglipProcessor
+from .processing import SiglipTokenizer as SiglipTokenizer

@@ -1,0 +1,5 @@
+"""`python -m twinlens`."""
+
+from .cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""`python -m twinlens`."""
-
-from .command_line import main
-
-main()

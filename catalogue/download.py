@@ -1,0 +1,161 @@
+"""Official files from where they are published: resumed where they broke off, checked, and complete or absent."""
+
+import hashlib
+import io
+import shutil
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from filelock import FileLock
+from huggingface_hub import constants, hf_hub_download, is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from .bundled import BUNDLED, bundled_checkpoint
+from .official_checkpoint import HUB, OfficialCheckpoint
+from .published import official_checkpoint
+
+Progress = Callable[[str], None]
+
+BLOCK = 1 << 20
+TIMEOUT = 30  # seconds without an answer
+ATTEMPTS = 3  # in a row that bring nothing new
+PAUSE = 2.0  # seconds between two of them
+BROKEN_LINE = (URLError, ConnectionError, TimeoutError, ssl.SSLError, HTTPException)
+
+ANOTHER_WAY = "Once you have the file from elsewhere, give its path instead of a name."
+
+
+def locate(source: str | Path, *, progress: Progress = lambda step: None) -> tuple[Path, OfficialCheckpoint | None]:
+    """Give the path that `source` is, or of the published checkpoint that it names, with its row of the catalogue.
+
+    What exists as a path is a path; a bundled checkpoint has no row. Raises FileNotFoundError for neither, OSError for
+    a download that failed.
+    """
+    if Path(source).exists():
+        return Path(source), None
+    if str(source) in BUNDLED:
+        return bundled_checkpoint(str(source))[0], None
+    try:
+        row = official_checkpoint(str(source))
+    except ValueError as error:
+        raise FileNotFoundError(f"{source}: no such file. {error}") from error
+    return download(row, progress=progress), row
+
+
+def download(row: OfficialCheckpoint, *, progress: Progress = lambda step: None) -> Path:
+    """Give the file of a published checkpoint from the cache, downloading what is missing.
+
+    A file of a repository of open_clip has `open_clip_config.json` beside it. Raises OSError.
+    """
+    if row.address.startswith(HUB):
+        return _download_from_hub(row.address.removeprefix(HUB), progress)
+    return download_file(row.address, sha256=row.sha256, progress=progress)
+
+
+def download_file(url: str, *, sha256: str | None = None, progress: Progress = lambda step: None) -> Path:
+    """Give the file at an address, kept below `HF_HOME/twinlens` under that address. Raises OSError."""
+    parts = urlsplit(url)
+    target = Path(constants.HF_HOME, "twinlens", parts.hostname or "", parts.path.lstrip("/"))
+    if target.is_file():
+        return target
+    if is_offline_mode():
+        raise OSError(f"{url} was not downloaded before, and HF_HUB_OFFLINE forbids it now. {ANOTHER_WAY}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_file():  # another process had the lock
+            return target
+        try:
+            partial = _fetch(url, target, progress)
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it holds the connection
+            raise OSError(f"Downloading {url} failed: {error}. {ANOTHER_WAY}") from error
+        if sha256 is not None and (found := _sha256(partial)) != sha256:
+            partial.unlink()
+            raise OSError(f"{url} should have the sha256 {sha256}, but what arrived has {found} and was removed.")
+        partial.replace(target)
+    return target
+
+
+def _fetch(url: str, target: Path, progress: Progress) -> Path:
+    """Complete the partial file of this version, which the server's entity tag names, and give its path."""
+    with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT) as response:
+        size, version = int(response.headers["Content-Length"] or 0), response.headers["ETag"]
+    if size == 0:
+        raise OSError("the server does not say how long the file is")
+    tag = hashlib.sha256(f"{version} {size}".encode()).hexdigest()[:12]
+    partial = target.with_name(f"{target.name}.{tag}.incomplete")
+    with partial.open("ab") as file:
+        if (free := shutil.disk_usage(target.parent).free) < size - file.tell():
+            raise OSError(f"it has {size:,} bytes, {target.parent} has room for {free:,}")
+        furthest, attempts = file.tell(), 0
+        while file.tell() < size:
+            try:
+                _append(url, file, size, progress)
+            except HTTPError:
+                raise
+            except BROKEN_LINE:
+                furthest, attempts = (furthest, attempts + 1) if file.tell() <= furthest else (file.tell(), 0)
+                if attempts == ATTEMPTS:
+                    raise
+                time.sleep(PAUSE)
+    return partial
+
+
+def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
+    """Read on from the end of `file`; from the start where the server sends no parts."""
+    with urlopen(Request(url, headers={"Range": f"bytes={file.tell()}-"}), timeout=TIMEOUT) as response:
+        if response.status != 206:
+            file.truncate(0)
+            file.seek(0)
+        while block := response.read(BLOCK):
+            file.write(block)
+            progress(_step(url.rpartition("/")[2], file.tell(), size))
+    if file.tell() < size:
+        raise ConnectionError(f"the connection broke after {file.tell():,} of {size:,} bytes")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download_from_hub(repository: str, progress: Progress) -> Path:
+    bar = _progress_bar(repository, progress)
+    try:
+        with suppress(EntryNotFoundError):  # what it says can also be given on the command line
+            hf_hub_download(repository, "open_clip_config.json")
+        with suppress(EntryNotFoundError):  # open_clip, too, takes the other file only where this one is missing
+            return Path(hf_hub_download(repository, "open_clip_model.safetensors", tqdm_class=bar))
+        return Path(hf_hub_download(repository, "open_clip_pytorch_model.bin", tqdm_class=bar))
+    except (OSError, EntryNotFoundError) as error:
+        raise OSError(f"Downloading {repository} from the Hub failed: {error} {ANOTHER_WAY}") from error
+
+
+def _progress_bar(name: str, progress: Progress) -> type[tqdm]:
+    """A class of bars as huggingface_hub takes them, which tell `progress` instead of drawing themselves."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            progress(_step(name, self.n, self.total or 0))
+
+    return Bar
+
+
+def _step(name: str, have: float, size: float) -> str:
+    return f"downloading {name}: {have / 1e6:,.0f} of {size / 1e6:,.0f} MB"

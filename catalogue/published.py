@@ -1,0 +1,281 @@
+"""The published checkpoints that twinlens knows, a row each.
+
+Every fact is from the source beside it; None where no source states it, or where sources disagree. The checkpoints
+themselves were not read for this table: `check_geometry` compares each with its row when it is.
+"""
+
+import difflib
+from dataclasses import replace
+from typing import Any
+
+from .official_checkpoint import HUB, OfficialCheckpoint, Pixels, ResNet, Tower, Vocabulary
+
+_OPENAI = "openai/CLIP@d05afc4"
+_BIG_VISION = "google-research/big_vision@0127fb6"
+_IMAGE_TEXT = f"{_BIG_VISION} big_vision/configs/proj/image_text"
+_OPEN_CLIP = "open_clip_torch==3.3.0 open_clip"
+_DOCS = "mlfoundations/open_clip@89fb801 docs"
+_RESULTS = f"{_DOCS}/openclip_results.csv"
+
+# big_vision models/vit.py, `decode_variant`, where bigG is G; open_clip's head widths and ratios amount to the same
+TOWERS = {
+    "B": Tower(768, 12, 12, 3072),
+    "L": Tower(1024, 24, 16, 4096),
+    "So400m": Tower(1152, 27, 16, 4304),
+    "H": Tower(1280, 32, 16, 5120),
+    "g": Tower(1408, 40, 16, 6144),
+    "g-opt": Tower(1536, 40, 16, 6144),
+    "bigG": Tower(1664, 48, 16, 8192),
+}
+
+
+def _text(width: int, layers: int = 12) -> Tower:
+    return Tower(width, layers, width // 64, 4 * width)
+
+
+# open_clip's name of a model: image tower, patch, pixels a side, text tower, embedding
+CLIP_MODELS: dict[str, tuple[Tower | ResNet, int, int, Tower, int]] = {
+    "RN50": (ResNet(64, (3, 4, 6, 3)), 32, 224, _text(512), 1024),
+    "RN101": (ResNet(64, (3, 4, 23, 3)), 32, 224, _text(512), 512),
+    "RN50x4": (ResNet(80, (4, 6, 10, 6)), 32, 288, _text(640), 640),
+    "RN50x16": (ResNet(96, (6, 8, 18, 8)), 32, 384, _text(768), 768),
+    "RN50x64": (ResNet(128, (3, 15, 36, 10)), 32, 448, _text(1024), 1024),
+    "ViT-B-32": (TOWERS["B"], 32, 224, _text(512), 512),
+    "ViT-B-32-256": (TOWERS["B"], 32, 256, _text(512), 512),
+    "ViT-B-16": (TOWERS["B"], 16, 224, _text(512), 512),
+    "ViT-L-14": (TOWERS["L"], 14, 224, _text(768), 768),
+    "ViT-L-14-336": (TOWERS["L"], 14, 336, _text(768), 768),
+    "ViT-H-14": (TOWERS["H"], 14, 224, _text(1024, 24), 1024),
+    "ViT-H-14-378": (TOWERS["H"], 14, 378, _text(1024, 24), 1024),
+    "ViT-g-14": (TOWERS["g"], 14, 224, _text(1024, 24), 1024),
+    "ViT-bigG-14": (TOWERS["bigG"], 14, 224, _text(1280, 32), 1280),
+}
+
+# name, pieces, pad id, address, sha256, source
+_STORAGE = "https://storage.googleapis.com"
+_OPS_TEXT = f"{_BIG_VISION} big_vision/pp/ops_text.py"
+CLIP_BPE = Vocabulary("clip", 49408, 0, None, None, f"{_OPENAI} clip/simple_tokenizer.py, clip/clip.py `tokenize`")
+C4_EN = Vocabulary(
+    *("c4_en", 32000, 1, f"{_STORAGE}/t5-data/vocabs/cc_en.32000/sentencepiece.model"),
+    "1e5036bed065526c3c212dfbe288752391797c4bb1a284aa18c9a0b23fcaf8ec",
+    f"{_OPS_TEXT}; hash: spiece.model of the Hub's google/siglip-base-patch16-224@7fd15f0",
+)
+MC4 = Vocabulary(  # the file has 100 pieces more than the models have embeddings
+    *("mc4", 250000, 1, f"{_STORAGE}/t5-data/vocabs/mc4.250000.100extra/sentencepiece.model", None, _OPS_TEXT)
+)
+GEMMA = Vocabulary(
+    *("gemma", 256000, 0, f"{_STORAGE}/big_vision/gemma_tokenizer.model", None),
+    f"{_BIG_VISION} big_vision/pp/proj/paligemma/ops.py",
+)
+
+_HALF = (0.5, 0.5, 0.5)
+CLIP_PIXELS = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "bicubic", "shortest")
+SIGLIP_PIXELS = Pixels(_HALF, _HALF, "bilinear", "squash", antialias=False)
+NAFLEX_PIXELS = Pixels(_HALF, _HALF, "bilinear", "patches")
+
+# What the rows of one publisher share
+_SIGLIP: dict[str, Any] = {
+    "family": "siglip",
+    "vocabulary": C4_EN,
+    "sources": {
+        "address, geometry, text, pixels": f"{_IMAGE_TEXT}/SigLIP_demo.ipynb",
+        "activation": f"{_BIG_VISION} big_vision/models/vit.py",
+        "license": f"{_BIG_VISION} README.md",
+        "imagenet": _RESULTS,
+    },
+}
+_SIGLIP2: dict[str, Any] = {
+    "family": "siglip2",
+    "vocabulary": GEMMA,
+    "sources": {
+        "address, imagenet": f"{_IMAGE_TEXT}/README_siglip2.md (NaFlex: at 256 patches)",
+        "geometry, text, pixels": f"{_IMAGE_TEXT}/SigLIP2_demo.ipynb",
+        "activation": f"{_BIG_VISION} big_vision/models/vit.py",
+        "license": f"{_BIG_VISION} README.md; the Hub's cards of google/siglip2-*",
+    },
+}
+_NAFLEX = {**_SIGLIP2, "pixels": NAFLEX_PIXELS}
+_OPEN_CLIP_SOURCES = {
+    "address, activation, pixels": f"{_OPEN_CLIP}/pretrained.py",
+    "geometry, text": f"{_OPEN_CLIP}/model_configs",
+}
+_LAION: dict[str, Any] = {
+    "license": "mit",
+    "sources": {
+        **_OPEN_CLIP_SOURCES,
+        "license": "the Hub's cards: eight in embeddings-benchmark/mteb@06aee2b openclip_models.py, three unverified",
+        "imagenet": _RESULTS,
+    },
+}
+_DFN: dict[str, Any] = {
+    "license": "apple-amlr",
+    "sources": {
+        **_OPEN_CLIP_SOURCES,
+        "license": f"the Hub's card of apple/DFN2B-CLIP-ViT-B-16; {_DOCS}/PRETRAINED.md",
+        "imagenet": f"{_RESULTS}; dfn2b_s39b: its card on the Hub",
+    },
+}
+_META: dict[str, Any] = {
+    "license": "cc-by-nc-4.0",
+    "sources": {
+        **_OPEN_CLIP_SOURCES,
+        "license": f"facebookresearch/MetaCLIP@00c39e8 README.md; {_DOCS}/PRETRAINED.md",
+        "imagenet": f"{_RESULTS}; ViT-bigG-14: facebookresearch/MetaCLIP@00c39e8 README.md",
+    },
+}
+
+
+def _clip(name: str, model: str, **facts: Any) -> OfficialCheckpoint:
+    image, patch, image_size, text, embedding = CLIP_MODELS[model]
+    towers = {"image": image, "patch": patch, "image_size": image_size, "text": text, "embedding": embedding}
+    shared = {"family": "clip", "text_length": 77, "vocabulary": CLIP_BPE, "pixels": CLIP_PIXELS}
+    return OfficialCheckpoint(name=name, **{**towers, **shared, **facts})
+
+
+def _openai(name: str, sha256: str, imagenet: float) -> OfficialCheckpoint:
+    file = name.replace("/", "-").replace("@", "-")
+    return _clip(
+        name,
+        file.removesuffix("px"),
+        format="openai",
+        address=f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}.pt",
+        sha256=sha256,
+        activation="quick_gelu",
+        license="mit",
+        imagenet=imagenet,
+        sources={
+            "address, sha256, text, pixels": f"{_OPENAI} clip/clip.py",
+            "geometry": f"{_OPEN_CLIP}/model_configs",
+            "activation": f"{_OPENAI} clip/model.py",
+            "license": f"{_OPENAI} LICENSE",
+            "imagenet": _RESULTS,
+        },
+    )
+
+
+def _open_clip(
+    name: str, repository: str, imagenet: float, publisher: dict[str, Any], **facts: Any
+) -> OfficialCheckpoint:
+    model = name.partition(":")[0]
+    activation = "quick_gelu" if model.endswith("-quickgelu") else "gelu"
+    shared = {"format": "open_clip", "activation": activation, "imagenet": imagenet, **publisher}
+    return _clip(name, model.removesuffix("-quickgelu"), address=HUB + repository, **{**shared, **facts})
+
+
+def _big_vision(
+    name: str,
+    variant: str,
+    image_size: int | None,
+    file: str,
+    imagenet: float | None,
+    publisher: dict[str, Any],
+    **facts: Any,
+) -> OfficialCheckpoint:
+    tower, patch = variant.split("/")
+    shared = {
+        "format": "big_vision",
+        "text_length": 64,
+        "activation": "gelu_pytorch_tanh",
+        "pixels": SIGLIP_PIXELS,
+        "license": "apache-2.0",
+        "imagenet": imagenet,
+        **publisher,
+    }
+    return OfficialCheckpoint(
+        name=name,
+        address=f"{_STORAGE}/big_vision/{file}.npz",
+        image=TOWERS[tower],
+        patch=int(patch),
+        image_size=image_size,
+        text=TOWERS["So400m" if tower == "g-opt" else tower],
+        embedding=TOWERS[tower].width,
+        **{**shared, **facts},
+    )
+
+
+# fmt: off
+_ROWS = (
+    # OpenAI's names; sha256, ImageNet
+    _openai("RN50", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762", 59.82),
+    _openai("RN101", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599", 62.28),
+    _openai("RN50x4", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd", 66.27),
+    _openai("RN50x16", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa", 70.72),
+    _openai("RN50x64", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c", 73.91),
+    _openai("ViT-B/32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 63.32),
+    _openai("ViT-B/16", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", 68.34),
+    _openai("ViT-L/14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 75.54),
+    _openai("ViT-L/14@336px", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02", 76.56),
+    # The Hub's names, without google/; big_vision's variant, pixels a side, file, ImageNet
+    _big_vision("siglip-base-patch16-224", "B/16", 224, "siglip/webli_en_b16_224_63724782", 76.04, _SIGLIP),
+    _big_vision("siglip-base-patch16-256", "B/16", 256, "siglip/webli_en_b16_256_60500360", 76.53, _SIGLIP),
+    _big_vision("siglip-base-patch16-384", "B/16", 384, "siglip/webli_en_b16_384_68578854", 78.49, _SIGLIP),
+    _big_vision("siglip-base-patch16-512", "B/16", 512, "siglip/webli_en_b16_512_68580893", 79.14, _SIGLIP),
+    _big_vision("siglip-large-patch16-256", "L/16", 256, "siglip/webli_en_l16_256_60552751", 80.45, _SIGLIP),
+    _big_vision("siglip-large-patch16-384", "L/16", 384, "siglip/webli_en_l16_384_63634585", 82.07, _SIGLIP),
+    _big_vision("siglip-so400m-patch14-224", "So400m/14", 224, "siglip/webli_en_so400m_224_57633886", 82.03, _SIGLIP,
+                text_length=16),
+    _big_vision("siglip-so400m-patch14-384", "So400m/14", 384, "siglip/webli_en_so400m_384_58765454", 83.08, _SIGLIP),
+    _big_vision("siglip-base-patch16-256-multilingual", "B/16", 256, "siglip/webli_i18n_b16_256_66117334", 75.13,
+                _SIGLIP, vocabulary=MC4),
+    _big_vision("siglip-so400m-patch16-256-i18n", "So400m/16", 256, "siglip/webli_i18n_so400m_16_256_78061115", None,
+                _SIGLIP, vocabulary=MC4),
+    _big_vision("siglip2-base-patch32-256", "B/32", 256, "siglip2/siglip2_b32_256", 74.0, _SIGLIP2),
+    _big_vision("siglip2-base-patch16-224", "B/16", 224, "siglip2/siglip2_b16_224", 78.2, _SIGLIP2),
+    _big_vision("siglip2-base-patch16-256", "B/16", 256, "siglip2/siglip2_b16_256", 79.1, _SIGLIP2),
+    _big_vision("siglip2-base-patch16-384", "B/16", 384, "siglip2/siglip2_b16_384", 80.6, _SIGLIP2),
+    _big_vision("siglip2-base-patch16-512", "B/16", 512, "siglip2/siglip2_b16_512", 81.2, _SIGLIP2),
+    _big_vision("siglip2-large-patch16-256", "L/16", 256, "siglip2/siglip2_l16_256", 82.5, _SIGLIP2),
+    _big_vision("siglip2-large-patch16-384", "L/16", 384, "siglip2/siglip2_l16_384", 83.1, _SIGLIP2),
+    _big_vision("siglip2-large-patch16-512", "L/16", 512, "siglip2/siglip2_l16_512", 83.5, _SIGLIP2),
+    _big_vision("siglip2-so400m-patch14-224", "So400m/14", 224, "siglip2/siglip2_so400m14_224", 83.2, _SIGLIP2),
+    _big_vision("siglip2-so400m-patch14-384", "So400m/14", 384, "siglip2/siglip2_so400m14_384", 84.1, _SIGLIP2),
+    _big_vision("siglip2-so400m-patch16-256", "So400m/16", 256, "siglip2/siglip2_so400m16_256", 83.4, _SIGLIP2),
+    _big_vision("siglip2-so400m-patch16-384", "So400m/16", 384, "siglip2/siglip2_so400m16_384", 84.1, _SIGLIP2),
+    _big_vision("siglip2-so400m-patch16-512", "So400m/16", 512, "siglip2/siglip2_so400m16_512", 84.3, _SIGLIP2),
+    _big_vision("siglip2-giant-opt-patch16-256", "g-opt/16", 256, "siglip2/siglip2_g-opt16_256", 84.5, _SIGLIP2),
+    _big_vision("siglip2-giant-opt-patch16-384", "g-opt/16", 384, "siglip2/siglip2_g-opt16_384", 85.0, _SIGLIP2),
+    _big_vision("siglip2-base-patch16-naflex", "B/16", None, "siglip2/siglip2_b16_naflex", 78.5, _NAFLEX),
+    _big_vision("siglip2-so400m-patch16-naflex", "So400m/16", None, "siglip2/siglip2_so400m16_naflex", 83.5, _NAFLEX),
+    # open_clip's names, model:tag; repository, ImageNet
+    _open_clip("ViT-B-32:laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", 66.56, _LAION),
+    _open_clip("ViT-B-16:laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", 70.23, _LAION),
+    _open_clip("ViT-L-14:laion2b_s32b_b82k", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K", 75.25, _LAION,
+               pixels=replace(CLIP_PIXELS, mean=_HALF, std=_HALF)),
+    _open_clip("ViT-H-14:laion2b_s32b_b79k", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", 77.96, _LAION),
+    _open_clip("ViT-g-14:laion2b_s12b_b42k", "laion/CLIP-ViT-g-14-laion2B-s12B-b42K", 76.63, _LAION),
+    _open_clip("ViT-g-14:laion2b_s34b_b88k", "laion/CLIP-ViT-g-14-laion2B-s34B-b88K", 78.47, _LAION),
+    _open_clip("ViT-bigG-14:laion2b_s39b_b160k", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", 80.09, _LAION),
+    _open_clip("ViT-B-32:datacomp_xl_s13b_b90k", "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K", 69.17, _LAION),
+    _open_clip("ViT-B-32-256:datacomp_s34b_b86k", "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", 72.81, _LAION),
+    _open_clip("ViT-B-16:datacomp_xl_s13b_b90k", "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", 73.49, _LAION),
+    _open_clip("ViT-L-14:datacomp_xl_s13b_b90k", "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", 79.21, _LAION),
+    # open_clip 3.3.0 says quick GELU, its own results and timm say exact GELU: the repository's configuration decides.
+    _open_clip("ViT-B-16:dfn2b", "apple/DFN2B-CLIP-ViT-B-16", 76.24, _DFN, activation=None),
+    _open_clip("ViT-L-14-quickgelu:dfn2b", "apple/DFN2B-CLIP-ViT-L-14", 81.41, _DFN),
+    _open_clip("ViT-L-14:dfn2b_s39b", "apple/DFN2B-CLIP-ViT-L-14-39B", 82.19, _DFN),
+    _open_clip("ViT-H-14-quickgelu:dfn5b", "apple/DFN5B-CLIP-ViT-H-14", 83.44, _DFN,
+               pixels=replace(CLIP_PIXELS, resize_mode="squash")),
+    _open_clip("ViT-H-14-378-quickgelu:dfn5b", "apple/DFN5B-CLIP-ViT-H-14-378", 84.37, _DFN,
+               pixels=replace(CLIP_PIXELS, resize_mode="squash")),
+    _open_clip("ViT-B-32-quickgelu:metaclip_400m", "timm/vit_base_patch32_clip_224.metaclip_400m", 65.58, _META),
+    _open_clip("ViT-B-32-quickgelu:metaclip_fullcc", "timm/vit_base_patch32_clip_224.metaclip_2pt5b", 67.66, _META),
+    _open_clip("ViT-B-16-quickgelu:metaclip_400m", "timm/vit_base_patch16_clip_224.metaclip_400m", 70.80, _META),
+    _open_clip("ViT-B-16-quickgelu:metaclip_fullcc", "timm/vit_base_patch16_clip_224.metaclip_2pt5b", 72.12, _META),
+    _open_clip("ViT-L-14-quickgelu:metaclip_400m", "timm/vit_large_patch14_clip_224.metaclip_400m", 76.20, _META),
+    _open_clip("ViT-L-14-quickgelu:metaclip_fullcc", "timm/vit_large_patch14_clip_224.metaclip_2pt5b", 79.17, _META),
+    _open_clip("ViT-H-14-quickgelu:metaclip_fullcc", "timm/vit_huge_patch14_clip_224.metaclip_2pt5b", 80.51, _META),
+    _open_clip("ViT-bigG-14-quickgelu:metaclip_fullcc", "timm/vit_gigantic_patch14_clip_224.metaclip_2pt5b", 82.1,
+               _META),
+)
+# fmt: on
+CATALOGUE = {row.name: row for row in _ROWS}
+
+
+def official_checkpoint(name: str) -> OfficialCheckpoint:
+    """The row of exactly this name. Raises ValueError with the names most like it."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    spelt = {known.lower(): known for known in CATALOGUE}
+    close = [spelt[match] for match in difflib.get_close_matches(name.lower(), spelt, n=3)]
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise ValueError(f"No official checkpoint is called {name!r}.{hint} `twinlens list` shows all {len(CATALOGUE)}.")

@@ -1,0 +1,11 @@
+"""The public names, and where they are."""
+
+from .certificate import Certificate as Certificate
+from .certificate import Comparison as Comparison
+from .certificate import Row as Row
+from .certificate import certify as certify
+from .plot import plot_certificate as plot_certificate
+from .reference import Reference as Reference
+from .reference import TowerReference as TowerReference
+from .reference import reference_forward as reference_forward
+from .verify import verify as verify
