@@ -2,17 +2,21 @@
 
 from .base import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from .families import FAMILIES, Family, family_of
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 
 __all__ = [
+    "FAMILIES",
     "CLIPConfig",
     "CLIPTextConfig",
     "CLIPVisionConfig",
     "DualEncoderConfig",
+    "Family",
     "SiglipConfig",
     "SiglipTextConfig",
     "SiglipVisionConfig",
     "TextConfig",
     "TowerConfig",
     "VisionConfig",
+    "family_of",
 ]

@@ -234,11 +234,12 @@ class DualEncoderConfig(StrictConfig):
         """On a family: as in transformers. On `DualEncoderConfig`: the family that the folder's `model_type` names."""
         if cls.model_type:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        from .families import FAMILIES  # which imports this module
+
         config_dict, _ = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
-        families = {family.model_type: family for family in cls.__subclasses__()}
-        if (model_type := config_dict.get("model_type")) not in families:
+        if (model_type := config_dict.get("model_type")) not in FAMILIES:
             raise ValueError(
-                f"Expected the model_type of a dual encoder ({', '.join(families)}), got {model_type!r} from "
+                f"Expected the model_type of a dual encoder ({', '.join(FAMILIES)}), got {model_type!r} from "
                 f"{pretrained_model_name_or_path}. A folder with one tower loads with that tower's own class."
             )
-        return families[model_type].from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return FAMILIES[model_type].config.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..catalogue import BUNDLED, bundled_checkpoint
 from ..catalogue.download import download_file
-from ..configuration import DualEncoderConfig, SiglipConfig
+from ..configuration import family_of
 from ..formats import Activation, Checkpoint, write_safetensors
 from ..formats.source import read_source
 from ..formats.table import is_finite
@@ -129,8 +129,9 @@ def _processor(
     if checkpoint.format == "transformers" and (folder / "preprocessor_config.json").is_file():
         chosen = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
         return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **chosen)
-    if not isinstance(config, DualEncoderConfig):  # an image tower alone
-        config = SiglipConfig(vision_config=config.to_dict())
+    family = family_of(config)
+    if config.model_type != family.model_type:  # an image tower alone
+        config = family.config(vision_config=config.to_dict())
     settings = checkpoint.layout.image_settings()
     return build_processor(
         config, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing, **settings

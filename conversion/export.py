@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from PIL import Image
 from safetensors import SafetensorError
 
-from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
+from ..configuration import FAMILIES, family_of
 from ..formats import (
     BigVisionLayout,
     Checkpoint,
@@ -35,11 +35,8 @@ Format = Literal["openai", "big_vision", "open_clip", "transformers"]
 ExportDType = Literal["float32", "float16", "bfloat16"]
 
 LAYOUT_FILE = "official_layout.json"
-_LAYOUTS: dict[Format, tuple[type[Any], type[DualEncoderConfig]]] = {
-    "openai": (OpenAILayout, CLIPConfig),
-    "big_vision": (BigVisionLayout, SiglipConfig),
-    "open_clip": (OpenClipLayout, DualEncoderConfig),
-    "transformers": (TransformersLayout, DualEncoderConfig),
+_LAYOUTS: dict[str, type[Any]] = {
+    layout.format: layout for layout in (OpenAILayout, BigVisionLayout, OpenClipLayout, TransformersLayout)
 }
 _CONTAINERS = {  # by suffix; PyTorch's have three kinds, of which the first that the layout knows is written
     ".safetensors": ("safetensors",),
@@ -108,17 +105,17 @@ def save_layout(layout: Layout, folder: Path) -> None:
 
 def _layout(checkpoint: Checkpoint, format: Format) -> Layout:
     """The layout to write: what the folder remembers or what was released, if it can express the model."""
-    layout_class, family = _LAYOUTS[format]
     config = checkpoint.config
-    if not isinstance(config, family):
+    if format not in (*family_of(config).official_formats, "transformers"):
+        holders = [name for name, family in FAMILIES.items() if format in family.official_formats]
         raise FormatError(
-            f"{format} files hold {family.model_type} models, and {checkpoint.path} is {config.model_type}."
+            f"{format} files hold {' or '.join(holders)} models, and {checkpoint.path} is {config.model_type}."
         )
     remembered = read_json(checkpoint.path / LAYOUT_FILE) if checkpoint.path.is_dir() else None
     if remembered is not None and remembered.get("format") == format:
         layout = layout_from_dict(remembered)
     else:
-        layout = layout_class.of_config(config)
+        layout = _LAYOUTS[format].of_config(config)
     if isinstance(layout, OpenClipLayout) and not layout.beside:
         with suppress(FormatError):  # what a checkpoint of training did without may still be all there is
             layout = layout.described(config)

@@ -6,11 +6,11 @@ from huggingface_hub import ModelCardData
 
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.official_checkpoint import HUB
+from ..configuration import Family, family_of
 from ..formats import Checkpoint
 from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
 
-_TITLES = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "siglip_vision_model": "SigLIP's image tower"}
 _LAYOUTS = {
     "openai": "OpenAI's",
     "big_vision": "big_vision's",
@@ -123,23 +123,21 @@ def model_card(
 
     `row` is that of the published checkpoint which this is known to be.
     """
-    model_type = checkpoint.config.model_type
-    family = row.family if row else model_type
-    if processor.tokenizer is not None:
-        use = _CLASSIFY
-    else:
-        use = _EMBED_BY_A_TOWER if model_type == "siglip_vision_model" else _EMBED
+    family = family_of(checkpoint.config)
+    is_tower = checkpoint.config.model_type != family.model_type
+    without_texts = _EMBED_BY_A_TOWER if is_tower else _EMBED
+    use = without_texts if processor.tokenizer is None else _CLASSIFY
     license = row.license if row else _LICENSES.get(checkpoint.format, "unknown")
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag=use.task,
         license=license,
-        tags=[family.removesuffix("_vision_model"), "vision", "twinlens"],
+        tags=[row.family if row else family.model_type, "vision", "twinlens"],
         base_model=_base_model(row) if row else None,
     )
     return _CARD.format(
         metadata=metadata.to_yaml(),
-        title=_TITLES[family],
+        title=_title(family, row) + ("'s image tower" if is_tower else ""),
         name=row.name if row else checkpoint.path.name,
         provenance=_official(row, certificate) if row else _of_unknown_origin(checkpoint, license, certificate),
         notes="".join(f"**{note}**\n\n" for note in notes),
@@ -148,6 +146,11 @@ def model_card(
         preprocessing=_preprocessing(processor),
         parity=_parity(certificate) if certificate else "Not measured: this folder was converted with --no-verify.",
     )
+
+
+def _title(family: Family, row: OfficialCheckpoint | None) -> str:
+    """The family's title. A file does not say whether a fixed-size SigLIP is a SigLIP 2; its row does."""
+    return "SigLIP 2" if row is not None and row.family == "siglip2" else family.title
 
 
 def _base_model(row: OfficialCheckpoint) -> str | None:

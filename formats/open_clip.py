@@ -108,7 +108,7 @@ class OpenClipLayout(Layout):
     @classmethod
     def of_config(cls, config: DualEncoderConfig) -> "OpenClipLayout":
         """The checkpoint of a model with this configuration, and the JSON that `open_clip.create_model` needs."""
-        siglip = isinstance(config, SiglipConfig)
+        siglip = _has_trunk(config)
         layout = cls(
             container="safetensors",
             trunk=siglip,
@@ -123,7 +123,7 @@ class OpenClipLayout(Layout):
 
     def described(self, config: DualEncoderConfig) -> "OpenClipLayout":
         """This layout with the JSON from which open_clip builds its model. Raises FormatError where it has none."""
-        model = _siglip_json(config, self.text_head) if isinstance(config, SiglipConfig) else _clip_json(config)
+        model = _siglip_json(config, self.text_head) if _has_trunk(config) else _clip_json(config)
         model |= {"custom_text": True} if self.custom_text else {}
         model |= {"init_logit_bias": -10} if self.logit_bias else {}
         return replace(self, beside={"model_cfg": model})
@@ -255,6 +255,11 @@ class OpenClipLayout(Layout):
         for name, (value, found) in said.items():
             if value != found:
                 yield f"{name} is {value!r}, but the weights have {found}"
+
+
+def _has_trunk(config: DualEncoderConfig) -> bool:
+    """Whether open_clip takes the image tower from timm, as it does for all that pool by attention."""
+    return bool(config.vision_config.pooling == "attention")
 
 
 def _is_openai(container: str, tensors: Mapping[str, Tensor], described: bool) -> bool:

@@ -4,17 +4,19 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..configuration import CLIPConfig, DualEncoderConfig
+from ..configuration import FAMILIES, DualEncoderConfig, family_of
 from .big_vision import BigVisionLayout
 from .families import sizes_of
 from .layout import Choices, Layout, read_json
 from .openai import OpenAILayout
 from .table import KEEP, FormatError, Row, targets
 
+# The layouts whose rows lead to every name that transformers has for a family.
+_OWN_LAYOUTS: dict[str, type[Any]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
 TABLES_OF_NUMBERS = ".position_ids"  # 0, 1, 2, ... in old folders
 
 
@@ -52,8 +54,8 @@ class TransformersLayout(Layout):
 
     def table(self) -> list[Row]:
         config = _config(self.beside)
-        family = OpenAILayout if isinstance(config, CLIPConfig) else BigVisionLayout
-        shapes = targets(family.of_config(config).table(), sizes_of(config))
+        layout = _OWN_LAYOUTS[family_of(config).official_formats[0]].of_config(config)
+        shapes = targets(layout.table(), sizes_of(config))
         return [Row((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
 
     def config(self, choices: Choices) -> DualEncoderConfig:
@@ -61,8 +63,6 @@ class TransformersLayout(Layout):
 
 
 def _config(values: Mapping[str, object]) -> DualEncoderConfig:
-    families = {family.model_type: family for family in DualEncoderConfig.__subclasses__()}
-    family = families.get(str(values.get("model_type")))
-    if family is None:
-        raise FormatError(f"config.json has model_type {values.get('model_type')!r}, expected {' or '.join(families)}.")
-    return family.from_dict(copy.deepcopy(dict(values)))
+    if (model_type := values.get("model_type")) not in FAMILIES:
+        raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
+    return FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))

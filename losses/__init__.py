@@ -1,7 +1,20 @@
 """Contrastive losses: exact, in memory that grows with the batch and not with its square, over one process or many."""
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from .sigmoid import SigmoidLoss, sigmoid_loss
 from .softmax import SoftmaxLoss, softmax_loss
 from .strips import strip_size
 
-LOSSES: dict = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+
+__all__ = [
+    "LOSSES",
+    "SigmoidLoss",
+    "SoftmaxLoss",
+    "sigmoid_loss",
+    "softmax_loss",
+    "strip_size",
+]

@@ -11,3 +11,21 @@ from .clip import (
 )
 from .dual_encoder import DualEncoderModel
 from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel
+
+__all__ = [
+    "CLIPForImageClassification",
+    "CLIPModel",
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "CLIPVisionModel",
+    "CLIPVisionModelWithProjection",
+    "DualEncoderModel",
+    "SiglipForImageClassification",
+    "SiglipModel",
+    "SiglipTextModel",
+    "SiglipVisionModel",
+    "SigmoidLoss",
+    "SoftmaxLoss",
+    "sigmoid_loss",
+    "softmax_loss",
+]

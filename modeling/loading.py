@@ -1,10 +1,12 @@
 """`from_pretrained` for official files and for bases that stand for several families."""
 
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
 import torch
 
+from ..configuration import FAMILIES
 from ..formats import Choices, is_checkpoint_file, read_checkpoint
 
 CHOICES = tuple(field.name for field in fields(Choices))
@@ -21,9 +23,8 @@ class LoadsOfficialFiles:
         """The class that loads a checkpoint with this configuration: this one, or one of those it stands for."""
         if cls.config_class.model_type:
             return cls
-        for family in cls.__subclasses__():
-            if isinstance(config, family.config_class):
-                return family
+        if config.model_type in FAMILIES:
+            return getattr(import_module(__package__), FAMILIES[config.model_type].model)
         raise ValueError(
             f"{cls.__name__} takes both towers, and this checkpoint has one, a {type(config).__name__}. "
             f"Load it with {type(config).__name__.replace('Config', 'Model')}."

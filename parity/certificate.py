@@ -254,7 +254,7 @@ def probe_inputs(config: Any, seed: int) -> tuple[npt.NDArray[np.float32], npt.N
     if text is None:
         return images, np.zeros((0, 1), np.int64)
     length, vocabulary = text.max_position_embeddings, text.vocab_size
-    if config.model_type == "clip":
+    if text.pooling == "first_eos":
         # OpenAI's start and end are the two highest ids, and the end is found by argmax. Taking both from the size of
         # the vocabulary, not from the configuration, lets a wrong `eos_token_id` show.
         ids = rng.integers(1, vocabulary - 2, (4, length))

@@ -9,10 +9,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from ..configuration import DualEncoderConfig
+from .. import modeling
+from ..configuration import family_of
 from ..formats import Activation, Checkpoint, read_weights
 from ..formats.source import read_source
-from ..modeling import DualEncoderModel, SiglipVisionModel
 from ..processing import DualEncoderProcessor
 from .certificate import Certificate, certify
 
@@ -112,7 +112,9 @@ def _build_model(checkpoint: Checkpoint, config: Any) -> PreTrainedModel:
 
 
 def model_class_of(config: Any) -> Any:
-    return DualEncoderModel.family(config) if isinstance(config, DualEncoderConfig) else SiglipVisionModel
+    """The class of ours for a dual encoder, or for an image tower alone."""
+    family = family_of(config)
+    return getattr(modeling, family.model if config.model_type == family.model_type else family.vision_model)
 
 
 def _photograph(folder: Path) -> npt.NDArray[Any]:

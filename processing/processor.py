@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
-from ..configuration import DualEncoderConfig
+from ..configuration import FAMILIES, DualEncoderConfig
 from ..formats import is_checkpoint_file, read_checkpoint
 from .contract import image_contract, numbered, text_contract
 from .image_processors import (
@@ -30,7 +30,7 @@ class DualEncoderProcessor(ProcessorMixin):
     Without a tokenizer it takes images only.
     """
 
-    model_type: ClassVar[str]
+    has_text_cleanup: ClassVar[bool] = False  # the tokenizer can be told what to do to texts first
     image_processor_type: ClassVar[type[DualEncoderImageProcessor]] = DualEncoderImageProcessor
     tokenizer_type: ClassVar[Any] = DualEncoderTokenizer
 
@@ -106,7 +106,7 @@ class DualEncoderProcessor(ProcessorMixin):
         """
         source = str(pretrained_model_name_or_path)
         image_names = {
-            name for family in _FAMILIES for name in family.image_processor_type.valid_kwargs.__annotations__
+            name for family in _PROCESSORS.values() for name in family.image_processor_type.valid_kwargs.__annotations__
         }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
         if is_checkpoint_file(source):
@@ -150,10 +150,10 @@ class DualEncoderProcessor(ProcessorMixin):
     @classmethod
     def _family(cls, name: str | None, source: str) -> type["DualEncoderProcessor"]:
         """Find the family by a `model_type`, that of one tower included, or by the name of an image processor."""
-        for family in _FAMILIES:
-            prefix, processor_name = family.model_type, family.image_processor_type.__name__
-            towers = (prefix, f"{prefix}_vision_model", f"{prefix}_text_model")
-            if name in (*towers, processor_name, processor_name.replace("ImageProcessor", "FeatureExtractor")):
+        for model_type, family in _PROCESSORS.items():
+            model_types = (model_type, f"{model_type}_vision_model", f"{model_type}_text_model")
+            processor_name = family.image_processor_type.__name__
+            if name in (*model_types, processor_name, processor_name.replace("ImageProcessor", "FeatureExtractor")):
                 if not issubclass(family, cls):
                     raise ValueError(f"{source} holds a {family.__name__}, not a {cls.__name__}")
                 return family
@@ -163,6 +163,11 @@ class DualEncoderProcessor(ProcessorMixin):
     def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Give what `config` says about the image processor and about the tokenizer."""
         raise NotImplementedError
+
+    @classmethod
+    def _bundled_tokenizer(cls, vocabulary_size: int, **settings: Any) -> DualEncoderTokenizer | None:
+        """The tokenizer that is part of this package, for a model of the official vocabulary's size."""
+        return None
 
     @classmethod
     def _load_tokenizer(cls, path: str | Path, required: bool, **settings: Any) -> Any:
@@ -181,7 +186,6 @@ class DualEncoderProcessor(ProcessorMixin):
 class CLIPProcessor(DualEncoderProcessor):
     """CLIP's images and texts."""
 
-    model_type = "clip"
     image_processor_type = CLIPImageProcessor
     tokenizer_type = CLIPTokenizer
 
@@ -191,11 +195,15 @@ class CLIPProcessor(DualEncoderProcessor):
         image = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
         return image, {"model_max_length": config.text_config.max_position_embeddings}
 
+    @classmethod
+    def _bundled_tokenizer(cls, vocabulary_size: int, **settings: Any) -> DualEncoderTokenizer | None:
+        return CLIPTokenizer.from_official(**settings) if vocabulary_size == _CLIP_VOCABULARY_SIZE else None
+
 
 class SiglipProcessor(DualEncoderProcessor):
     """Images and texts of SigLIP and of fixed-size SigLIP 2."""
 
-    model_type = "siglip"
+    has_text_cleanup = True
     image_processor_type = SiglipImageProcessor
     tokenizer_type = SiglipTokenizer
 
@@ -211,11 +219,13 @@ class SiglipProcessor(DualEncoderProcessor):
 class Siglip2Processor(SiglipProcessor):
     """Images of any aspect (NaFlex) and texts of SigLIP 2."""
 
-    model_type = "siglip2"
     image_processor_type = Siglip2ImageProcessor
 
 
-_FAMILIES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)
+_PROCESSORS: dict[str, type[DualEncoderProcessor]] = {
+    **{model_type: globals()[family.processor] for model_type, family in FAMILIES.items()},
+    "siglip2": Siglip2Processor,  # NaFlex, which has no model here yet
+}
 
 
 def build_processor(
@@ -242,7 +252,7 @@ def build_processor(
         image["resize_engine"] = "official"
     image_processor = family.image_processor_type(**(image | image_settings))
     if text_cleanup is not None:
-        if family is CLIPProcessor:
+        if not family.has_text_cleanup:
             raise ValueError(f"text_cleanup is for SigLIP, CLIP's cleaning is a fixed part of it: got {text_cleanup!r}")
         text["text_cleanup"] = text_cleanup
     size = config.text_config.vocab_size
@@ -253,8 +263,6 @@ def build_processor(
                 f"the vocabulary {tokenizer} has {len(vocabulary)} pieces and the model has embeddings for {size}: "
                 "give the one it was trained with"
             )
-    elif family is CLIPProcessor and size == _CLIP_VOCABULARY_SIZE:
-        vocabulary = CLIPTokenizer.from_official(**text)
     else:
-        vocabulary = None
+        vocabulary = family._bundled_tokenizer(size, **text)
     return family(image_processor, vocabulary)

@@ -14,17 +14,8 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import twinlens
-from twinlens.training import (
-    ContrastiveTrainer,
-    ContrastiveTrainingArguments,
-    add_lora,
-    few_shot_logits,
-    freeze,
-    linear_probe,
-    parameter_groups,
-    retrieval_metrics,
-    zero_shot_accuracy,
-)
+from twinlens.evaluation import few_shot_logits, linear_probe, retrieval_metrics, zero_shot_accuracy
+from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments, add_lora, freeze, parameter_groups
 
 
 def tiny(family: str, **vision) -> twinlens.DualEncoderModel:
@@ -68,7 +59,7 @@ class TestRetrieval:
     def test_blocks_do_not_matter(self, monkeypatch):
         images, texts = (nn.functional.normalize(torch.randn(50, 4), dim=-1) for _ in range(2))
         whole = retrieval_metrics(images, texts)
-        monkeypatch.setattr("twinlens.training.metrics.BLOCK", 7)
+        monkeypatch.setattr("twinlens.evaluation.metrics.BLOCK", 7)
         assert retrieval_metrics(images, texts) == whole
 
     def test_wrong_input(self):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..catalogue import bundled_checkpoint
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
-from ..modeling import CLIPModel, DualEncoderModel, SiglipModel
+from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor, build_processor
 from .dataset import ShapesDataset
 from .picture import IMAGE_SIZE
@@ -74,7 +74,7 @@ class Recipe:
         """The first weights: those of the family, and a start for the eye."""
         torch.manual_seed(seed)
         config = self.config()
-        model = {"siglip": SiglipModel, "clip": CLIPModel}[config.model_type](config)
+        model = DualEncoderModel.family(config)(config)
         pairs = ShapesDataset("train", _PICTURES)
         pictures = [pairs[index]["image"] for index in range(_PICTURES)]
         open_eyes(model, self.processor()(images=pictures)["pixel_values"])

@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from ..configuration import family_of
+
 _CARD = """\
 ---
 {metadata}
@@ -38,7 +40,6 @@ Settings, where they are not the defaults:
 
 Every number is in `training.json`. Versions: {versions}.
 """
-_FAMILIES = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2"}
 
 
 def training_card(report: dict[str, Any], model_type: str, changed: dict[str, Any]) -> str:
@@ -52,7 +53,7 @@ def training_card(report: dict[str, Any], model_type: str, changed: dict[str, An
     )
     return _CARD.format(
         metadata=metadata.to_yaml(),
-        family=_FAMILIES[model_type],
+        family=family_of(model_type).title,
         origin=f"From scratch, with the geometry of {start}." if plan["from_scratch"] else f"It started from {start}.",
         updates=report["updates"],
         batch=plan["batch_size"] * report["processes"],
