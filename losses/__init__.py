@@ -8,7 +8,10 @@ from .sigmoid import SigmoidLoss, sigmoid_loss
 from .softmax import SoftmaxLoss, softmax_loss
 from .strips import strip_size
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "sigmoid": sigmoid_loss,
+    "softmax": softmax_loss,
+}  # a configuration's `loss`
 
 __all__ = [
     "LOSSES",

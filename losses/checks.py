@@ -1,4 +1,4 @@
-"""What the losses ask of their inputs. A problem of one rank is an error on all, so that none is left waiting."""
+"""Checks of the losses' inputs. A problem of one rank is an error on all ranks, so that none is left waiting."""
 
 import math
 
@@ -6,43 +6,48 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-LARGEST_SCALE = 9.0  # a factor of 8,103; trained models have about 100
+MAX_LOG_SCALE = 9.0  # a factor of 8,103; trained models have about 100
 
 
-def check(
+def check_inputs(
     embeds: dict[str, Tensor],
     scalars: dict[str, Tensor],
     chunk_size: int,
-    needs: tuple[bool, ...],
+    needs_grad: tuple[bool, ...],
     group: dist.ProcessGroup | None,
 ) -> None:
-    """Raise a ValueError for what is wrong here or on another rank; waits for the device once."""
+    """Raise a ValueError that names what is wrong on this rank or on another one. Waits for the device once.
+
+    `embeds` are images and texts by the names of their arguments, `scalars` log_scale and perhaps a bias. Each rank
+    sends one row of numbers to all: the form of its inputs, then the values that `_are_valid` judges.
+    """
     images, texts = embeds.values()
-    problem = _problem_of_form(images, texts, scalars, chunk_size)
+    form_size = 3 + len(needs_grad)
+    problem = _form_problem(images, texts, scalars, chunk_size)
     if problem is None:
-        form = torch.tensor([*images.shape, images.element_size(), *needs], device=images.device)
+        form = torch.tensor([*images.shape, images.element_size(), *needs_grad], device=images.device)
         deviations = [(_norms(vectors) - 1).abs().amax() / _tolerance(vectors) for vectors in embeds.values()]
-        numbers = [*deviations, *(value.detach().reshape(()) for value in scalars.values())]
-        row = torch.cat([form.float(), torch.stack([number.float() for number in numbers])])
+        values = [*deviations, *(value.detach().reshape(()) for value in scalars.values())]
+        row = torch.cat([form.float(), torch.stack([value.float() for value in values])])
     else:
-        row = torch.full((5 + len(needs) + len(scalars),), torch.nan, device=images.device)
-    own, rows = _gather(row, group)
-    size = 3 + len(needs)
-    problem = problem or _problem_of_values(embeds, scalars, rows[own][size:])
+        row = torch.full((form_size + len(embeds) + len(scalars),), torch.nan, device=images.device)
+    own, rows = _gather_rows(row, group)
+    problem = problem or _value_problem(embeds, scalars, rows[own][form_size:])
     if problem is not None:
         raise ValueError(problem)
+    own_form = rows[own][:form_size]
     for rank, other in enumerate(rows):
-        if not _are_fine(other[size:]):
+        if not _are_valid(other[form_size:]):
             raise ValueError(f"Rank {rank} of the group refuses its inputs and says why; this is rank {own}.")
-        if other[:size] != rows[own][:size]:
+        if other[:form_size] != own_form:
             raise ValueError(
                 "All ranks of the group need embeddings of one shape and type, and gradients for the same inputs: "
-                f"rank {own} has {_described(rows[own][:size])}, rank {rank} {_described(other[:size])}."
+                f"rank {own} has {_describe_form(own_form)}, rank {rank} {_describe_form(other[:form_size])}."
             )
 
 
-def _gather(row: Tensor, group: dist.ProcessGroup | None) -> tuple[int, list[list[float]]]:
-    """This rank, and the rows of all ranks."""
+def _gather_rows(row: Tensor, group: dist.ProcessGroup | None) -> tuple[int, list[list[float]]]:
+    """Return this rank, and the rows of all ranks."""
     if group is None:
         return 0, [row.tolist()]
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
@@ -50,8 +55,8 @@ def _gather(row: Tensor, group: dist.ProcessGroup | None) -> tuple[int, list[lis
     return dist.get_rank(group), torch.stack(rows).tolist()
 
 
-def _problem_of_form(images: Tensor, texts: Tensor, scalars: dict[str, Tensor], chunk_size: int) -> str | None:
-    """What shapes and types alone show."""
+def _form_problem(images: Tensor, texts: Tensor, scalars: dict[str, Tensor], chunk_size: int) -> str | None:
+    """Return what is wrong with shapes, types or `chunk_size`, or None."""
     shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
     if images.ndim != 2 or images.shape != texts.shape:
         return f"image_embeds and text_embeds must have one shape (batch, dim), pair by pair, got {shapes}."
@@ -67,10 +72,11 @@ def _problem_of_form(images: Tensor, texts: Tensor, scalars: dict[str, Tensor], 
     return None
 
 
-def _problem_of_values(embeds: dict[str, Tensor], scalars: dict[str, Tensor], numbers: list[float]) -> str | None:
-    if _are_fine(numbers):
+def _value_problem(embeds: dict[str, Tensor], scalars: dict[str, Tensor], values: list[float]) -> str | None:
+    """Return what is wrong with the values that were gathered of this rank, or None."""
+    if _are_valid(values):
         return None
-    for (name, vectors), deviation in zip(embeds.items(), numbers, strict=False):
+    for (name, vectors), deviation in zip(embeds.items(), values, strict=False):
         if not deviation <= 1:
             norms = _norms(vectors)
             row = int((norms - 1).abs().nan_to_num(nan=torch.inf).argmax())
@@ -80,18 +86,18 @@ def _problem_of_values(embeds: dict[str, Tensor], scalars: dict[str, Tensor], nu
                 f"Row {row} of {name} has length {norms[row].item():.4g}, expected 1 within {_tolerance(vectors):.1g}: "
                 "torch.nn.functional.normalize(x, dim=-1) makes unit vectors."
             )
-    for name, number in zip(scalars, numbers[2:], strict=True):
-        if not math.isfinite(number):
-            return f"{name} must be finite, got {number}."
+    for name, value in zip(scalars, values[2:], strict=True):
+        if not math.isfinite(value):
+            return f"{name} must be finite, got {value}."
     return (
-        f"logit_scale must be the logarithm of the factor, at most {LARGEST_SCALE:g}, got {numbers[2]:.4g}: "
-        "give logit_scale.log() if that is the factor itself, as open_clip's models return it."
+        f"logit_scale must be the logarithm of the factor, at most {MAX_LOG_SCALE:g}, got {values[2]:.4g}: "
+        "pass logit_scale.log() if that is the factor itself, as open_clip's models return it."
     )
 
 
-def _are_fine(numbers: list[float]) -> bool:
-    """Deviations of both embeddings over what is tolerated, the scale, and perhaps a bias."""
-    return max(numbers[:2]) <= 1 and numbers[2] <= LARGEST_SCALE and all(map(math.isfinite, numbers))
+def _are_valid(values: list[float]) -> bool:
+    """Judge [deviation of images, deviation of texts, log_scale, perhaps bias]; deviations are in tolerances."""
+    return max(values[:2]) <= 1 and values[2] <= MAX_LOG_SCALE and all(map(math.isfinite, values))
 
 
 def _norms(vectors: Tensor) -> Tensor:
@@ -103,6 +109,6 @@ def _tolerance(vectors: Tensor) -> float:
     return max(1e-3, 4 * torch.finfo(vectors.dtype).eps)  # 0.03 for bfloat16, which has 8 bits
 
 
-def _described(form: list[float]) -> str:
-    batch, dim, size, *needs = map(int, form)
-    return f"({batch}, {dim}) of {size} bytes each with gradients {needs}"
+def _describe_form(form: list[float]) -> str:
+    batch, dim, element_bytes, *needs_grad = map(int, form)
+    return f"({batch}, {dim}) of {element_bytes} bytes each with gradients {needs_grad}"

@@ -1,4 +1,18 @@
-"""A ring of processes, along which blocks of texts visit every rank."""
+"""Ring reduction: every block of texts visits every rank, and comes home with the sum of what was computed on the way.
+
+Three ranks hold the blocks of texts A, B and C. `a`, `b` and `c` are their results so far, such as the gradients of the
+texts; `f0`, `f1` and `f2` compare a block with the images of rank 0, 1 and 2:
+
+              rank 0        rank 1        rank 2
+    step 0    a  = f0(A)    b  = f1(B)    c  = f2(C)
+    step 1    c += f0(C)    a += f1(A)    b += f2(B)
+    step 2    b += f0(B)    c += f1(C)    a += f2(A)
+    return    a             b             c
+
+After each step, blocks and results move to the next rank, and from the last rank to the first. Communication overlaps
+computation: while a rank compares one block, the next block and the result of the previous one are in flight. Each of
+these two exchanges has two buffers to receive into, however many ranks there are.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -9,48 +23,60 @@ from torch import Tensor
 Block = Sequence[Tensor]
 
 
-def travel(
+def ring_reduce(
     block: Block,
-    visit: Callable[[Block, bool], Block],
-    merge: Callable[[Tensor, Tensor], Tensor],
+    on_block: Callable[[Block, bool], Block],
+    add: Callable[[Tensor, Tensor], Tensor],
     group: dist.ProcessGroup | None,
 ) -> Block:
-    """Take `block` once around the ring; what `visit(block, is_home)` finds on each rank, merged underway, comes home.
+    """Return the sum over all ranks of `on_block(block, is_local_block)`, for the block of this rank.
 
-    `merge(so_far, found)` puts the result where `so_far` is. While a rank computes, the next block is on its way, and
-    so is what was found on the last one, in memory that does not grow with the ring. Without a group this process is
-    the ring.
+    `on_block` runs once on this rank for the block of every rank. `add(total, partial)` adds in place, to `total`. All
+    ranks need blocks of the same shapes. Without a group, this process is the only rank.
     """
-    size = 1 if group is None else dist.get_world_size(group)
-    if group is None or size == 1:
-        return visit(block, True)
-    spare_block: Block | None = None
-    spare_found: Block | None = None
-    sent: Block | None = None
-    arrive: Callable[[], Block] = list  # nothing is on its way yet
-    for step in range(size):
-        following = _pass_on(block, spare_block, group) if step + 1 < size else None
-        found = visit(block, step == 0)
-        if step > 0:
-            found = [merge(*pair) for pair in zip(arrive(), found, strict=True)]
-            spare_found = sent
-        sent, arrive = found, _pass_on(found, spare_found, group)
-        if following is not None:
-            spare_block, block = block if step else None, following()  # the first one is the caller's
-    return arrive()
+    world_size = 1 if group is None else dist.get_world_size(group)
+    if group is None or world_size == 1:
+        return on_block(block, True)
+    blocks, totals = RingExchange(group), RingExchange(group)
+    for step in range(world_size):
+        is_last_step = step == world_size - 1
+        if not is_last_step:
+            blocks.start(block)
+        total = on_block(block, step == 0)
+        if step > 0:  # the ranks before this one have met the block too
+            total = [add(*pair) for pair in zip(totals.wait(), total, strict=True)]
+        totals.start(total)
+        if not is_last_step:
+            block = blocks.wait()
+    return totals.wait()
 
 
-def _pass_on(tensors: Block, arriving: Block | None, group: dist.ProcessGroup) -> Callable[[], Block]:
-    """Start sending to the next rank and receiving from the one before; the result waits for both."""
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
-    arriving = [torch.empty_like(tensor) for tensor in tensors] if arriving is None else arriving
-    sends = [dist.P2POp(dist.isend, tensor, group=group, group_peer=(rank + 1) % size) for tensor in tensors]
-    receives = [dist.P2POp(dist.irecv, tensor, group=group, group_peer=(rank - 1) % size) for tensor in arriving]
-    works = dist.batch_isend_irecv(sends + receives) if tensors else []
+class RingExchange:
+    """Sends tensors to the next rank and receives as many from the previous one, into two buffers that take turns.
 
-    def arrive() -> Block:
-        for work in works:
-            work.wait()
-        return arriving
+    What `wait` returned may be sent by the next `start`, which receives into the other buffer.
+    """
 
-    return arrive
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        rank, world_size = dist.get_rank(group), dist.get_world_size(group)
+        self.group = group
+        self.next_rank, self.previous_rank = (rank + 1) % world_size, (rank - 1) % world_size
+        self.received: Block = ()  # by the exchange that is under way, or by the last one
+        self.spare: Block = ()  # received by the exchange before, and sent since: free to receive into
+        self.transfers: list[dist.Work] = []
+
+    def start(self, outgoing: Block) -> None:
+        """Start to send `outgoing` and to receive tensors of the same shapes."""
+        buffers = self.spare or [torch.empty_like(tensor) for tensor in outgoing]
+        self.received, self.spare = buffers, self.received
+        sends = [dist.P2POp(dist.isend, tensor, group=self.group, group_peer=self.next_rank) for tensor in outgoing]
+        receives = [
+            dist.P2POp(dist.irecv, buffer, group=self.group, group_peer=self.previous_rank) for buffer in buffers
+        ]
+        self.transfers = dist.batch_isend_irecv(sends + receives) if outgoing else []
+
+    def wait(self) -> Block:
+        """Wait for both directions, and return what was received."""
+        for transfer in self.transfers:
+            transfer.wait()
+        return self.received

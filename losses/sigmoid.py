@@ -4,8 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .analytic import Gradients, analytic
-from .ring import Block, travel
+from .analytic import Gradients, analytic_loss
+from .ring import Block, ring_reduce
 from .strips import CHUNK_SIZE, Strips
 
 
@@ -18,14 +18,15 @@ def sigmoid_loss(
     chunk_size: int = CHUNK_SIZE,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Log-loss of all pairs of unit vectors (batch, dim), summed over texts and averaged over images.
+    """Return the log-loss of all pairs of unit vectors (batch, dim), summed over texts and averaged over images.
 
-    `logit_scale` is the logarithm of the factor: of open_clip's output, give `logit_scale.log()`. With a `group`, texts
-    are those of all its ranks; loss and gradients, averaged over ranks as DDP does, are those of one process with all.
-    At most `chunk_size` images are compared at a time, and fewer where their logits would take more than 256 MB.
+    `logit_scale` is the logarithm of the factor; open_clip's models return the factor itself, so pass its `.log()`.
+    With a `group`, the texts are those of all its ranks; loss and gradients, averaged over ranks as DDP does, are those
+    of one process with all pairs. At most `chunk_size` images are compared at a time, and fewer where their logits
+    would take more than 256 MB. Raises ValueError where inputs are not unit vectors of matching shapes.
     """
     scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
-    return analytic(_sigmoid, image_embeds, text_embeds, scalars, chunk_size, group)
+    return analytic_loss(_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
 
 
 class SigmoidLoss(nn.Module):
@@ -40,38 +41,40 @@ class SigmoidLoss(nn.Module):
         return sigmoid_loss(*inputs, chunk_size=self.chunk_size, group=self.group)
 
 
-def _sigmoid(
+def _loss_and_gradients(
     images: Tensor,
     texts: Tensor,
     log_scale: Tensor,
     bias: Tensor,
     *,
-    needs: tuple[bool, ...],
+    needs_grad: tuple[bool, ...],
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Gradients]:
-    strips = Strips(images, log_scale.exp(), bias, chunk_size, needs)
-    losses, bias_gradients = [], []
+    """The loss of a pair is softplus(-logit) if image and text match, and softplus(logit) if they do not."""
+    strips = Strips(images, log_scale, bias, chunk_size, needs_grad)
+    losses, bias_grads = [], []
 
-    def visit(block: Block, is_home: bool) -> Block:
+    def compare(block: Block, is_local_block: bool) -> Block:
+        """Collect the losses of the images with a block of texts, and return the gradient of the texts."""
         (texts,) = block
-        texts_gradient = torch.zeros_like(texts) if strips.needs_texts else None
-        for strip in strips.of(texts, is_home):
-            if is_home:
-                strip.pairs.neg_()  # what is true of a pair is false of the others
-            for _, logits, spare in strip.tiles():
-                losses.append(torch.logaddexp(logits, logits.new_zeros(()), out=spare).sum())  # softplus
-                if any(needs):
-                    bias_gradients.append(logits.sigmoid_().sum())
-            if any(needs):
-                if is_home:
-                    bias_gradients.append(-2 * strip.pairs.sum())
-                    strip.pairs.neg_()
-                strips.add(strip, texts, texts_gradient)
-        return [] if texts_gradient is None else [texts_gradient]
+        texts_grad = torch.zeros_like(texts) if strips.texts_need_grad else None
+        for strip in strips.with_texts(texts, is_local_block):
+            if is_local_block:
+                strip.positive_logits.neg_()
+            for _, logits, scratch in strip.tiles():
+                losses.append(torch.logaddexp(logits, logits.new_zeros(()), out=scratch).sum())  # softplus
+                if any(needs_grad):
+                    bias_grads.append(logits.sigmoid_().sum())  # the derivative of softplus, over the logits
+            if any(needs_grad):
+                if is_local_block:  # the derivative of softplus(-logit) has the other sign; the sum above has it wrong
+                    bias_grads.append(-2 * strip.positive_logits.sum())
+                    strip.positive_logits.neg_()
+                strips.add_gradients(strip, texts, texts_grad)
+        return [] if texts_grad is None else [texts_grad]
 
-    found = travel([texts], visit, Tensor.add_, group)
+    texts_grads = ring_reduce([texts], compare, Tensor.add_, group)
     weight = 1 / len(images)
-    gradients = strips.gradients(weight, texts, found[0] if found else None)
-    bias_gradient = torch.stack(bias_gradients).sum() * weight if needs[3] else None
-    return torch.stack(losses).sum() * weight, [*gradients, bias_gradient]
+    gradients = strips.gradients(weight, texts, texts_grads[0] if texts_grads else None)
+    bias_grad = torch.stack(bias_grads).sum() * weight if needs_grad[3] else None
+    return torch.stack(losses).sum() * weight, [*gradients, bias_grad]

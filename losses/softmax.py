@@ -4,9 +4,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .analytic import Gradients, analytic
-from .ring import Block, travel
-from .strips import CHUNK_SIZE, KEPT, Strips
+from .analytic import Gradients, analytic_loss
+from .ring import Block, ring_reduce
+from .strips import CHUNK_SIZE, MAX_CACHED_STRIPS, Strips
 
 
 def softmax_loss(
@@ -17,14 +17,15 @@ def softmax_loss(
     chunk_size: int = CHUNK_SIZE,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Cross-entropy over texts and over images of unit vectors (batch, dim), averaged.
+    """Return the mean of the cross-entropies over texts and over images, of unit vectors (batch, dim).
 
-    `logit_scale` is the logarithm of the factor: of open_clip's output, give `logit_scale.log()`. With a `group`, texts
-    and images are those of all its ranks; loss and gradients, averaged over ranks as DDP does, are those of one process
-    with all. At most `chunk_size` images are compared at a time, and fewer where their logits would take more than
-    256 MB.
+    `logit_scale` is the logarithm of the factor; open_clip's models return the factor itself, so pass its `.log()`.
+    With a `group`, texts and images are those of all its ranks; loss and gradients, averaged over ranks as DDP does,
+    are those of one process with all pairs. At most `chunk_size` images are compared at a time, and fewer where their
+    logits would take more than 256 MB. Raises ValueError where inputs are not unit vectors of matching shapes.
     """
-    return analytic(_softmax, image_embeds, text_embeds, {"logit_scale": logit_scale}, chunk_size, group)
+    scalars = {"logit_scale": logit_scale}
+    return analytic_loss(_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
 
 
 class SoftmaxLoss(nn.Module):
@@ -38,53 +39,62 @@ class SoftmaxLoss(nn.Module):
         return softmax_loss(image_embeds, text_embeds, logit_scale, chunk_size=self.chunk_size, group=self.group)
 
 
-def _softmax(
+def _loss_and_gradients(
     images: Tensor,
     texts: Tensor,
     log_scale: Tensor,
     *,
-    needs: tuple[bool, ...],
+    needs_grad: tuple[bool, ...],
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Gradients]:
-    strips = Strips(images, log_scale.exp(), None, chunk_size, needs, kept=KEPT if any(needs) else 1)
-    of_images = images.new_full((len(images),), -torch.inf)  # log-sum-exp over texts
-    matches = torch.empty_like(of_images)
+    """The loss of a pair is the mean of both log-sum-exps, over texts and over images, less the pair's logit.
 
-    def measure(block: Block, is_home: bool) -> Block:
-        of_texts = torch.full_like(of_images, -torch.inf)  # log-sum-exp over this rank's images
-        for strip in strips.of(block[0], is_home):
-            if is_home:
-                matches[strip.rows] = strip.pairs
-            for texts, logits, spare in strip.tiles():
-                for so_far, dim in ((of_images[strip.rows], 0), (of_texts[texts], 1)):
-                    _add_logarithms(so_far, _log_sum_exp(logits, dim, spare))
-        return [of_texts]
+    Two passes: the gradient of a text's logits needs its log-sum-exp over the images of all ranks.
+    """
+    max_cached = MAX_CACHED_STRIPS if any(needs_grad) else 1
+    strips = Strips(images, log_scale, None, chunk_size, needs_grad, max_cached)
+    image_lse = images.new_full((len(images),), -torch.inf)  # log-sum-exp over all texts so far
+    positive_logits = torch.empty_like(image_lse)
 
-    def differentiate(block: Block, is_home: bool) -> Block:
-        texts, of_texts = block
-        texts_gradient = torch.zeros_like(texts) if strips.needs_texts else None
-        for strip in strips.of(texts, is_home):
-            for some, logits, spare in strip.tiles():
-                torch.sub(logits, of_images[strip.rows], out=spare).exp_()
-                logits.sub_(of_texts[some, None]).exp_().add_(spare)
-            if is_home:
-                strip.pairs.sub_(2)
-            strips.add(strip, texts, texts_gradient)
-        return [] if texts_gradient is None else [texts_gradient]
+    def sum_up(block: Block, is_local_block: bool) -> Block:
+        """Add a block of texts to `image_lse`, and return the texts' log-sum-exp over the images of this rank."""
+        (texts,) = block
+        text_lse = torch.full_like(image_lse, -torch.inf)
+        for strip in strips.with_texts(texts, is_local_block):
+            if is_local_block:
+                positive_logits[strip.images_slice] = strip.positive_logits
+            for texts_slice, logits, scratch in strip.tiles():
+                _add_lse(image_lse[strip.images_slice], _log_sum_exp(logits, 0, scratch))
+                _add_lse(text_lse[texts_slice], _log_sum_exp(logits, 1, scratch))
+        return [text_lse]
 
-    # Nothing can be said of a text before it has met all images, hence two trips.
-    (of_texts,) = travel([texts], measure, _add_logarithms, group)
-    loss = ((of_images + of_texts) / 2 - matches).mean()
-    found = travel([texts, of_texts], differentiate, Tensor.add_, group) if any(needs) else []
-    return loss, strips.gradients(1 / (2 * len(images)), texts, found[0] if found else None)
+    def differentiate(block: Block, is_local_block: bool) -> Block:
+        """Add to the gradient of the images, and return the gradient of a block of texts."""
+        texts, text_lse = block
+        texts_grad = torch.zeros_like(texts) if strips.texts_need_grad else None
+        for strip in strips.with_texts(texts, is_local_block):
+            # The gradient of the logits: both softmaxes, less 2 for the matching pairs.
+            for texts_slice, logits, scratch in strip.tiles():
+                torch.sub(logits, image_lse[strip.images_slice], out=scratch).exp_()
+                logits.sub_(text_lse[texts_slice, None]).exp_().add_(scratch)
+            if is_local_block:
+                strip.positive_logits.sub_(2)
+            strips.add_gradients(strip, texts, texts_grad)
+        return [] if texts_grad is None else [texts_grad]
+
+    (text_lse,) = ring_reduce([texts], sum_up, _add_lse, group)
+    loss = ((image_lse + text_lse) / 2 - positive_logits).mean()
+    texts_grads = ring_reduce([texts, text_lse], differentiate, Tensor.add_, group) if any(needs_grad) else []
+    return loss, strips.gradients(1 / (2 * len(images)), texts, texts_grads[0] if texts_grads else None)
 
 
-def _add_logarithms(so_far: Tensor, more: Tensor) -> Tensor:
-    return torch.logaddexp(so_far, more, out=so_far)
+def _add_lse(total: Tensor, more: Tensor) -> Tensor:
+    """Add one log-sum-exp to another, in place."""
+    return torch.logaddexp(total, more, out=total)
 
 
-def _log_sum_exp(logits: Tensor, dim: int, spare: Tensor) -> Tensor:
-    """`logits.logsumexp(dim)` without memory of its own."""
+def _log_sum_exp(logits: Tensor, dim: int, scratch: Tensor) -> Tensor:
+    """Return `logits.logsumexp(dim)`, computed in `scratch` (the shape of `logits`) instead of fresh memory."""
     highest = logits.amax(dim, keepdim=True)
-    return torch.sub(logits, highest, out=spare).exp_().sum(dim).log_() + highest.squeeze(dim)
+    return torch.sub(logits, highest, out=scratch).exp_().sum(dim).log_() + highest.squeeze(dim)

@@ -1,4 +1,4 @@
-"""Logits strip by strip, and the gradients that they make, in memory that is used again and again."""
+"""The matrix of logits in strips of a few images each, and the gradients that follow from it, in reused memory."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,100 +7,117 @@ import torch
 from torch import Tensor
 
 CHUNK_SIZE = 1024  # images in a strip; a tenth faster than half as many on two CPU threads
-KEPT = 4  # strips that a loss with two trips keeps for the second one
-LOGITS = 2**26  # numbers in all strips at most, 256 MB in float32: where texts are many, strips are narrower and fewer
-TILE = 2**18  # numbers that stay in a CPU's cache from one operation to the next
+MAX_CACHED_STRIPS = 4  # kept between the two passes of a loss that needs the logits twice
+MAX_LOGITS_ELEMENTS = (
+    2**26
+)  # in all buffers together, 256 MB in float32: with many texts, strips are narrower and fewer
+TILE_ELEMENTS = 2**18  # logits that stay in a CPU's cache from one operation to the next
 
 
 class Strip(NamedTuple):
-    """The logits of all texts with a few images."""
+    """The logits of all texts of a block with a few images."""
 
-    rows: slice  # of the images
-    images: Tensor  # (images, dim), times the scale
-    logits: Tensor  # (texts, images)
-    spare: Tensor  # (a few texts, images), to work in
+    images_slice: slice  # of the batch
+    scaled_images: Tensor  # (images, dim): the images times the scale
+    logits: Tensor  # (texts, images); the losses write the gradient of the logits over them
+    scratch: Tensor  # (texts of a tile, images)
 
     @property
-    def pairs(self) -> Tensor:
-        """The logits (images,) of image and text that belong together, in a strip at home."""
-        return self.logits[self.rows].diagonal()
+    def positive_logits(self) -> Tensor:
+        """The logits (images,) of the matching pairs, a view; only where the texts are those of this rank."""
+        return self.logits[self.images_slice].diagonal()
 
     def tiles(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """A few texts, their logits, and as much spare memory."""
-        for start in range(0, len(self.logits), len(self.spare)):
-            logits = self.logits[start : start + len(self.spare)]
-            yield slice(start, start + len(logits)), logits, self.spare[: len(logits)]
+        """Yield slices of the texts, with their logits and scratch memory of the same shape."""
+        for start in range(0, len(self.logits), len(self.scratch)):
+            logits = self.logits[start : start + len(self.scratch)]
+            yield slice(start, start + len(logits)), logits, self.scratch[: len(logits)]
 
 
 def strip_size(batch: int, chunk_size: int = CHUNK_SIZE) -> int:
-    """How many images are in a strip."""
-    return min(chunk_size, batch, max(1, LOGITS // batch))
+    """Return the number of images in a strip."""
+    return min(chunk_size, batch, max(1, MAX_LOGITS_ELEMENTS // batch))
 
 
 class Strips:
-    """The logits of `images` (batch, dim), times `scale` plus `bias`, with one block of texts after the other."""
+    """The logits exp(log_scale) * image @ text (+ bias) of `images` (batch, dim), strip by strip, and their gradients.
+
+    `needs_grad` says for images, texts, log_scale and bias whether their gradients are needed.
+    """
 
     def __init__(
         self,
         images: Tensor,
-        scale: Tensor,
+        log_scale: Tensor,
         bias: Tensor | None,
         chunk_size: int,
-        needs: tuple[bool, ...],
-        kept: int = 1,
+        needs_grad: tuple[bool, ...],
+        max_cached: int = 1,
     ) -> None:
         batch, dim = images.shape
-        self.images, self.scale, self.bias, self.needs = images, scale, bias, needs
+        self.images, self.scale, self.bias, self.needs_grad = images, log_scale.exp(), bias, needs_grad
         self.size = strip_size(batch, chunk_size)
         # The scale's gradient follows from those of the images, or of the texts if the images need none.
-        needs_images, self.needs_texts, needs_scale = needs[:3]
-        self.needs_images = needs_images or (needs_scale and not self.needs_texts)
-        self.gradient = torch.zeros_like(images) if self.needs_images else None
-        # Memory that is new to the process costs a tenth to a sixth of the time on the CPU.
-        self.scaled = images.new_empty(self.size, dim)
-        kept = min(kept, -(-batch // self.size), max(1, LOGITS // (self.size * batch)))
-        self.memory = [images.new_empty(self.size * batch) for _ in range(kept)]
-        tile = max(TILE, self.size) if images.device.type == "cpu" else self.size * batch
-        self.spare = images.new_empty(min(tile, self.size * batch))
-        self.held: dict[int, int] = {}  # which strip at home lies in which memory
+        images_need_grad, self.texts_need_grad, scale_needs_grad = needs_grad[:3]
+        sums_over_texts = images_need_grad or (scale_needs_grad and not self.texts_need_grad)
+        self.images_grad = torch.zeros_like(images) if sums_over_texts else None
+        # Memory is allocated once: fresh memory costs a tenth to a sixth of the time on the CPU.
+        self.scaled_images = images.new_empty(self.size, dim)
+        strip_elements = self.size * batch
+        max_cached = min(max_cached, -(-batch // self.size), max(1, MAX_LOGITS_ELEMENTS // strip_elements))
+        self.buffers = [images.new_empty(strip_elements) for _ in range(max_cached)]
+        tile_elements = max(TILE_ELEMENTS, self.size) if images.device.type == "cpu" else strip_elements
+        self.scratch = images.new_empty(min(tile_elements, strip_elements))
+        self.cached_logits: dict[int, int] = {}  # index of a buffer -> first image of the local strip that it holds
 
-    def of(self, texts: Tensor, is_home: bool) -> Iterator[Strip]:
-        """All strips with a block of texts; the next strip may take the memory of the one before."""
+    def with_texts(self, texts: Tensor, is_local_block: bool) -> Iterator[Strip]:
+        """Yield all strips of the logits with `texts` (texts, dim); the next one may overwrite the one before.
+
+        The first strips of the block of this rank are computed once and yielded twice.
+        """
         for start in range(0, len(self.images), self.size):
-            rows = slice(start, min(start + self.size, len(self.images)))
-            count = rows.stop - start
-            place = min(start // self.size, len(self.memory) - 1) if is_home else len(self.memory) - 1
-            scaled = torch.mul(self.images[rows], self.scale, out=self.scaled[:count])
-            logits = self.memory[place][: len(texts) * count].view(-1, count)
-            if not is_home or self.held.pop(place, None) != start:
+            images_slice = slice(start, min(start + self.size, len(self.images)))
+            count = images_slice.stop - start
+            scaled_images = torch.mul(self.images[images_slice], self.scale, out=self.scaled_images[:count])
+            # Each of the first local strips has a buffer; all others share the last one.
+            last = len(self.buffers) - 1
+            index = min(start // self.size, last) if is_local_block else last
+            logits = self.buffers[index][: len(texts) * count].view(-1, count)
+            is_cached = self.cached_logits.pop(index, None) == start and is_local_block
+            if not is_cached:
                 # Texts by images: the tall product is a fifth faster than the wide one.
                 if self.bias is None:
-                    torch.mm(texts, scaled.t(), out=logits)
+                    torch.mm(texts, scaled_images.t(), out=logits)
                 else:
-                    torch.addmm(self.bias, texts, scaled.t(), out=logits)
-                self.held[place] = start if is_home else -1
-            yield Strip(rows, scaled, logits, self.spare[: self.spare.numel() // count * count].view(-1, count))
+                    torch.addmm(self.bias, texts, scaled_images.t(), out=logits)
+                if is_local_block:
+                    self.cached_logits[index] = start
+            scratch = self.scratch[: self.scratch.numel() // count * count].view(-1, count)
+            yield Strip(images_slice, scaled_images, logits, scratch)
 
-    def add(self, strip: Strip, texts: Tensor, texts_gradient: Tensor | None) -> None:
-        """Add what the gradient, where the strip's logits were, says of its images and of the texts."""
-        if self.gradient is not None:
-            self.gradient[strip.rows].addmm_(strip.logits.t(), texts)
-        if texts_gradient is not None:
-            texts_gradient.addmm_(strip.logits, strip.images)
+    def add_gradients(self, strip: Strip, texts: Tensor, texts_grad: Tensor | None) -> None:
+        """Add a strip's part to the gradients of images and texts; `strip.logits` holds the gradient of the logits."""
+        if self.images_grad is not None:
+            self.images_grad[strip.images_slice].addmm_(strip.logits.t(), texts)
+        if texts_grad is not None:
+            texts_grad.addmm_(strip.logits, strip.scaled_images)
 
-    def gradients(self, weight: float, texts: Tensor, texts_gradient: Tensor | None) -> list[Tensor | None]:
-        """Gradients of images, texts and the scale's logarithm, if what was added up counts `weight`."""
-        if texts_gradient is not None:
-            texts_gradient.mul_(weight)
-        if self.gradient is not None:
-            self.gradient.mul_(weight * self.scale)
-        # Of many processes each has its part of the scale's, on average the whole.
-        vectors, gradient = (texts, texts_gradient) if self.gradient is None else (self.images, self.gradient)
-        scale_gradient = _dot(vectors, gradient, self.size) if self.needs[2] and gradient is not None else None
-        return [self.gradient if self.needs[0] else None, texts_gradient, scale_gradient]
+    def gradients(self, weight: float, texts: Tensor, texts_grad: Tensor | None) -> list[Tensor | None]:
+        """Return the gradients of images, texts and log_scale: the sums over all strips, times `weight`.
+
+        `texts` are those of this rank, `texts_grad` the sum over all ranks.
+        """
+        if texts_grad is not None:
+            texts_grad.mul_(weight)
+        if self.images_grad is not None:
+            self.images_grad.mul_(weight * self.scale)
+        # Each rank has its share of the gradient of log_scale; DDP's mean over ranks makes the full gradient of it.
+        vectors, grad = (texts, texts_grad) if self.images_grad is None else (self.images, self.images_grad)
+        log_scale_grad = _inner_product(vectors, grad, self.size) if self.needs_grad[2] and grad is not None else None
+        return [self.images_grad if self.needs_grad[0] else None, texts_grad, log_scale_grad]
 
 
-def _dot(one: Tensor, other: Tensor, size: int) -> Tensor:
-    """The inner product of two large matrices, without their product in memory."""
-    parts = zip(one.split(size), other.split(size), strict=True)
+def _inner_product(one: Tensor, other: Tensor, rows: int) -> Tensor:
+    """Return the sum of all products of elements, in parts of `rows` rows: without a matrix of products in memory."""
+    parts = zip(one.split(rows), other.split(rows), strict=True)
     return torch.stack([torch.dot(left.flatten(), right.flatten()) for left, right in parts]).sum()

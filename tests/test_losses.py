@@ -62,7 +62,7 @@ def test_losses_and_gradients_are_the_textbook_ones(name, chunk_size, scale):
 @pytest.mark.parametrize("tile", [1, 30, 2**18])
 @pytest.mark.parametrize("name", LOSSES)
 def test_tiles_do_not_matter(name, tile, monkeypatch):
-    monkeypatch.setattr("twinlens.losses.strips.TILE", tile)
+    monkeypatch.setattr("twinlens.losses.strips.TILE_ELEMENTS", tile)
     assert_same(name, inputs(), chunk_size=7)
 
 
@@ -233,7 +233,7 @@ def test_a_wrong_bias_is_named():
 @pytest.mark.parametrize("logits", [1, 40, 60, 90])  # a strip of 1, 3, 5 or 7 of 12 images
 @pytest.mark.parametrize("name", LOSSES)
 def test_strips_of_many_texts_are_narrow(name, logits, monkeypatch):
-    monkeypatch.setattr("twinlens.losses.strips.LOGITS", logits)
+    monkeypatch.setattr("twinlens.losses.strips.MAX_LOGITS_ELEMENTS", logits)
     assert strip_size(12) == max(1, logits // 12)
     assert_same(name, inputs())
 
