@@ -5,11 +5,18 @@ A *trait* is a class attribute: it belongs to the family, never to a checkpoint,
 
 import difflib
 import logging
+from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, ClassVar, Literal
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
+
+from .known_names import KNOWN_NAMES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 try:
     from transformers.configuration_utils import SubConfigSpec
@@ -18,31 +25,9 @@ except ImportError:  # before transformers 5.20
 
 logger = logging.getLogger(__name__)
 
-# Names that transformers itself accepts, or that its older versions wrote into every `config.json`.
-_ACCEPTED_NAMES = {
-    *(
-        "model_type",
-        "transformers_version",
-        "_name_or_path",
-        "name_or_path",
-        "_commit_hash",
-        "num_labels",
-        "torch_dtype",
-    ),
-    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"),
-    *("experts_implementation", "_experts_implementation_internal", "output_attentions", "per_layer_config"),
-    *("auto_map", "quantization_config", "fusion_config", "transformers_weights", "tie_last_hidden_states"),
-    *("tokenizer_class", "processor_class", "torchscript", "use_bfloat16", "pruned_heads", "tie_word_embeddings"),
-    *("is_decoder", "add_cross_attention", "cross_attention_hidden_size", "tie_encoder_decoder", "finetuning_task"),
-    *("prefix", "task_specific_params", "tf_legacy_loss", "use_cache", "dropout", "gradient_checkpointing"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
-    *("initializer_range", "initializer_factor"),
-}
-_SAID_TWICE = ("text_config_dict", "vision_config_dict")  # old CLIP folders; see DualEncoderConfig.__post_init__
-
 
 class StrictConfig(PreTrainedConfig):
-    """A configuration that refuses names it does not know, and keeps them (with a warning) when a file has them."""
+    """A configuration that refuses unknown names in code, and keeps them, with a warning, where a file has them."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if unknown := self._unknown_names(kwargs):
@@ -53,13 +38,13 @@ class StrictConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def _unknown_names(cls, names: Any) -> list[str]:
-        known = _ACCEPTED_NAMES | {field.name for field in fields(cls)} | set(GenerationConfig().to_dict())
+    def _unknown_names(cls, names: Iterable[str]) -> list[str]:
+        known = KNOWN_NAMES | {field.name for field in fields(cls)} | set(GenerationConfig().to_dict())
         return sorted(name for name in names if name not in known)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; names of the file that nobody knows are kept as plain attributes, and named."""
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "Self":
+        """Return the configuration as transformers does; unknown names become plain attributes, with a warning."""
         config_dict = dict(config_dict)
         unknown = {name: config_dict.pop(name) for name in cls._unknown_names(config_dict)}
         for name, sub_config in cls.sub_configs.items():
@@ -74,7 +59,7 @@ class StrictConfig(PreTrainedConfig):
         return result
 
     @classmethod
-    def from_json_file(cls, json_file: Any) -> Any:
+    def from_json_file(cls, json_file: "str | PathLike[str]") -> "Self":
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     @property
@@ -83,7 +68,7 @@ class StrictConfig(PreTrainedConfig):
 
     @output_attentions.setter
     def output_attentions(self, value: bool) -> None:
-        # transformers refuses this unless attention is "eager"; here attention maps are real under every kernel.
+        # transformers refuses True unless attention is "eager"; here all kernels can be asked for attention maps.
         self._output_attentions = value
 
     def validate_output_attentions(self) -> None:
@@ -130,7 +115,7 @@ class VisionConfig(TowerConfig):
     image_size: int = 224
     patch_size: int = 16
 
-    class_token: ClassVar[bool]  # a learned token before the patches
+    has_class_token: ClassVar[bool]  # a learned token before the patches
     patch_bias: ClassVar[bool]
     pre_norm: ClassVar[bool]  # a norm between embeddings and encoder
     norm_first: ClassVar[bool]  # True: norm, then pool; False: pool, then norm (and no norm on `last_hidden_state`)
@@ -149,10 +134,20 @@ class VisionConfig(TowerConfig):
         """Patches a side; pixels that fill no whole patch are dropped, as the official patch convolutions do."""
         return self.image_size // self.patch_size
 
+    @property
+    def num_class_tokens(self) -> int:
+        """The number of tokens before the patches."""
+        return int(self.has_class_token)
+
+    @property
+    def num_positions(self) -> int:
+        """The number of tokens, and rows of the position table: class tokens, then patches."""
+        return self.num_class_tokens + self.grid_size**2
+
 
 @strict
 class TextConfig(TowerConfig):
-    """The text tower. Special ids lie inside the vocabulary; what is left open is derived from its size."""
+    """The text tower. Special ids must lie inside the vocabulary."""
 
     base_config_key = "text_config"
 
@@ -178,22 +173,41 @@ class TextConfig(TowerConfig):
                 raise ValueError(f"{name} must be given: texts are padded, or cut, to their full length. Got None.")
 
 
+if TYPE_CHECKING:
+    AnyTowerConfig = TypeVar("AnyTowerConfig", bound=TowerConfig)
+
+    class SubConfig(Generic[AnyTowerConfig]):
+        """For type checkers: a tower's configuration, which may be given as a dict of its fields."""
+
+        def __get__(self, config: object, owner: type) -> AnyTowerConfig: ...
+
+        def __set__(self, config: object, value: AnyTowerConfig | dict[str, Any] | None) -> None: ...
+
+
 @strict
 class DualEncoderConfig(StrictConfig):
     """Two towers and what compares them: the base of every family, and the entry point that finds the right one."""
 
-    text_config: Any = None  # the family's TextConfig, or a dict of its fields
-    vision_config: Any = None  # the family's VisionConfig, or a dict of its fields
+    if TYPE_CHECKING:
+        text_config: "SubConfig[TextConfig]" = SubConfig()
+        vision_config: "SubConfig[VisionConfig]" = SubConfig()
+    else:  # checked by __post_init__: strict dataclasses have no type for what is a dict only when given
+        text_config: Any = None
+        vision_config: Any = None
     initializer_factor: float | int = 1.0
 
     projection: ClassVar[bool]  # bias-free linear maps of both pooled outputs to `projection_dim`
     logit_shape: ClassVar[tuple[int, ...]]  # of `logit_scale` and `logit_bias` in checkpoints
     logit_bias_init_value: ClassVar[float | None]  # None: the family has no bias
     loss: ClassVar[str]  # a name in losses.LOSSES
-    max_logit_scale: ClassVar[float | None]  # of the logarithm, in training; None: no limit
+    max_logit_scale: ClassVar[float | None]  # the largest logit_scale (a logarithm) in training; None: no limit
+
+    @property
+    def has_logit_bias(self) -> bool:
+        return self.logit_bias_init_value is not None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        if SubConfigSpec is not None:  # what leaves the defaults of sub-configurations out of the JSON
+        if SubConfigSpec is not None:  # save_pretrained then leaves defaults of sub-configurations out of the JSON
             cls.sub_configs_defaults = {
                 name: SubConfigSpec(config_class=sub_config) for name, sub_config in cls.sub_configs.items()
             }
@@ -202,8 +216,7 @@ class DualEncoderConfig(StrictConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         for name, sub_config in self.sub_configs.items():
             value = getattr(self, name)
-            # Old CLIP folders say some things twice; what stands under the second name wins.
-            overrides = kwargs.pop(f"{name}_dict", None) or {}
+            overrides = kwargs.pop(f"{name}_dict", None) or {}  # in old CLIP folders, and wins as in transformers
             if value is None or isinstance(value, dict):
                 setattr(self, name, sub_config(**{**(value or {}), **overrides}))
             elif not isinstance(value, sub_config):
@@ -213,16 +226,14 @@ class DualEncoderConfig(StrictConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def _unknown_names(cls, names: Any) -> list[str]:
-        return [
-            name for name in super()._unknown_names(names) if name not in ("text_config_dict", "vision_config_dict")
-        ]
+    def _unknown_names(cls, names: Iterable[str]) -> list[str]:
+        return super()._unknown_names(set(names) - {"text_config_dict", "vision_config_dict"})
 
     @classmethod
     def get_config_dict(
-        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in transformers; a folder with one tower gives a dual encoder around it, such as a classifier wants."""
+        """As in transformers; a tower's folder is read as a dual encoder's with that tower, for image classifiers."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
         for name, sub_config in cls.sub_configs.items():
             if config_dict.get("model_type") == sub_config.model_type:
@@ -230,8 +241,11 @@ class DualEncoderConfig(StrictConfig):
         return config_dict, kwargs
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """On a family: as in transformers. On `DualEncoderConfig`: the family that the folder's `model_type` names."""
+    def from_pretrained(cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
+        """Load a configuration as transformers does; on `DualEncoderConfig`, that of the family in the folder.
+
+        Raises ValueError, on `DualEncoderConfig`, for a `model_type` that is none of a dual encoder.
+        """
         if cls.model_type:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         from .families import FAMILIES  # which imports this module

@@ -22,7 +22,7 @@ class CLIPVisionConfig(VisionConfig):
     initializer_factor: float | int = 1.0
 
     initialization = "clip"
-    class_token = True
+    has_class_token = True
     patch_bias = False
     pre_norm = True
     norm_first = False

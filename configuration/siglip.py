@@ -20,7 +20,7 @@ class SiglipVisionConfig(VisionConfig):
     vision_use_head: bool = True
 
     initialization = "siglip"
-    class_token = False
+    has_class_token = False
     patch_bias = True
     pre_norm = False
     norm_first = True

@@ -101,7 +101,7 @@ def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
     sizes = {
         "embed": config.projection_dim if config.projection else text.projection_size,
         "vision.patch": vision.patch_size,
-        "vision.positions": vision.grid_size**2 + vision.class_token,
+        "vision.positions": vision.num_positions,
         "text.vocabulary": text.vocab_size,
         "text.positions": text.max_position_embeddings,
     }

@@ -1,6 +1,7 @@
 """transformers' own files: names that are ours, under the geometry that `config.json` states."""
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from .table import KEEP, FormatError, Row, targets
 
 # The layouts whose rows lead to every name that transformers has for a family.
 _OWN_LAYOUTS: dict[str, type[Any]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
-TABLES_OF_NUMBERS = ".position_ids"  # 0, 1, 2, ... in old folders
+POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # 0, 1, 2, ...: buffers in folders of old transformers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class TransformersLayout(Layout):
                 "their folder; put it beside them."
             )
         layout = cls.of_config(_config(beside))
-        integers = {name: tensor for name, tensor in tensors.items() if name.endswith(TABLES_OF_NUMBERS)}
+        integers = {name: tensor for name, tensor in tensors.items() if re.search(POSITION_IDS_BUFFERS, name)}
         return cls(**{**vars(layout), "container": container, "beside": beside, "integers": integers})
 
     @classmethod

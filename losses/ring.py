@@ -43,8 +43,8 @@ def ring_reduce(
         if not is_last_step:
             blocks.start(block)
         total = on_block(block, step == 0)
-        if step > 0:  # the ranks before this one have met the block too
-            total = [add(*pair) for pair in zip(totals.wait(), total, strict=True)]
+        if step > 0:  # what the ranks before this one found for the block has arrived meanwhile
+            total = [add(before, own) for before, own in zip(totals.wait(), total, strict=True)]
         totals.start(total)
         if not is_last_step:
             block = blocks.wait()
@@ -79,4 +79,5 @@ class RingExchange:
         """Wait for both directions, and return what was received."""
         for transfer in self.transfers:
             transfer.wait()
+        self.transfers.clear()  # or they would keep what was sent in memory
         return self.received

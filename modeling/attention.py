@@ -1,79 +1,104 @@
 """Multi-head attention: of tokens among themselves, and of one learned probe over all tokens."""
 
-from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
+from ..configuration import TextConfig, TowerConfig
 from .initialization import linear
 
+Mask = Tensor | BlockMask | None  # in the form that the kernel takes
+_EAGER_CONFIG = PreTrainedConfig(attn_implementation="eager")
 
-def text_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Any, output_attentions: bool) -> Any:
-    """Causal and padding mask in the form that the kernel wants, or None: no mask, or `is_causal` says it all."""
-    if output_attentions:  # then the kernel is the eager one, see MultiHeadAttention
-        config = copy(config)
-        config._attn_implementation_internal = "eager"
-    return create_causal_mask(config, inputs_embeds, attention_mask, past_key_values=None) if config.causal else None
+
+def text_mask(
+    config: TextConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, output_attentions: bool
+) -> Mask:
+    """Return the mask of a text tower: causal, and of padding where `attention_mask` (batch, length) has zeros.
+
+    It is None for a bidirectional family, whose texts attend to their padding too, and where the kernel needs no more
+    than `is_causal`.
+    """
+    if not config.causal:
+        return None
+    # create_causal_mask reads the kernel, and no more, from a configuration. Maps are made by the eager kernel.
+    mask_config = _EAGER_CONFIG if output_attentions else config
+    return create_causal_mask(mask_config, inputs_embeds, attention_mask, past_key_values=None)
 
 
 class MultiHeadAttention(nn.Module):
     """What both kinds of attention share: heads, and the choice of a kernel through the framework's interface."""
 
-    is_causal = False  # read by kernels that are not told
+    is_causal = False  # for kernels that are called without this argument
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.out_proj = linear(config.hidden_size, config.hidden_size, "attention_out")
 
-    def attend(self, *qkv: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs: Any) -> Any:
-        """Attention of query, key, value (batch, length, width), and its map (batch, heads, queries, keys) or None."""
-        heads = [x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2) for x in qkv]
-        implementation = "eager" if output_attentions else self.config._attn_implementation  # no other has maps to show
+    def attend_in_heads(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Mask = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attention of query to key and value (batch, length, width), and its map where the kernel has one.
+
+        The map is (batch, heads, queries, keys). Only the eager kernel makes maps, so that `output_attentions` selects
+        it. Other keyword arguments are the kernel's.
+        """
+        implementation = "eager" if output_attentions else self.config._attn_implementation
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        scaling = self.head_dim**-0.5
-        output, weights = kernel(self, *heads, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-        return self.out_proj(output.flatten(2)), weights  # (batch, queries, width)
+        # (batch, length, width) -> (batch, heads, length, head_dim)
+        heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value)]
+        scaling, dropout = self.head_dim**-0.5, self.config.attention_dropout if self.training else 0.0
+        output, attention_map = kernel(self, *heads, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+        return self.out_proj(output.flatten(2)), attention_map  # (batch, queries, width)
 
 
 class Attention(MultiHeadAttention):
     """Self-attention."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
         self.q_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
         self.k_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
         self.v_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
 
     def forward(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Attention of `x` (batch, length, width) to itself, and its map."""
-        return self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), **kwargs)
+        """Return the attention of `x` (batch, length, width) to itself, and its map or None."""
+        return self.attend_in_heads(self.q_proj(x), self.k_proj(x), self.v_proj(x), **kwargs)
 
 
 class PoolingAttention(MultiHeadAttention):
     """Attention of a probe to tokens, under the parameter names of `torch.nn.MultiheadAttention`."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * config.hidden_size, config.hidden_size))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * config.hidden_size))
 
-    def initialize_own_parameters(self, config: PreTrainedConfig) -> None:
+    def initialize_own_parameters(self, config: TowerConfig) -> None:
         bound = (3 / config.hidden_size) ** 0.5  # Xavier for each of query, key and value
         init.uniform_(self.in_proj_weight, -bound, bound)
         init.zeros_(self.in_proj_bias)
 
     def forward(self, probe: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Attention of `probe` (1, 1, width) to `x` (batch, length, width), and its map."""
+        """Return the attention of `probe` (1, 1, width) to `x` (batch, length, width), and its map or None."""
         width = self.config.hidden_size
         query = nn.functional.linear(probe, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        kv = nn.functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        return self.attend(query.expand(x.shape[0], -1, -1), *kv.chunk(2, dim=-1), is_causal=False, **kwargs)
+        key_value = nn.functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        key, value = key_value.chunk(2, dim=-1)  # (batch, length, width) each
+        query = query.expand(x.shape[0], -1, -1)  # (batch, 1, width)
+        return self.attend_in_heads(query, key, value, is_causal=False, **kwargs)

@@ -1,14 +1,11 @@
 """CLIP under transformers' class names: configuration, towers, output classes, and the towers with projections."""
 
-from typing import Any
-
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
-from transformers.utils.generic import can_return_tuple
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .dual_encoder import DualEncoderModel
-from .pretrained import EncoderPreTrainedModel, Options
+from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import ImageClassifier, TextTower, VisionTower
 
 
@@ -56,10 +53,16 @@ class CLIPVisionModelWithProjection(EncoderPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Options) -> CLIPVisionModelOutput:
-        outputs = self.vision_model(pixel_values, *args, **kwargs)
-        image_embeds = self.visual_projection(outputs.pooler_output)
-        return CLIPVisionModelOutput(image_embeds, outputs.last_hidden_state, outputs.hidden_states, outputs.attentions)
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
+    ) -> CLIPVisionModelOutput:
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
+        return CLIPVisionModelOutput(
+            image_embeds=self.visual_projection(outputs.pooler_output),
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
 
 class CLIPTextModelWithProjection(EncoderPreTrainedModel):
@@ -81,8 +84,12 @@ class CLIPTextModelWithProjection(EncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Options,
+        **kwargs: ModelKwargs,
     ) -> CLIPTextModelOutput:
         outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        text_embeds = self.text_projection(outputs.pooler_output)
-        return CLIPTextModelOutput(text_embeds, outputs.last_hidden_state, outputs.hidden_states, outputs.attentions)
+        return CLIPTextModelOutput(
+            text_embeds=self.text_projection(outputs.pooler_output),
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )

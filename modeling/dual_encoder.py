@@ -1,4 +1,4 @@
-"""The dual encoder: two towers into one space, and the similarity of what they see there. Read this file first.
+"""The dual encoder: two towers into one space, and the similarity of images and texts there. Read this file first.
 
 pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projection -> unit vector
 """
@@ -9,26 +9,16 @@ from torch.distributed import ProcessGroup
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
 
 from ..configuration import DualEncoderConfig
 from ..losses import LOSSES
-from .pretrained import OLD_TABLES, EncoderPreTrainedModel, Options
+from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import TextTower, VisionTower
 
 
-def unit(embeds: Tensor) -> Tensor:
-    """Vectors (batch, dim) scaled to length 1, in float32."""
+def l2_normalize(embeds: Tensor) -> Tensor:
+    """Return vectors (batch, dim) of length 1, in float32."""
     return nn.functional.normalize(embeds.float(), dim=-1)
-
-
-def similarity(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Logits (images, texts) in float32, under autocast too: exp(scale) * cosine + bias, of unit vectors."""
-    with torch.autocast(text_embeds.device.type, enabled=False):
-        images = image_embeds.float().to(text_embeds.device)
-        cosine = text_embeds.float() @ images.t()  # (texts, images), as transformers
-        logits = cosine * scale.float().exp().to(cosine.device)
-        return (logits if bias is None else logits + bias.float().to(cosine.device)).t()
 
 
 class DualEncoderModel(EncoderPreTrainedModel):
@@ -51,29 +41,54 @@ class DualEncoderModel(EncoderPreTrainedModel):
         if config.projection:
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.empty(config.logit_shape))
-        if config.logit_bias_init_value is not None:
+        self.logit_scale = nn.Parameter(torch.empty(config.logit_shape))  # the logarithm of the factor
+        if config.has_logit_bias:
             self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
         self.post_init()
-        # post_init has collected the towers' own, each with the other tower's weights (lists before transformers 5.12).
-        self._keys_to_ignore_on_load_unexpected = type(self._keys_to_ignore_on_load_unexpected)(OLD_TABLES)
+        # post_init has added the towers' own keys to ignore, among them the weights of the other tower.
+        self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected)
 
-    def initialize_own_parameters(self, config: DualEncoderConfig) -> None:
-        init.constant_(self.logit_scale, config.logit_scale_init_value)
-        if config.logit_bias_init_value is not None:
-            init.constant_(self.logit_bias, config.logit_bias_init_value)
+    def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
+        """Return images (images, channels, height, width) as unit vectors (images, dim), in float32 for every dtype.
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
+        Other inputs, such as a processor's for texts, are ignored.
+        """
+        outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True)
+        return l2_normalize(outputs.pooler_output)
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
+        """Return token ids (texts, length) as unit vectors (texts, dim), in float32 for every dtype.
+
+        Other inputs, such as a processor's for images, are ignored.
+        """
+        outputs = self.get_text_features(input_ids, attention_mask, return_dict=True)
+        return l2_normalize(outputs.pooler_output)
+
+    def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """Return exp(logit_scale) * cosine (+ logit_bias) of unit vectors (images, texts), always in float32."""
+        device = text_embeds.device
+        with torch.autocast(device.type, enabled=False):
+            cosine = text_embeds.float() @ image_embeds.float().to(device).t()  # (texts, images), as in transformers
+            logits = cosine * self.logit_scale.float().exp().to(device)
+            if self.config.has_logit_bias:
+                logits = logits + self.logit_bias.float().to(device)
+            return logits.t()  # (images, texts)
+
+    def loss(
+        self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None = None
+    ) -> Tensor:
+        """Return the family's contrastive loss of unit vectors (pairs, dim), over the pairs of all ranks of `group`."""
+        images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
+        if images != texts:
+            raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
+        scalars = (self.logit_scale, self.logit_bias) if self.config.has_logit_bias else (self.logit_scale,)
+        return LOSSES[self.config.loss](image_embeds, text_embeds, *scalars, group=group)
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Options
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> BaseModelOutputWithPooling:
-        """The image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
+        """Return the image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
         if self.config.projection:
             outputs.pooler_output = self.visual_projection(outputs.pooler_output)
@@ -86,36 +101,14 @@ class DualEncoderModel(EncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Options,
+        **kwargs: ModelKwargs,
     ) -> BaseModelOutputWithPooling:
-        """The text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
+        """Return the text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
         outputs = self.text_model(*inputs, return_dict=True, **kwargs)
         if self.config.projection:
             outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
-
-    def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
-        """Images (images, channels, height, width) as unit vectors (images, dim), float32 whatever the weights are.
-
-        Other inputs, such as a processor's for texts, are ignored.
-        """
-        return unit(self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True).pooler_output)
-
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
-        """Token ids (texts, length) as unit vectors (texts, dim), float32 whatever the weights are.
-
-        Other inputs, such as a processor's for images, are ignored.
-        """
-        return unit(self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output)
-
-    def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
-        """Similarity (images, texts) of unit vectors in float32: exp(scale) * cosine (+ bias)."""
-        return similarity(image_embeds, text_embeds, *self._scale_and_bias)
-
-    @property
-    def _scale_and_bias(self) -> tuple[Tensor, ...]:
-        return (self.logit_scale, self.logit_bias) if hasattr(self, "logit_bias") else (self.logit_scale,)
 
     @can_return_tuple
     def forward(
@@ -128,36 +121,43 @@ class DualEncoderModel(EncoderPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         inputs_embeds: Tensor | None = None,
         group: ProcessGroup | None = None,
-        **kwargs: Options,
+        **kwargs: ModelKwargs,
     ) -> ModelOutput:
         """Compare images with texts, or encode only what is given; all embeddings and logits are float32.
 
-        With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold; training
-        makes no logits then, whose memory grows with the square of the batch.
+        With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold. Training
+        with it makes no logits, whose memory grows with the square of the batch.
         """
         has_text = input_ids is not None or inputs_embeds is not None
         if pixel_values is None and not has_text:
             raise ValueError("A dual encoder needs pixel_values, input_ids or both, got neither.")
-        image_embeds = text_embeds = vision_outputs = text_outputs = per_image = per_text = loss = None
+        vision_outputs = image_embeds = text_outputs = text_embeds = logits_per_image = None
         if pixel_values is not None:
             vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
-            image_embeds = unit(vision_outputs.pooler_output)  # (images, dim)
+            image_embeds = l2_normalize(vision_outputs.pooler_output)  # (images, dim)
         if has_text:
             inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
             text_outputs = self.get_text_features(*inputs, return_dict=True, **kwargs)
-            text_embeds = unit(text_outputs.pooler_output)  # (texts, dim)
+            text_embeds = l2_normalize(text_outputs.pooler_output)  # (texts, dim)
         if image_embeds is not None and text_embeds is not None and not (return_loss and self.training):
-            per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
-            per_text = per_image.t()
-        if return_loss:
-            loss = self.loss(image_embeds, text_embeds, group)
-        return self.output_class(loss, per_image, per_text, text_embeds, image_embeds, text_outputs, vision_outputs)
+            logits_per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
+        return self.output_class(
+            loss=self.loss(image_embeds, text_embeds, group) if return_loss else None,
+            logits_per_image=logits_per_image,
+            logits_per_text=None if logits_per_image is None else logits_per_image.t(),
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text_outputs,
+            vision_model_output=vision_outputs,
+        )
 
-    def loss(
-        self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None = None
-    ) -> Tensor:
-        """The family's contrastive loss of unit vectors (pairs, dim), over the pairs of all processes of `group`."""
-        images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
-        if images != texts:
-            raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
-        return LOSSES[self.config.loss](image_embeds, text_embeds, *self._scale_and_bias, group=group)
+    def initialize_own_parameters(self, config: DualEncoderConfig) -> None:
+        init.constant_(self.logit_scale, config.logit_scale_init_value)
+        if config.has_logit_bias:
+            init.constant_(self.logit_bias, config.logit_bias_init_value)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)

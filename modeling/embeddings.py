@@ -1,6 +1,6 @@
-"""From pixels and token ids to the first hidden states, with the guards that keep wrong input from passing silently."""
+"""From pixels and token ids to the first hidden states, with checks that keep wrong input from passing silently."""
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,38 +15,40 @@ class VisionEmbeddings(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        if config.class_token:
+        if config.has_class_token:
             self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
         channels = config.num_channels, config.hidden_size
         self.patch_embedding = nn.Conv2d(*channels, config.patch_size, config.patch_size, bias=config.patch_bias)
-        self.num_positions = config.grid_size**2 + config.class_token
-        self.position_embedding = nn.Embedding(self.num_positions, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
 
     def initialize_own_parameters(self, config: VisionConfig) -> None:
-        if config.class_token:
+        if config.has_class_token:
             init.normal_(self.class_embedding, std=config.hidden_size**-0.5 * config.initializer_factor)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         self.check(pixel_values, interpolate_pos_encoding)
-        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        patches = self.patch_embedding(
+            pixel_values.to(self.patch_embedding.weight.dtype)
+        )  # (batch, width, rows, columns)
         embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
-        if self.config.class_token:
+        if self.config.has_class_token:
             class_token = self.class_embedding.expand(pixel_values.shape[0], 1, -1)
-            embeddings = torch.cat([class_token, embeddings], dim=1)
+            embeddings = torch.cat([class_token, embeddings], dim=1)  # (batch, 1 + patches, width)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
     def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
-        """The position table (1, tokens, width), resized to `grid` as transformers does: bicubic, no antialias."""
-        table = self.position_embedding(torch.arange(self.num_positions, device=device))
-        table, side = table[None], self.config.grid_size
+        """Return the position table (1, tokens, width), resized to `grid` as in transformers: bicubic, no antialias."""
+        table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
+        side = self.config.grid_size
         if grid is None or tuple(grid) == (side, side):
             return table
-        class_position, table = table[:, : self.config.class_token], table[:, self.config.class_token :]
+        class_position, table = table.tensor_split([self.config.num_class_tokens], dim=1)
         table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
         table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
         return torch.cat([class_position, table.flatten(2).transpose(1, 2)], dim=1)
 
     def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
+        """Raise ValueError for images of another shape than the checkpoint was trained on."""
         channels, size = self.config.num_channels, self.config.image_size
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             expected = f"(batch, {channels}, height, width)"
@@ -64,19 +66,19 @@ class TextEmbeddings(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.config: Any = config
+        self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, input_ids: Any, position_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """Hidden states (batch, length, width) of ids (batch, length) or, given these, of embeddings."""
+    def forward(self, input_ids: Tensor | None, position_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Return hidden states (batch, length, width) of ids (batch, length) or, if given, of `inputs_embeds`."""
         limit = self.config.max_position_embeddings
-        if inputs_embeds is None:
+        if inputs_embeds is not None:
+            inputs_embeds = self.pad_embeds(inputs_embeds)
+        elif input_ids is not None:
             inputs_embeds = self.token_embedding(fit_length(input_ids, self.config))
-        elif self.config.fixed_length and (missing := limit - inputs_embeds.shape[1]) > 0:
-            shape = (inputs_embeds.shape[0], missing)
-            padding = torch.full(shape, self.config.pad_token_id, device=inputs_embeds.device)
-            inputs_embeds = torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
+        else:
+            raise ValueError("A text tower needs input_ids (batch, length) or inputs_embeds, got neither.")
         if (length := inputs_embeds.shape[1]) > limit:
             raise ValueError(
                 f"Texts may have at most {limit} tokens (config.max_position_embeddings), got {length}. "
@@ -88,22 +90,42 @@ class TextEmbeddings(nn.Module):
             raise ValueError(f"position_ids must name all {length} positions, got {position_ids.shape[-1]}.")
         return inputs_embeds + self.position_embedding(position_ids)
 
+    def pad_embeds(self, inputs_embeds: Tensor) -> Tensor:
+        """Append embeddings of padding to (batch, length, width), for a family whose texts have a fixed length."""
+        missing = self.config.max_position_embeddings - inputs_embeds.shape[1]
+        if not self.config.fixed_length or missing <= 0:
+            return inputs_embeds
+        shape = (inputs_embeds.shape[0], missing)
+        padding = torch.full(shape, cast(int, self.config.pad_token_id), device=inputs_embeds.device)
+        return torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
 
-def fit_length(input_ids: Tensor, config: Any) -> Tensor:
-    """Token ids (batch, length) as the tower was trained on them: (batch, max_position_embeddings) for a fixed length.
+
+def fit_length(input_ids: Tensor, config: TextConfig) -> Tensor:
+    """Return token ids (batch, length) in the form (batch, max_position_embeddings) that the tower was trained on.
 
     Padding stands on the right, short texts are padded, long ones cut, and a text that fills all positions ends in
-    end-of-text. Ids that are right already come back unchanged.
+    end-of-text. Ids in that form, and those of a family without a fixed length, come back unchanged.
     """
     if not config.fixed_length:
         return input_ids
-    length, pad, eos = config.max_position_embeddings, config.pad_token_id, config.eos_token_id
-    # Padded on the left (the default of transformers' Siglip2Tokenizer): padding first, end-of-text last.
-    is_left_padded = input_ids[:, :1].eq(pad) & input_ids[:, -1:].eq(eos)
-    leading = input_ids.ne(pad).int().argmax(dim=1, keepdim=True) * is_left_padded
-    places = torch.arange(input_ids.shape[1], device=input_ids.device) + leading
-    input_ids = input_ids.gather(1, places % input_ids.shape[1])
-    if input_ids.shape[1] > length:
-        kept, last = input_ids[:, : length - 1], input_ids[:, length - 1]
-        return torch.cat([kept, last.masked_fill(last.ne(pad), eos)[:, None]], dim=1)
-    return nn.functional.pad(input_ids, (0, length - input_ids.shape[1]), value=pad)
+    length = config.max_position_embeddings
+    pad, eos = cast(int, config.pad_token_id), cast(int, config.eos_token_id)  # TextConfig has checked both
+    input_ids = roll_left_padded_rows(input_ids, pad, eos)
+    if (missing := length - input_ids.shape[1]) >= 0:
+        return nn.functional.pad(input_ids, (0, missing), value=pad)
+    last = input_ids[:, length - 1 : length]
+    last = last.masked_fill(last.ne(pad), eos)  # (batch, 1)
+    return torch.cat([input_ids[:, : length - 1], last], dim=1)
+
+
+def roll_left_padded_rows(input_ids: Tensor, pad: int, eos: int) -> Tensor:
+    """Move the padding of left-padded rows to their end: [pad, pad, 5, 6, eos] becomes [5, 6, eos, pad, pad].
+
+    transformers' Siglip2Tokenizer pads on the left by default.
+    """
+    length = input_ids.shape[1]
+    is_left_padded = input_ids[:, :1].eq(pad) & input_ids[:, -1:].eq(eos)  # (batch, 1)
+    first_token = input_ids.ne(pad).int().argmax(dim=1, keepdim=True)  # position of the first id that is not padding
+    shift = first_token * is_left_padded
+    columns = torch.arange(length, device=input_ids.device) + shift  # (batch, length)
+    return input_ids.gather(1, columns % length)

@@ -1,10 +1,11 @@
 """First weights: CLIP's as `initialize_parameters` of openai/CLIP, SigLIP's as the towers of big_vision.
 
-Every parameter has one writer, the module that owns it: transformers passes over a parent whose own parameters are
-loaded (or that has none), so what a parent writes into its children would depend on how the model came to be.
+Each module initialises its own parameters and never those of its children: transformers does not call `_init_weights`
+for a module whose own parameters were loaded, so a parent's values for missing children would sometimes not be written.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from transformers import initialization as init
 
 
 def linear(in_features: int, out_features: int, role: str) -> nn.Linear:
-    """A linear layer that remembers its `role` in the encoder, on which its first weights depend."""
+    """Return a linear layer that remembers its `role` in the encoder, on which its first weights depend."""
     module: Any = nn.Linear(in_features, out_features)
     module.role = role
     return module
@@ -26,30 +27,34 @@ def initialize(module: Any, config: PreTrainedConfig) -> None:
         init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         std = config.initializer_range if config.initialization == "clip" else module.embedding_dim**-0.5
-        normal(module.weight, std, config)
+        init_normal(module.weight, std, config)
     elif isinstance(module, nn.Linear | nn.Conv2d):
         if hasattr(module, "role"):
             ENCODER_SCHEMES[config.initialization](module.weight, str(module.role), config)
-        else:  # patches, projections, classifiers: variance is kept
-            normal(module.weight, math.prod(module.weight.shape[1:]) ** -0.5, config)
+        else:  # patches, projections, classifiers: the output has the variance of the input
+            init_normal(module.weight, math.prod(module.weight.shape[1:]) ** -0.5, config)
         if module.bias is not None:
             init.zeros_(module.bias)
     elif hasattr(module, "initialize_own_parameters"):
         module.initialize_own_parameters(config)
 
 
-def normal(weight: Tensor, std: float, config: PreTrainedConfig) -> None:
+def init_normal(weight: Tensor, std: float, config: PreTrainedConfig) -> None:
     init.normal_(weight, std=std * getattr(config, "initializer_factor", 1.0))
 
 
-def clip(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
+def init_clip_linear(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
     depth = (2 * config.num_hidden_layers) ** -0.5
     gain = {"attention_in": 1, "attention_out": depth, "mlp_in": 2**-0.5, "mlp_out": depth}[role]
-    normal(weight, gain * config.hidden_size**-0.5, config)
+    init_normal(weight, gain * config.hidden_size**-0.5, config)
 
 
-def siglip(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
+def init_siglip_linear(weight: Tensor, role: str, config: PreTrainedConfig) -> None:
     init.xavier_uniform_(weight)
 
 
-ENCODER_SCHEMES: dict[str, Any] = {"clip": clip, "siglip": siglip}
+# The linear layers of the encoder, by the `initialization` of a configuration.
+ENCODER_SCHEMES: dict[str, Callable[[Tensor, str, PreTrainedConfig], None]] = {
+    "clip": init_clip_linear,
+    "siglip": init_siglip_linear,
+}

@@ -1,15 +1,20 @@
-"""`from_pretrained` for official files and for bases that stand for several families."""
+"""`from_pretrained` for official checkpoint files, and for the base classes that stand for every family."""
 
 from dataclasses import fields
 from importlib import import_module
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from ..configuration import FAMILIES
 from ..formats import Choices, is_checkpoint_file, read_checkpoint
 
-CHOICES = tuple(field.name for field in fields(Choices))
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CHECKPOINT_OPTIONS = tuple(field.name for field in fields(Choices))
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -19,8 +24,11 @@ class LoadsOfficialFiles:
     config_class: Any  # a configuration without a `model_type` stands for all families
 
     @classmethod
-    def family(cls, config: Any) -> Any:
-        """The class that loads a checkpoint with this configuration: this one, or one of those it stands for."""
+    def class_for(cls, config: PreTrainedConfig) -> Any:
+        """Return the class for a configuration: this one, or the family's where this one stands for all of them.
+
+        Raises ValueError for a configuration of one tower where both are needed.
+        """
         if cls.config_class.model_type:
             return cls
         if config.model_type in FAMILIES:
@@ -31,20 +39,31 @@ class LoadsOfficialFiles:
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from a Hub id or a folder; also from an official checkpoint, in float32.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: "str | PathLike[str] | None", *args: Any, **kwargs: Any
+    ) -> "Self":
+        """Load a model as transformers does, from a Hub id or a folder; or from an official checkpoint, in float32.
 
-        `image_size`, `vision_activation` and `vision_heads` of a checkpoint are those of `read_checkpoint`.
+        `image_size`, `vision_activation` and `vision_heads` of an official checkpoint are those of `read_checkpoint`.
         """
         source = pretrained_model_name_or_path
         if is_checkpoint_file(source):
-            checkpoint = read_checkpoint(source, **{name: kwargs.pop(name) for name in CHOICES if name in kwargs})
-            family = cls.family(checkpoint.config)
-            config = getattr(checkpoint.config, family.config_class.base_config_key or "", checkpoint.config)
-            kwargs = {"config": config, **({} if "torch_dtype" in kwargs else {"dtype": torch.float32}), **kwargs}
-            return family.from_pretrained(None, *args, state_dict=checkpoint.state_dict(), **kwargs)
+            return cls._from_checkpoint_file(source, *args, **kwargs)
         if not cls.config_class.model_type:
-            hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            config = kwargs.get("config") or cls.config_class.from_pretrained(source, **hub)
-            return cls.family(config).from_pretrained(source, *args, **kwargs)
-        return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]
+            hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            config = kwargs.get("config") or cls.config_class.from_pretrained(source, **hub_arguments)
+            return cls.class_for(config).from_pretrained(source, *args, **kwargs)
+        return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]  # of PreTrainedModel
+
+    @classmethod
+    def _from_checkpoint_file(cls, file: Any, *args: Any, **kwargs: Any) -> Any:
+        """Hand the file's configuration and weights to transformers, as it takes them without a folder."""
+        options = {name: kwargs.pop(name) for name in CHECKPOINT_OPTIONS if name in kwargs}
+        checkpoint = read_checkpoint(file, **options)
+        model_class = cls.class_for(checkpoint.config)
+        # A tower takes its part of the configuration; transformers takes its part of the weights.
+        config = getattr(checkpoint.config, model_class.config_class.base_config_key or "", checkpoint.config)
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
+        kwargs.setdefault("config", config)
+        return model_class.from_pretrained(None, *args, state_dict=checkpoint.state_dict(), **kwargs)

@@ -1,9 +1,10 @@
-"""From all tokens to one vector: a pooling is a function in a table, chosen by the family's `pooling` trait."""
+"""Pooling: from the hidden states of all tokens to one vector. A configuration names its pooler in `POOLERS`."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from ..configuration import VisionConfig
@@ -25,26 +26,38 @@ class AttentionPoolingHead(nn.Module):
         init.xavier_uniform_(self.probe)
 
     def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> Tensor:
-        pooled, _ = self.attention(self.probe, hidden_states, output_attentions=output_attentions)
+        pooled, _ = self.attention(self.probe, hidden_states, output_attentions=output_attentions)  # (batch, 1, width)
         return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]  # (batch, width)
 
 
-def class_token(tower: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:
+class Pooler(Protocol):
+    """Pools `hidden_states` (batch, length, width) to (batch, width). `inputs` are those of the tower's forward."""
+
+    def __call__(self, tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any) -> Tensor: ...
+
+
+def pool_class_token(tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any) -> Tensor:
     return hidden_states[:, 0]
 
 
-def last_token(tower: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:
+def pool_last_token(tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any) -> Tensor:
     return hidden_states[:, -1]
 
 
-def attention(tower: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:
-    return tower.head(hidden_states, output_attentions=inputs.get("output_pooling_attentions", False))
-
-
-def first_eos(
-    tower: Any, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, **inputs: Any
+def pool_by_attention(
+    tower: PreTrainedModel, hidden_states: Tensor, output_pooling_attentions: bool = False, **inputs: Any
 ) -> Tensor:
-    """The first end-of-text; for embeddings without ids, the last token that is not masked."""
+    return tower.head(hidden_states, output_attentions=output_pooling_attentions)
+
+
+def pool_first_eos(
+    tower: PreTrainedModel,
+    hidden_states: Tensor,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **inputs: Any,
+) -> Tensor:
+    """Pool at the first end-of-text; for embeddings without ids, at the last token that is not masked."""
     rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
     if input_ids is not None and tower.config.eos_token_id == 2:
         # Hub folders from before transformers PR 24773 carry this id; the highest id is end-of-text, as in openai/CLIP.
@@ -58,4 +71,9 @@ def first_eos(
     return hidden_states[rows, position.to(rows.device)]
 
 
-POOLERS: dict[str, Any] = {f.__name__: f for f in (class_token, attention, last_token, first_eos)}
+POOLERS: dict[str, Pooler] = {
+    "class_token": pool_class_token,
+    "last_token": pool_last_token,
+    "attention": pool_by_attention,
+    "first_eos": pool_first_eos,
+}

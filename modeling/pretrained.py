@@ -1,20 +1,31 @@
-"""What all models share: the framework's switches, and first weights."""
+"""What all models share: transformers' switches, its decorators with types, and first weights."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, generic, output_capturing
 
+from ..formats.transformers_folder import POSITION_IDS_BUFFERS
 from .attention import Attention
 from .encoder import EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
 
-OLD_TABLES = [r"(^|\.)position_ids$"]  # of 0, 1, 2, ... in old folders
-Options = Unpack[TransformersKwargs]  # what every forward takes, told in the way that the framework looks for
+ModelKwargs = Unpack[TransformersKwargs]  # of every forward, annotated as transformers' common tests expect it
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def typed(decorator: Any) -> Callable[[Method], Method]:
+    """Declare that an untyped decorator of transformers keeps the type of the method under it."""
+    return decorator
+
+
+can_return_tuple = typed(generic.can_return_tuple)  # a tuple for `return_dict=False`
+capture_outputs = typed(output_capturing.capture_outputs(tie_last_hidden_states=False))  # hidden states, attention maps
 
 
 class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
@@ -28,11 +39,11 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
     _no_split_modules = ["VisionEmbeddings", "TextEmbeddings", "EncoderLayer", "AttentionPoolingHead"]
     _input_embed_layer = "token_embedding"
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": Attention}
-    _keys_to_ignore_on_load_unexpected = OLD_TABLES
+    _keys_to_ignore_on_load_unexpected = {POSITION_IDS_BUFFERS}
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         if not isinstance(config, own := self.config_class):
-            # transformers' own configuration of the same model will do, e.g. inside a vision-language model.
+            # transformers' own configuration of the same model is accepted, e.g. inside a vision-language model.
             if getattr(config, "model_type", None) != own.model_type:
                 raise TypeError(f"{type(self).__name__} takes a {own.__name__}, got a {type(config).__name__}.")
             config = own.from_dict(config.to_dict())

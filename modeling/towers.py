@@ -3,24 +3,23 @@
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
+from ..formats.transformers_folder import POSITION_IDS_BUFFERS
 from .attention import text_mask
 from .embeddings import TextEmbeddings, VisionEmbeddings
 from .encoder import Encoder
 from .pooling import POOLERS, AttentionPoolingHead
-from .pretrained import OLD_TABLES, EncoderPreTrainedModel, Options
+from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
-# What a dual encoder has besides its towers: nothing to report when one tower is taken out of its checkpoint.
-BEYOND_TOWERS = (*OLD_TABLES, r"^(visual|text)_projection\.", r"^logit_(scale|bias)$")
+# What a dual encoder has besides its towers: not reported when one tower is loaded from its checkpoint.
+NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
 
 
 class VisionTower(EncoderPreTrainedModel):
     """Image encoder: embeddings, (norm), encoder, then norm and pooling in the family's order.
 
-    `pooled=False` leaves out the weights of pooling: no parameter that nothing uses.
+    With `pooled=False`, the tower has neither pooling nor its parameters.
     """
 
     config: VisionConfig
@@ -28,14 +27,14 @@ class VisionTower(EncoderPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _input_embed_layer = "patch_embedding"
-    _keys_to_ignore_on_load_unexpected = [r"^text_model\.", *BEYOND_TOWERS]
+    _keys_to_ignore_on_load_unexpected = {r"^text_model\."} | NON_TOWER_KEYS
 
     def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
         super().__init__(config)
         config = self.config
         self.pooled = pooled and getattr(config, "vision_use_head", True)
         self.embeddings = VisionEmbeddings(config)
-        if config.pre_norm:  # spelt as in every CLIP checkpoint of transformers
+        if config.pre_norm:  # misspelt in every CLIP checkpoint of transformers
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = Encoder(config)
         if config.norm_first or self.pooled:
@@ -46,14 +45,14 @@ class VisionTower(EncoderPreTrainedModel):
 
     @property
     def vision_model(self) -> "VisionTower":
-        """Itself: code written for the towers of transformers before 5.6 goes on working."""
+        """The tower itself: transformers before 5.6 had the tower in a module of this name."""
         return self
 
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_outputs
     def forward(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Options
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> BaseModelOutputWithPooling:
-        """Encode images (batch, channels, height, width), normalised by the checkpoint's processor."""
+        """Encode images (batch, channels, height, width), as the checkpoint's processor makes them."""
         kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)  # (batch, tokens, width)
         if self.config.pre_norm:
@@ -62,9 +61,9 @@ class VisionTower(EncoderPreTrainedModel):
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
         pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs) if self.pooled else None  # (batch, width)
-        if self.pooled and not self.config.norm_first:
+        if pooled is not None and not self.config.norm_first:
             pooled = self.post_layernorm(pooled)
-        return BaseModelOutputWithPooling(hidden_states, pooled)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
 class TextTower(EncoderPreTrainedModel):
@@ -72,7 +71,7 @@ class TextTower(EncoderPreTrainedModel):
 
     config: TextConfig
     base_model_prefix = "text_model"
-    _keys_to_ignore_on_load_unexpected = [r"^vision_model\.", *BEYOND_TOWERS]
+    _keys_to_ignore_on_load_unexpected = {r"^vision_model\."} | NON_TOWER_KEYS
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config)
@@ -86,44 +85,41 @@ class TextTower(EncoderPreTrainedModel):
 
     @property
     def text_model(self) -> "TextTower":
-        """Itself: code written for the towers of transformers before 5.6 goes on working."""
+        """The tower itself: transformers before 5.6 had the tower in a module of this name."""
         return self
 
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Options,
+        **kwargs: ModelKwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode texts (batch, length). With `inputs_embeds` (batch, length, width), ids only say where texts end.
 
-        A bidirectional family attends to its padding, as trained: `attention_mask` has no effect there.
+        A bidirectional family was trained to attend to its padding: `attention_mask` has no effect there.
         """
-        if input_ids is None and inputs_embeds is None:
-            raise ValueError("A text tower needs input_ids (batch, length) or inputs_embeds, got neither.")
         kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
         mask = text_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
-        hidden_states = self.encoder(
-            hidden_states, **{**kwargs, "attention_mask": mask, "is_causal": self.config.causal}
-        )
+        kwargs |= {"attention_mask": mask, "is_causal": self.config.causal}
+        hidden_states = self.encoder(hidden_states, **kwargs)
         hidden_states = self.final_layer_norm(hidden_states)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)  # (batch, width)
-        return BaseModelOutputWithPooling(hidden_states, self.head(pooled))
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(pooled))
 
 
 class ImageClassifier(EncoderPreTrainedModel):
-    """Image tower without its pooling, the mean over patches, a linear classifier."""
+    """Image tower without its pooling, then the mean over patches, then a linear classifier."""
 
     config: DualEncoderConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected = [r"^vision_model\.(head|post_layernorm)\."]  # of pooling
+    _keys_to_ignore_on_load_unexpected = {r"^vision_model\.(head|post_layernorm)\."}  # pooling
     tower_class: type[VisionTower]
 
     def __init__(self, config: DualEncoderConfig) -> None:
@@ -140,11 +136,13 @@ class ImageClassifier(EncoderPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-        **kwargs: Options,
+        **kwargs: ModelKwargs,
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
-        patches = outputs.last_hidden_state[:, self.config.vision_config.class_token :]
+        patches = outputs.last_hidden_state[:, self.config.vision_config.num_class_tokens :]
         logits = self.classifier(torch.mean(patches, dim=1))  # (batch, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return ImageClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -130,7 +130,15 @@ def test_special_ids_lie_inside_the_vocabulary():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_traits_stay_out_of_the_json(family):
     text = json.dumps(config(family).to_dict())
-    for trait in ("pooling", "causal", "class_token", "norm_first", "logit_shape", "initialization", "fixed_length"):
+    for trait in (
+        "pooling",
+        "causal",
+        "has_class_token",
+        "norm_first",
+        "logit_shape",
+        "initialization",
+        "fixed_length",
+    ):
         assert trait not in text
 
 

@@ -350,7 +350,7 @@ def test_tokens_in_parts_are_the_same_tokens(family, monkeypatch):
     """Inference on the CPU runs the MLP over parts of the tokens; small parts here, so that small models have many."""
     ours, arguments = model(family), {"pixel_values": pixels(), "input_ids": token_ids(family)}
     expected = ours(**arguments)
-    monkeypatch.setattr("twinlens.modeling.encoder.CHUNK", 5)
+    monkeypatch.setattr("twinlens.modeling.encoder.CHUNK_TOKENS", 5)
     calls = []
     ours.vision_model.encoder.layers[0].mlp.fc1.register_forward_hook(lambda *call: calls.append(len(call[2])))
     assert difference(ours(**arguments), expected) <= 5e-6
@@ -597,7 +597,25 @@ def test_configurations_of_transformers_are_understood(family, kind):
 # --- size ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("family", "most"), [("CLIP", 7), ("Siglip", 9)])
+@torch.inference_mode()
+def test_few_classes_lie_between_pixels_and_logits(family, most):
+    """Counted: the model classes of twinlens, each once, whose `forward` runs on the way from `pixel_values` to logits.
+
+    These are the dual encoder and what lies in its image tower; the text tower adds its own class and its embeddings.
+    """
+    ours, classes = model(family), set()
+    for module in (ours, *ours.vision_model.modules()):
+        if type(module).__module__.startswith("twinlens."):
+            module.register_forward_hook(lambda module, *_: classes.add(type(module).__name__))
+    ours(pixel_values=pixels(), input_ids=token_ids(family))
+    assert {f"{family}Model", f"{family}VisionModel", "VisionEmbeddings", "EncoderLayer", "MLP"} <= classes
+    assert len(classes) <= most
+
+
 def test_the_code_is_as_small_as_the_readme_says():
+    """`modeling/` and `losses/`, which are what a forward pass and its loss run."""
+
     def code_lines(path: Path) -> int:
         """Lines with code: no comments, no blank lines, no docstrings."""
         tree = ast.parse(path.read_text())
@@ -608,6 +626,7 @@ def test_the_code_is_as_small_as_the_readme_says():
         lines = enumerate(path.read_text().splitlines(), 1)
         return sum(1 for number, line in lines if number not in skipped and line.strip() and line.strip()[0] != "#")
 
-    sizes = {path.name: code_lines(path) for path in Path(twinlens.modeling.__file__).parent.glob("*.py")}
+    folders = [Path(room.__file__).parent for room in (twinlens.modeling, twinlens.losses)]
+    sizes = {path: code_lines(path) for folder in folders for path in folder.glob("*.py")}
     assert sum(sizes.values()) <= 1400
     assert max(sizes.values()) <= 250

@@ -74,7 +74,7 @@ class Recipe:
         """The first weights: those of the family, and a start for the eye."""
         torch.manual_seed(seed)
         config = self.config()
-        model = DualEncoderModel.family(config)(config)
+        model = DualEncoderModel.class_for(config)(config)
         pairs = ShapesDataset("train", _PICTURES)
         pictures = [pairs[index]["image"] for index in range(_PICTURES)]
         open_eyes(model, self.processor()(images=pictures)["pixel_values"])
