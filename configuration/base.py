@@ -233,7 +233,10 @@ class DualEncoderConfig(StrictConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in transformers; a tower's folder is read as a dual encoder's with that tower, for image classifiers."""
+        """Read `config.json` as transformers does; a tower's folder is read as a dual encoder's around that tower.
+
+        That is how an image classifier, which takes a dual encoder's configuration, loads from it.
+        """
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
         for name, sub_config in cls.sub_configs.items():
             if config_dict.get("model_type") == sub_config.model_type:
@@ -256,4 +259,5 @@ class DualEncoderConfig(StrictConfig):
                 f"Expected the model_type of a dual encoder ({', '.join(FAMILIES)}), got {model_type!r} from "
                 f"{pretrained_model_name_or_path}. A folder with one tower loads with that tower's own class."
             )
-        return FAMILIES[model_type].config.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config_class: Any = FAMILIES[model_type].config  # a subclass of this one
+        return config_class.from_pretrained(pretrained_model_name_or_path, **kwargs)

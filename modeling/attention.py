@@ -44,7 +44,7 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.out_proj = linear(config.hidden_size, config.hidden_size, "attention_out")
 
-    def attend_in_heads(
+    def multi_head_attention(
         self,
         query: Tensor,
         key: Tensor,
@@ -78,7 +78,7 @@ class Attention(MultiHeadAttention):
 
     def forward(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Return the attention of `x` (batch, length, width) to itself, and its map or None."""
-        return self.attend_in_heads(self.q_proj(x), self.k_proj(x), self.v_proj(x), **kwargs)
+        return self.multi_head_attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), **kwargs)
 
 
 class PoolingAttention(MultiHeadAttention):
@@ -101,4 +101,4 @@ class PoolingAttention(MultiHeadAttention):
         key_value = nn.functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
         key, value = key_value.chunk(2, dim=-1)  # (batch, length, width) each
         query = query.expand(x.shape[0], -1, -1)  # (batch, 1, width)
-        return self.attend_in_heads(query, key, value, is_causal=False, **kwargs)
+        return self.multi_head_attention(query, key, value, is_causal=False, **kwargs)

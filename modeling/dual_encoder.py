@@ -36,8 +36,8 @@ class DualEncoderModel(EncoderPreTrainedModel):
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__(config)
         config = self.config
-        self.text_model = self.text_class._from_config(config.text_config)
-        self.vision_model = self.vision_class._from_config(config.vision_config)
+        self.text_model: TextTower = self.text_class._from_config(config.text_config)
+        self.vision_model: VisionTower = self.vision_class._from_config(config.vision_config)
         if config.projection:
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)

@@ -1,7 +1,7 @@
 """What all models share: transformers' switches, its decorators with types, and first weights."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -15,7 +15,12 @@ from .encoder import EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
 
-ModelKwargs = Unpack[TransformersKwargs]  # of every forward, annotated as transformers' common tests expect it
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    ModelKwargs: TypeAlias = Any
+else:  # what transformers' common tests expect of every forward, although it names only some of the keywords
+    ModelKwargs = Unpack[TransformersKwargs]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -48,6 +53,12 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
                 raise TypeError(f"{type(self).__name__} takes a {own.__name__}, got a {type(config).__name__}.")
             config = own.from_dict(config.to_dict())
         super().__init__(config, *args, **kwargs)
+
+    if TYPE_CHECKING:  # what users call and transformers leaves without types, or hides behind a decorator
+
+        def eval(self) -> Self: ...
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
