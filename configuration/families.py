@@ -1,7 +1,7 @@
-"""The families, an entry each: what a family is called in every room, and where its checkpoints come from.
+"""The table of families: the names of a family's classes in every room, and the formats of its official checkpoints.
 
-A new family is a module beside this one (its configuration, with the traits that the models read), an entry here, and
-the classes that the entry names. No other place asks which family it has.
+To add a family, write a module beside this one (its configuration, with the traits that the models read), an entry in
+`_FAMILIES`, and the classes that the entry names. No other place asks which family it has.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from .siglip import SiglipConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family. Classes of rooms above this one are given by name, and looked up there when they are needed."""
+    """One family. Classes of higher rooms are given by name, because this room may not import them."""
 
     title: str  # as people write it, for model cards
     config: type[DualEncoderConfig]
     model: str  # the dual encoder in `twinlens.modeling`
-    vision_model: str  # the image tower there
-    processor: str  # in `twinlens.processing`, where it names its image processor and its tokenizer
-    official_formats: tuple[str, ...]  # that its checkpoints come in, and can be exported to; the first is its own
+    vision_model: str  # its image tower in `twinlens.modeling`
+    processor: str  # in `twinlens.processing`; it names its image processor and its tokenizer
+    official_formats: tuple[str, ...]  # of its checkpoints, and of exports; the first is the family's own
 
     @property
     def model_type(self) -> str:
-        """That of the dual encoder."""
+        """The `model_type` of the dual encoder."""
         return self.config.model_type
 
     @property
     def model_types(self) -> tuple[str, ...]:
-        """That of the dual encoder, and those of its towers alone."""
+        """The `model_type` of the dual encoder, and those of its towers."""
         return (self.model_type, *(tower.model_type for tower in self.config.sub_configs.values()))
 
 
@@ -51,13 +51,13 @@ _FAMILIES = (
         official_formats=("big_vision", "open_clip"),
     ),
 )
-FAMILIES = {family.model_type: family for family in _FAMILIES}  # by the `model_type` of the dual encoder
+FAMILIES = {family.model_type: family for family in _FAMILIES}
 
 
 def family_of(config: DualEncoderConfig | TowerConfig | str | None) -> Family:
-    """The family of a configuration, or of a `model_type`; that of a tower alone is its family's too.
+    """Return the family of a configuration or of a `model_type`, be it of a dual encoder or of one tower.
 
-    Raises ValueError for a `model_type` of none.
+    Raises ValueError for a `model_type` of no family.
     """
     model_type = config if isinstance(config, str) or config is None else config.model_type
     for family in FAMILIES.values():

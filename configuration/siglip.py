@@ -45,10 +45,10 @@ class SiglipTextConfig(TextConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.projection_size is None:
             self.projection_size = self.hidden_size
-        for name, sound in (("bos_token_id", None), ("eos_token_id", 1)):
+        for name, correct in (("bos_token_id", None), ("eos_token_id", 1)):
             value = getattr(self, name)
             if value in _IDS_COPIED_FROM_CLIP and value >= self.vocab_size:
-                setattr(self, name, sound)
+                setattr(self, name, correct)
         super().__post_init__(**kwargs)
 
 

@@ -18,7 +18,7 @@ from .table import KEEP, FormatError, Row, targets
 
 # The layouts whose rows lead to every name that transformers has for a family.
 _OWN_LAYOUTS: dict[str, type[Any]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
-POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # 0, 1, 2, ...: buffers in folders of old transformers
+POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # the names of buffers in old folders, which hold 0, 1, 2, ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected)
 
     def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
-        """Return images (images, channels, height, width) as unit vectors (images, dim), in float32 for every dtype.
+        """Encode images (images, channels, height, width) as unit vectors (images, dim), in float32 for any weights.
 
         Other inputs, such as a processor's for texts, are ignored.
         """
@@ -57,7 +57,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         return l2_normalize(outputs.pooler_output)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
-        """Return token ids (texts, length) as unit vectors (texts, dim), in float32 for every dtype.
+        """Encode token ids (texts, length) as unit vectors (texts, dim), in float32 for any weights.
 
         Other inputs, such as a processor's for images, are ignored.
         """

@@ -352,6 +352,15 @@ def test_ranks_together_are_one_process(ranks, world, name):
     assert_as_one_process(name.split(",")[0], [found[world, name] for found in ranks[:world]])
 
 
+@pytest.mark.parametrize("world", losses_process.WORLDS[1:])
+def test_memory_does_not_grow_with_the_ring(ranks, world):
+    """Blocks are received once less than there are ranks, results as often; softmax goes around the ring twice."""
+    blocks, results = min(2, world - 1), 2
+    for found in ranks[:world]:
+        assert sorted(found[world, "sigmoid buffers"]) == sorted([blocks, results])
+        assert sorted(found[world, "softmax buffers"]) == sorted([blocks, results] * 2)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_group_may_be_a_part_of_the_processes(ranks, name):
     assert_as_one_process(name, [ranks[rank]["group", name] for rank in (0, 3)])

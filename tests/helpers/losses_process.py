@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from helpers.released_files import released_module
 from torch import Tensor, nn
 
 from twinlens.losses import sigmoid_loss, softmax_loss
+from twinlens.losses.ring import Block, RingExchange
 
 LOCAL, DIM, WORLDS = 5, 6, (1, 2, 3, 4)
 OPEN_CLIP = ("open_clip_torch==3.3.0", "open_clip/loss.py")
@@ -78,6 +80,21 @@ def errors(rank: int, world: int, loss: Loss) -> dict[str, str]:
     }
 
 
+def received_buffers(loss: Loss, values: list[Tensor]) -> list[int]:
+    """How many places in memory each exchange of the loss received into."""
+    places: dict[RingExchange, set[int]] = {}
+    wait = RingExchange.wait
+
+    def watched_wait(exchange: RingExchange) -> Block:
+        received = wait(exchange)
+        places.setdefault(exchange, set()).add(received[0].data_ptr())
+        return received
+
+    with patch.object(RingExchange, "wait", watched_wait):
+        loss(*[value.clone().requires_grad_() for value in values])
+    return [len(found) for found in places.values()]
+
+
 def main(rank: int, folder: str) -> None:
     open_clip = released_module(*OPEN_CLIP)  # before any group is made, or it will stay with that one
     found: dict = {}
@@ -89,6 +106,8 @@ def main(rank: int, folder: str) -> None:
                 found[world, name] = differentiated(loss, of_rank(rank, world))
             for name, loss in losses.items() if world > 1 else ():
                 found[world, f"{name} errors"] = errors(rank, world, loss)
+            for name, loss in losses.items() if world > 1 else ():
+                found[world, f"{name} buffers"] = received_buffers(loss, of_rank(rank, world))
             if world == 4:  # the first and last rank as a group of two
                 group = dist.new_group([0, 3])
                 for name, loss in own_losses(group).items() if rank in (0, 3) else ():
