@@ -1,8 +1,5 @@
-"""The command line."""
+"""The command line: one module for each group of commands, and `app`, which lists them all."""
 
-from .command_line import app, main
+from .app import app, main
 
-__all__ = [
-    "app",
-    "main",
-]
+__all__ = ["app", "main"]

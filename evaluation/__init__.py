@@ -1,6 +1,5 @@
-"""What a model is worth: retrieval metrics, zero-shot accuracy, and classifiers on frozen embeddings."""
+"""How good a model is: retrieval metrics, zero-shot accuracy, and classifiers on frozen embeddings."""
 
-from .metrics import retrieval_metrics, zero_shot_accuracy
-from .probes import few_shot_logits, linear_probe
+import lazy_loader
 
-__all__ = ["few_shot_logits", "linear_probe", "retrieval_metrics", "zero_shot_accuracy"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,13 +1,14 @@
-"""Classifiers on embeddings that stay as they are: a linear probe, and a cache of a few examples."""
+"""Classifiers on frozen embeddings: a linear probe, and a cache of a few examples."""
 
 import torch
 from torch import Tensor, nn
 
 
 def linear_probe(embeds: Tensor, labels: Tensor, classes: int, *, penalty: float = 1e-4) -> nn.Linear:
-    """Logistic regression from embeddings (samples, dim) to labels (samples,), by L-BFGS on standardised embeddings.
+    """Fit a logistic regression from embeddings (samples, dim) to labels (samples,) of 0..classes-1, by L-BFGS.
 
-    `penalty` weighs the squares of the weights against the mean loss. The result takes embeddings as they are.
+    It is fitted on standardised embeddings; the result takes embeddings that are not. `penalty` is the weight of the
+    squared weights in the loss. Raises ValueError for labels that do not fit.
     """
     if len(embeds) != len(labels) or not len(labels):
         raise ValueError(f"Expected as many labels as embeddings, and some, got {len(labels)} and {len(embeds)}.")
@@ -45,12 +46,12 @@ def few_shot_logits(
     alpha: float = 1.0,
     beta: float = 5.5,
 ) -> Tensor:
-    """Logits (images, classes): those of the classes' texts, and what similar examples add.
+    """Return logits (images, classes): the similarity to the texts of the classes, plus the votes of similar examples.
 
-    This is Tip-Adapter (arXiv:2111.03930) without its training. All embeddings are unit vectors: of images
-    (images, dim), of the classes' texts (classes, dim), of the examples (examples, dim), whose `labels` (examples,) are
-    places among the classes. `alpha` weighs the examples, `beta` says how near they have to be; by default both as in
-    the paper, as is `scale`, which is CLIP's.
+    This is Tip-Adapter without training (arXiv:2111.03930). All embeddings are unit vectors: of the images
+    (images, dim), of the texts of the classes (classes, dim), and of the examples (examples, dim). `labels` (examples,)
+    are indices of classes. `alpha` is the weight of the examples; the larger `beta`, the closer an example has to be to
+    count. All defaults are those of the paper; `scale` is CLIP's.
     """
     if len(examples) != len(labels):
         raise ValueError(f"Expected a label for each example, got {len(labels)} and {len(examples)}.")

@@ -1,6 +1,5 @@
-"""What people do with a model: embed many images and texts, and classify images by labels given in words."""
+"""What people do with a model: embed images and texts, classify images by labels in words, and see where it looks."""
 
-from .embedding import embed_images, embed_texts
-from .zero_shot import classify_images
+import lazy_loader
 
-__all__ = ["classify_images", "embed_images", "embed_texts"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

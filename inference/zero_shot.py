@@ -1,23 +1,28 @@
-"""Zero-shot classification: every label is encoded once, and the family decides what a score is."""
+"""Zero-shot classification of image files by texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
-import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from .embedding import embed_images, embed_texts
 
-BATCH = 16  # images encoded at a time
+IMAGES_PER_BATCH = 16
 
 
-def load_model(source: str | Path) -> DualEncoderModel:
-    """A model with exactly the weights of `source`; a missing or unexpected one is a ValueError, not a report."""
+def load_exact_model(source: str | Path) -> DualEncoderModel:
+    """Load a model that has exactly the weights of `source`.
+
+    Raises ValueError for a missing or unexpected weight, which `from_pretrained` only reports, and for an unreadable
+    file.
+    """
     try:
         model, info = DualEncoderModel.from_pretrained(source, output_loading_info=True)
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:  # truncated, forged, of other shapes
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:  # truncated, forged, other shapes
         raise ValueError(f"{source} holds no weights that can be read: {error}") from error
     problems = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
     if problems:
@@ -25,21 +30,22 @@ def load_model(source: str | Path) -> DualEncoderModel:
     return model
 
 
-def scores(model: DualEncoderModel, logits: torch.Tensor) -> torch.Tensor:
-    """Probabilities (images, texts) in float32: each for itself under a sigmoid loss, sharing 1 under softmax."""
+def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
+    """Return the probability of every text for every image, from logits (images, texts).
+
+    A model with the sigmoid loss judges each text by itself; with the softmax loss the probabilities of an image sum
+    to 1.
+    """
     return logits.sigmoid() if model.config.loss == "sigmoid" else logits.softmax(dim=-1)
 
 
 def classify_images(
     source: str | Path, images: Sequence[Path], texts: Sequence[str], tokenizer: Path | None = None
 ) -> list[list[float]]:
-    """Scores of every image file under every text."""
-    processor = DualEncoderProcessor.from_pretrained(source, **({"tokenizer": tokenizer} if tokenizer else {}))
-    model = load_model(source)
-    with torch.inference_mode():
-        text_embeds = model.encode_text(**processor(text=list(texts)))
-        rows: list[list[float]] = []
-        for start in range(0, len(images), BATCH):
-            pixels = processor(images=[str(image) for image in images[start : start + BATCH]])
-            rows += scores(model, model.logits(model.encode_image(**pixels), text_embeds)).tolist()
-    return rows
+    """Return the probabilities of all texts for each image file; `tokenizer` is for a source without a vocabulary."""
+    vocabulary = {"tokenizer": tokenizer} if tokenizer else {}
+    processor = DualEncoderProcessor.from_pretrained(source, **vocabulary)
+    model = load_exact_model(source)
+    text_embeds = embed_texts(model, processor, texts)
+    image_embeds = embed_images(model, processor, [str(image) for image in images], batch_size=IMAGES_PER_BATCH)
+    return probabilities(model, model.logits(image_embeds, text_embeds)).tolist()

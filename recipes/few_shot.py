@@ -13,7 +13,7 @@ import torch
 from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.evaluation import few_shot_logits
 from twinlens.inference import embed_images, embed_texts
-from twinlens.training.sources import image_classes
+from twinlens.training import image_classes
 
 
 def main() -> None:

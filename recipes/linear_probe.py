@@ -13,7 +13,7 @@ import torch
 from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.evaluation import linear_probe
 from twinlens.inference import embed_images
-from twinlens.training.sources import image_classes
+from twinlens.training import image_classes
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """`twinlens train` from data to a Hub folder, its plan, and runs that are killed and go on."""
 
 import json
+import math
 import os
 import shutil
 import signal
+import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,11 +20,13 @@ from transformers import TrainerCallback
 from typer.testing import CliRunner
 
 import twinlens
+from twinlens import training
 from twinlens.cli import app
 from twinlens.conversion import convert
 from twinlens.toy_world import ShapesDataset
-from twinlens.training import TrainingPlan, estimate_memory, train
-from twinlens.training.run import WORK, build_trainer, dry_run, load
+from twinlens.training import TrainingPlan, TrainingResult, estimate_memory, train
+from twinlens.training.plan import REQUIRED
+from twinlens.training.run import WORK_FOLDER, build_trainer, dry_run, load
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -52,7 +57,7 @@ class Kill(TrainerCallback):
 
 
 def train_until_killed(killed: TrainingPlan) -> None:
-    trainer = build_trainer(killed, *load(killed), Path(killed.output) / WORK)
+    trainer = build_trainer(killed, *load(killed), Path(killed.output) / WORK_FOLDER)
     trainer.add_callback(Kill())
     trainer.train()
 
@@ -69,11 +74,21 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("batch_sise: 3", "settings without a meaning: batch_sise. Known: model, data"),
+            ("batch_sise: 3", "unknown settings: batch_sise. Known are model, data"),
             ("- a list", "Expected names and values"),
-            ("learning_rate: fast", "Expected a number for learning_rate in .*, got 'fast'"),
-            ("batch_size: many", "Expected a int for batch_size in .*, got 'many'"),
+            ("false", "Expected names and values"),
             ("a: [", "is not YAML"),
+            ("learning_rate: fast", "learning_rate must be a number, got 'fast'"),
+            ("batch_size: many", "batch_size must be a whole number, got 'many'"),
+            ("batch_size: 1.5", "batch_size must be a whole number, got 1.5"),
+            ("batch_size: true", "batch_size must be a whole number, got True"),
+            ("weight_decay: true", "weight_decay must be a number, got True"),
+            ("epochs:", "epochs must be a number, got None"),
+            ("lora_rank: high", "lora_rank must be a whole number or nothing, got 'high'"),
+            ("bf16: 1", "bf16 must be true or false, got 1"),
+            ("template: [a, b]", r"template must be text, got \['a', 'b'\]"),
+            ("tokenizer: 3", "tokenizer must be text or nothing, got 3"),
+            ("freeze: both", "freeze must be 'image' or 'text' or nothing, got 'both'"),
         ],
     )
     def test_wrong_yaml(self, tmp_path, text, message):
@@ -84,23 +99,82 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"output": ""}, "needs output; give it"),
+            ({"output": ""}, "needs output: give it"),
             ({"zero_shot": "x"}, "measured along with eval_data"),
-            ({"streaming": True, "data": __file__}, "for data sets of the Hub, and .* is here"),
+            ({"streaming": True, "data": __file__}, "for data sets on the Hub, and .* is here"),
             ({"min_crop_area": 0.0}, r"in \(0, 1\], got 0.0"),
             ({"template": "a photo"}, "a template with {} where"),
+            ({"model": Path("m")}, "model must be text, got PosixPath"),
+            ({"steps": 0}, "steps must be at least 1, got 0"),
+            ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
+            ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+            ({"learning_rate": math.nan}, "learning_rate must be at least 0, got nan"),
         ],
     )
     def test_wrong_settings(self, settings, message):
         with pytest.raises(ValueError, match=message):
             TrainingPlan(**{"model": "m", "data": "d", "output": "o"} | settings)
 
-    def test_every_setting_is_an_option(self):
+    def test_every_setting_is_an_option_and_shows_its_default(self):
         shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"}).stdout
+        lines = {words[1]: line for line in shown.splitlines() if len(words := line.split()) > 1}
         for field in fields(TrainingPlan):
-            assert (
-                field.name if field.name in ("model", "data", "output") else f"--{field.name.replace('_', '-')}"
-            ) in shown
+            option = field.name.replace("_", "-")
+            line = lines[field.name.upper() if field.name in REQUIRED else f"--{option}"]
+            assert field.metadata["help"] in line
+            if isinstance(field.default, bool):
+                assert f"--no-{option}" in line
+                assert f"[default: no-{option}]" in line
+            else:
+                assert (f"[default: {field.default}]" in line) == (field.default not in (None, ""))
+
+
+@pytest.fixture
+def planned(monkeypatch, tmp_path) -> Callable[..., TrainingPlan]:
+    """Run `twinlens train` with a YAML file and options, and return the plan that it makes."""
+    plans: list[TrainingPlan] = []
+
+    def remember(plan: TrainingPlan) -> TrainingResult:
+        plans.append(plan)
+        return TrainingResult(tmp_path, {}, 0, is_main_process=False)
+
+    monkeypatch.setattr(training, "train", remember)
+
+    def run(yaml: str, *options: str) -> TrainingPlan:
+        (tmp_path / "run.yaml").write_text(yaml)
+        arguments = ["train", "m", "d", "o", "--config", str(tmp_path / "run.yaml"), *options]
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+        return plans.pop()
+
+    return run
+
+
+class TestOptions:
+    """What is given on the command line wins over the YAML file, whatever its value."""
+
+    def test_zeros(self, planned):
+        yaml = "weight_decay: 0.3\nwarmup: 100\nseed: 7\nworkers: 4\nlearning_rate: 1e-3\n"
+        zeros = ["--weight-decay", "0", "--warmup", "0", "--seed", "0", "--workers", "0", "--learning-rate", "0"]
+        plan = planned(yaml, *zeros)
+        assert (plan.weight_decay, plan.warmup, plan.seed, plan.workers, plan.learning_rate) == (0, 0, 0, 0, 0)
+
+    def test_values_that_are_the_defaults(self, planned):
+        plan = planned("batch_size: 8\nepochs: 3\nsplit: other\n", "--batch-size", "64", "--split", "train")
+        assert (plan.batch_size, plan.epochs, plan.split) == (64, 3.0, "train")
+
+    @pytest.mark.parametrize("name", [field.name for field in fields(TrainingPlan) if field.default is False])
+    def test_flags(self, planned, name):
+        flag = name.replace("_", "-")
+        assert getattr(planned(f"{name}: true\n"), name) is True
+        assert getattr(planned(f"{name}: true\n", f"--no-{flag}"), name) is False
+        assert getattr(planned(f"{name}: false\n", f"--{flag}"), name) is True
+
+    def test_empty_text(self, planned):
+        plan = planned("eval_data: pairs\nzero_shot: images\ntokenizer: file\n", "--eval-data", "", "--zero-shot", "")
+        assert (plan.eval_data, plan.zero_shot, plan.tokenizer) == ("", "", "file")
+
+    def test_without_a_file_every_setting_has_its_default(self, planned):
+        assert planned("") == TrainingPlan(model="m", data="d", output="o")
 
 
 class TestRun:
@@ -181,6 +255,14 @@ class TestRun:
         train(plan(world, tmp_path / "killed", resume=True, **settings))
         whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
         assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+    @pytest.mark.parametrize("package", ["matplotlib", "tensorboardX"])
+    def test_a_missing_package_is_found_before_training(self, world, tmp_path, monkeypatch, package):
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.setattr("twinlens.training.run.is_tensorboard_available", lambda: package != "tensorboardX")
+        with pytest.raises(ImportError, match=rf"need.* {package}.*pip install"):
+            train(plan(world, tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
 
     def test_streams_need_a_number_of_steps(self, world, tmp_path):
         (tmp_path / "0.tar").write_bytes(b"")

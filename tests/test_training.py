@@ -59,7 +59,7 @@ class TestRetrieval:
     def test_blocks_do_not_matter(self, monkeypatch):
         images, texts = (nn.functional.normalize(torch.randn(50, 4), dim=-1) for _ in range(2))
         whole = retrieval_metrics(images, texts)
-        monkeypatch.setattr("twinlens.evaluation.metrics.BLOCK", 7)
+        monkeypatch.setattr("twinlens.evaluation.metrics.QUERIES_PER_BLOCK", 7)
         assert retrieval_metrics(images, texts) == whole
 
     def test_wrong_input(self):

@@ -27,9 +27,8 @@ from twinlens.processing import (
     SiglipProcessor,
     SiglipTokenizer,
 )
-from twinlens.training import ContrastiveCollator, RandomResizedCrop, load_pairs
-from twinlens.training.sources import image_classes
-from twinlens.training.streams import SkipCount
+from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes, load_pairs
+from twinlens.training.streams import SkipCounter
 
 # More workers than the machine has cores.
 MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -239,7 +238,7 @@ class TestDamagedImages:
             load_pairs(pairs, skip_corrupt=True)[1]
 
     def test_the_log_does_not_fill(self, caplog):
-        count = SkipCount()
+        count = SkipCounter()
         for number in range(100):
             assert count(f"reason {number}") is True
         assert count.total == 100
@@ -470,7 +469,7 @@ class TestTars:
 
 def boxes(crop: RandomResizedCrop, height: int, width: int, count: int = 3000) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
-    return np.array([crop.box(height, width, generator) for _ in range(count)])
+    return np.array([crop.draw_box(height, width, generator) for _ in range(count)])
 
 
 class TestCrops:
@@ -581,7 +580,7 @@ class TestBatches:
         crop = RandomResizedCrop(scale=(0.5, 0.5), ratio=(2, 2))
         collate = ContrastiveCollator(clip, augmentation=crop)
         sample = {"image": picture(3, (60, 40)), "text": "x", "index": 9}
-        box = crop.box(40, 60, collate._generator(9))
+        box = crop.draw_box(40, 60, collate._generator(9))
         assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(2, rel=0.05)
         part = sample["image"].crop(box).resize((16, 16), Image.Resampling.BICUBIC)
         assert torch.equal(collate([sample])["pixel_values"], clip(images=part)["pixel_values"])
@@ -598,7 +597,7 @@ class TestBatches:
         """However many images exist at a time, and in however many threads they are opened."""
         collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.2, 0.8)))
         whole = collate(samples())
-        monkeypatch.setattr("twinlens.training.collator.CHUNK", 4)
+        monkeypatch.setattr("twinlens.training.collator.IMAGES_PER_CHUNK", 4)
         monkeypatch.setattr("torch.get_num_threads", lambda: 3)
         chunked = collate(samples())
         assert all(torch.equal(whole[name], chunked[name]) for name in whole)

@@ -1,18 +1,5 @@
-"""A world of coloured shapes to learn from: pictures with captions, what was learnt, and two recipes."""
+"""A world of coloured shapes to learn from: pictures with captions, and the recipes of two small checkpoints."""
 
-from .dataset import OneThing, ShapesDataset
-from .picture import render
-from .world import HELD_OUT, KINDS, Scene, Thing, draw_caption, draw_scene, name
+import lazy_loader
 
-__all__ = [
-    "HELD_OUT",
-    "KINDS",
-    "OneThing",
-    "Scene",
-    "ShapesDataset",
-    "Thing",
-    "draw_caption",
-    "draw_scene",
-    "name",
-    "render",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

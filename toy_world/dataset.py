@@ -1,4 +1,4 @@
-"""Pairs of pictures and captions that exist only as numbers until they are asked for."""
+"""Data sets of drawings. Every picture is drawn anew from its index when it is asked for."""
 
 from collections.abc import Sequence
 from random import Random
@@ -11,7 +11,10 @@ from .world import KINDS, SEEN, Kind, Scene, draw_caption, draw_scene
 
 
 class ShapesDataset(Dataset[dict[str, Any]]):
-    """Pairs that follow from split, seed and index alone; the training split neither shows nor names `HELD_OUT`."""
+    """Drawings with captions, which depend only on split, seed and index.
+
+    The kinds in `HELD_OUT` are neither shown nor named in the training split.
+    """
 
     def __init__(
         self, split: Literal["train", "test"] = "train", size: int = 10_000, seed: int = 0, image_size: int = IMAGE_SIZE
@@ -28,7 +31,7 @@ class ShapesDataset(Dataset[dict[str, Any]]):
         return {"image": render(scene, self.image_size), "text": text, "index": index}
 
     def describe(self, index: int) -> tuple[Scene, str]:
-        """The scene and its caption, without the picture."""
+        """Return the scene and its caption, without drawing the picture."""
         if not 0 <= index < self.size:
             raise IndexError(f"The dataset has pairs 0 to {self.size - 1}, got {index}.")
         random = Random(f"{self.split} {self.seed} {index}")
@@ -36,8 +39,8 @@ class ShapesDataset(Dataset[dict[str, Any]]):
         return scene, draw_caption(random, scene)
 
 
-class OneThing(Dataset[dict[str, Any]]):
-    """Pictures of one thing each, every kind equally often; the label is the place in `KINDS`."""
+class SingleShapeDataset(Dataset[dict[str, Any]]):
+    """Pictures of a single shape with a label, its index in `KINDS`; every kind occurs equally often."""
 
     def __init__(
         self, size: int = 2_000, seed: int = 0, image_size: int = IMAGE_SIZE, kinds: Sequence[Kind] = KINDS

@@ -1,17 +1,16 @@
-"""What a model has learnt of the world: kinds it saw and kinds it never saw, how many, where, and which of many."""
+"""What a model has learnt of the world: seen and unseen kinds, counts, relations, and retrieval."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from random import Random
-from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..evaluation import retrieval_metrics, zero_shot_accuracy
+from ..evaluation import linear_probe, retrieval_metrics, zero_shot_accuracy
+from ..inference import embed_images, embed_texts
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
-from .dataset import OneThing
+from .dataset import SingleShapeDataset
 from .picture import render
 from .world import (
     COLOURS,
@@ -22,124 +21,94 @@ from .world import (
     SEEN,
     SHAPES,
     Scene,
+    describe_kind,
     draw_scene,
-    name,
     relation,
     statements,
 )
 
-GALLERY = 500  # pairs among which retrieval looks for the right one
-_BATCH = 250
+GALLERY_PAIRS = 500  # retrieval looks for the right one among so many pairs
 
-Question = tuple[Scene, list[str], int]  # captions of which one is true, and the place of that
+Question = tuple[Scene, list[str], int]  # a scene, captions of which one is true, and the index of that one
 
 
 def evaluate(
     model: DualEncoderModel, processor: DualEncoderProcessor, *, pictures: int = 2_000, questions: int = 500
 ) -> dict[str, float]:
-    """Shares of right answers. Chance is 1 of 100 for kinds, 1 of 4 for counts and relations, 1 of `GALLERY` pairs.
+    """Return shares of right answers. Chance is 1/100 for kinds, 1/4 for counts and relations, 1/500 for retrieval.
 
-    `probe_*` is a baseline without the text tower: colour and shape by logistic regression on embeddings of seen kinds.
+    `probe_*` is a baseline without the text tower: logistic regression of colour and of shape, on embeddings of seen
+    kinds.
     """
-    examiner = _Examiner(model, processor)
-    images, labels = examiner.pictures(OneThing(pictures))
-    classes = examiner.texts([name(kind) for kind in KINDS])
+    model.eval()
+    images, labels = _embed_dataset(model, processor, SingleShapeDataset(pictures))
+    classes = embed_texts(model, processor, [describe_kind(kind) for kind in KINDS])
     unseen = torch.tensor([kind in HELD_OUT for kind in KINDS])[labels]
-    fitted, answers = examiner.pictures(OneThing(pictures, seed=1, kinds=SEEN))
-    colours = linear_probe(fitted, answers // len(SHAPES), images, len(COLOURS))
-    shapes = linear_probe(fitted, answers % len(SHAPES), images, len(SHAPES))
-    probed = (colours * len(SHAPES) + shapes == labels).float()
-    scenes, captions = zip(*gallery(GALLERY), strict=True)
+
+    seen_images, seen_labels = _embed_dataset(model, processor, SingleShapeDataset(pictures, seed=1, kinds=SEEN))
+    colour_probe = linear_probe(seen_images, seen_labels // len(SHAPES), len(COLOURS))
+    shape_probe = linear_probe(seen_images, seen_labels % len(SHAPES), len(SHAPES))
+    probed = colour_probe(images).argmax(dim=1) * len(SHAPES) + shape_probe(images).argmax(dim=1)
+    probed_right = (probed == labels).float()
+
+    scenes, captions = zip(*gallery(GALLERY_PAIRS), strict=True)
+    gallery_images = embed_images(model, processor, [render(scene) for scene in scenes])
     return {
         "zero_shot_accuracy": zero_shot_accuracy(images, classes, labels),
         "zero_shot_accuracy_seen": zero_shot_accuracy(images[~unseen], classes, labels[~unseen]),
         "zero_shot_accuracy_unseen": zero_shot_accuracy(images[unseen], classes, labels[unseen]),
-        "probe_accuracy_seen": probed[~unseen].mean().item(),
-        "probe_accuracy_unseen": probed[unseen].mean().item(),
-        "count_accuracy": examiner.answers(count_questions(questions)),
-        "relation_accuracy": examiner.answers(relation_questions(questions)),
-        **retrieval_metrics(examiner.scenes(scenes), examiner.texts(captions)),
+        "probe_accuracy_seen": probed_right[~unseen].mean().item(),
+        "probe_accuracy_unseen": probed_right[unseen].mean().item(),
+        "count_accuracy": _answer_accuracy(model, processor, count_questions(questions)),
+        "relation_accuracy": _answer_accuracy(model, processor, relation_questions(questions)),
+        **retrieval_metrics(gallery_images, embed_texts(model, processor, captions)),
     }
 
 
 def count_questions(size: int) -> Iterator[Question]:
-    """One to four of a kind: how many are they?"""
+    """Yield questions for the number of things in a scene, which is one to four of a kind."""
     for index in range(size):
         count = index % len(COUNTS) + 1
         scene = draw_scene(Random(f"count {index}"), KINDS, "group", count)
-        yield scene, [name(scene.things[0].kind, number + 1) for number in range(len(COUNTS))], count - 1
+        kind = scene.things[0].kind
+        yield scene, [describe_kind(kind, number + 1) for number in range(len(COUNTS))], count - 1
 
 
 def relation_questions(size: int) -> Iterator[Question]:
-    """Two things: how does one lie to the other?"""
+    """Yield questions for the relation of the two things in a scene."""
     for index in range(size):
         scene = draw_scene(Random(f"relation {index}"), KINDS, "pair")
         first, second = scene.things
-        captions = [f"{name(first.kind)} {lies} {name(second.kind)}" for lies in RELATIONS]
-        yield scene, captions, captions.index(f"{name(first.kind)} {relation(first, second)} {name(second.kind)}")
+        captions = [f"{describe_kind(first.kind)} {word} {describe_kind(second.kind)}" for word in RELATIONS]
+        true = f"{describe_kind(first.kind)} {relation(first, second)} {describe_kind(second.kind)}"
+        yield scene, captions, captions.index(true)
 
 
 def gallery(size: int) -> Iterator[tuple[Scene, str]]:
-    """Scenes with the fullest thing to be said of each, no two of which are the same."""
+    """Yield scenes, each with the longest caption that is true of it, and no caption twice."""
     random = Random("gallery")
-    said: set[str] = set()
-    while len(said) < size:
+    captions: set[str] = set()
+    while len(captions) < size:
         scene = draw_scene(random, KINDS)
         caption = max(statements(scene)[0], key=len)
-        if caption not in said:
-            said.add(caption)
+        if caption not in captions:
+            captions.add(caption)
             yield scene, caption
 
 
-def linear_probe(embeds: Tensor, labels: Tensor, others: Tensor, classes: int) -> Tensor:
-    """Labels of `others` by a logistic regression that is fitted to embeddings (samples, dim) and labels (samples,)."""
-    mean, std = embeds.mean(dim=0), embeds.std(dim=0)
-    probe = nn.Linear(embeds.shape[1], classes)
-    for parameter in probe.parameters():
-        nn.init.zeros_(parameter)
-    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(probe((embeds - mean) / std), labels) + 1e-4 * probe.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return probe((others - mean) / std).argmax(dim=1)
+def _embed_dataset(
+    model: DualEncoderModel, processor: DualEncoderProcessor, dataset: SingleShapeDataset
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings (pictures, dim) and the labels (pictures,) of a data set."""
+    samples = [dataset[index] for index in range(len(dataset))]
+    labels = torch.tensor([sample["label"] for sample in samples])
+    return embed_images(model, processor, [sample["image"] for sample in samples]), labels
 
 
-class _Examiner:
-    """Embeds in batches what it is asked about."""
-
-    def __init__(self, model: DualEncoderModel, processor: DualEncoderProcessor) -> None:
-        self.model, self.processor = model.eval(), processor
-
-    @torch.no_grad()
-    def texts(self, captions: Sequence[str]) -> Tensor:
-        inputs = (self.processor(text=list(batch)) for batch in _batches(captions))
-        return torch.cat([self.model.encode_text(**batch.to(self.model.device)).cpu() for batch in inputs])
-
-    @torch.no_grad()
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        inputs = (self.processor(images=list(batch)) for batch in _batches(images))
-        return torch.cat([self.model.encode_image(**batch.to(self.model.device)).cpu() for batch in inputs])
-
-    def scenes(self, scenes: Sequence[Scene]) -> Tensor:
-        return self.images([render(scene) for scene in scenes])
-
-    def pictures(self, dataset: OneThing) -> tuple[Tensor, Tensor]:
-        samples = [dataset[index] for index in range(len(dataset))]
-        labels = torch.tensor([sample["label"] for sample in samples])
-        return self.images([sample["image"] for sample in samples]), labels
-
-    def answers(self, questions: Iterator[Question]) -> float:
-        """The share of questions for which the true caption is the nearest."""
-        scenes, captions, answers = zip(*questions, strict=True)
-        texts = self.texts([caption for choice in captions for caption in choice]).unflatten(0, (len(scenes), -1))
-        nearest = torch.einsum("qd,qcd->qc", self.scenes(scenes), texts).argmax(dim=1)
-        return (nearest == torch.tensor(answers)).float().mean().item()
-
-
-def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
+def _answer_accuracy(model: DualEncoderModel, processor: DualEncoderProcessor, questions: Iterator[Question]) -> float:
+    """Return the share of questions whose true caption is the most similar one to the picture."""
+    scenes, captions, answers = zip(*questions, strict=True)
+    images = embed_images(model, processor, [render(scene) for scene in scenes])
+    texts = embed_texts(model, processor, [text for choices in captions for text in choices])
+    similarity = torch.einsum("qd,qcd->qc", images, texts.unflatten(0, (len(scenes), -1)))
+    return (similarity.argmax(dim=1) == torch.tensor(answers)).float().mean().item()

@@ -1,4 +1,4 @@
-"""How a scene looks: Pillow draws every thing four times as large and takes means, so edges are smooth."""
+"""Drawings of scenes. Pillow draws every thing four times as large and averages, so that edges are smooth."""
 
 from math import ceil, cos, pi, sin
 
@@ -8,7 +8,7 @@ from .world import Scene, Thing
 
 Outline = list[tuple[float, float]]  # within a circle of radius 1, y downwards
 
-IMAGE_SIZE = 64  # of the small checkpoints
+IMAGE_SIZE = 64  # pixels per side, for both small checkpoints
 _SUPERSAMPLING = 4
 
 
@@ -35,7 +35,7 @@ def _cross(arm: float = 0.32, reach: float = 0.94) -> Outline:
     return [point for part in turned for point in part]
 
 
-# The outline, and what is cut out of it.
+# The outline of each shape, and of the hole in it.
 _OUTLINES: dict[str, list[Outline]] = {
     "circle": [_polygon(48, radius=0.9)],
     "square": [_polygon(4, pi / 4)],
@@ -51,7 +51,7 @@ _OUTLINES: dict[str, list[Outline]] = {
 
 
 def render(scene: Scene, image_size: int = IMAGE_SIZE) -> Image.Image:
-    """A square RGB picture of a scene."""
+    """Draw a scene as a square RGB picture with `image_size` pixels per side."""
     picture = Image.new("RGB", (3, 3))
     picture.putdata(scene.ground)
     picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
@@ -62,7 +62,7 @@ def render(scene: Scene, image_size: int = IMAGE_SIZE) -> Image.Image:
 
 
 def _mask(thing: Thing, image_size: int) -> tuple[Image.Image, int, int]:
-    """Where the thing covers a small part of the picture, and the left and top of that part."""
+    """Return the coverage of a small part of the picture by the thing, and the left and top of that part."""
     reach = ceil(thing.radius * image_size) + 1
     left, top = (round(place * image_size) - reach for place in (thing.x, thing.y))
     mask = Image.new("L", (2 * reach * _SUPERSAMPLING,) * 2)

@@ -1,9 +1,8 @@
-"""How the two small checkpoints are trained: geometry and settings of each, on one page."""
+"""How the two small checkpoints are trained: the geometry and the settings of each, on one page."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,13 @@ from .picture import IMAGE_SIZE
 
 PATCH_SIZE = 8
 TEXT_LENGTH = 16
-_PICTURES = 500  # that the first weights are made from
-_SMALL_VARIANCE = 0.01  # of pixels from -1 to 1; directions with less are not blown up
-_AMPLITUDE = 0.5  # of the waves of positions
+_WHITENING_PICTURES = 500  # the statistics of patches come from so many
+_VARIANCE_FLOOR = 0.01  # added to the variances of pixels (-1 to 1), so that noise is not amplified
+_POSITION_AMPLITUDE = 0.5
 
 
 def siglip_config() -> SiglipConfig:
-    """A SigLIP of 0.3 million parameters."""
+    """Return the configuration of a SigLIP with 0.3 million parameters."""
     return SiglipConfig(
         vision_config=_tower(64, 3, 2) | {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
         text_config=_tower(64, 1, 2) | {"vocab_size": 91, "max_position_embeddings": TEXT_LENGTH},
@@ -31,7 +30,10 @@ def siglip_config() -> SiglipConfig:
 
 
 def clip_config() -> CLIPConfig:
-    """A CLIP of 0.4 million parameters; OpenAI's format has a head for every 64 of a tower's width."""
+    """Return the configuration of a CLIP with 0.4 million parameters.
+
+    OpenAI's format has one attention head for every 64 of the width of a tower.
+    """
     return CLIPConfig(
         vision_config=_tower(64, 3, 1) | {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "projection_dim": 64},
         text_config=_tower(64, 2, 1)
@@ -51,7 +53,7 @@ def _tower(width: int, depth: int, heads: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run from first weights."""
+    """One training run from random weights."""
 
     config: Callable[[], DualEncoderConfig]
     name: str  # of the bundled checkpoint
@@ -63,21 +65,22 @@ class Recipe:
     adam_beta2: float
 
     def vocabulary_file(self) -> Path:
-        """Where the vocabulary lies."""
+        """Return the path of the vocabulary."""
         return bundled_checkpoint(self.name)[1]
 
     def processor(self) -> DualEncoderProcessor:
-        """Pixels and tokens as the family's official code makes them."""
+        """Return the processor with the official preprocessing of the family."""
         return build_processor(self.config(), tokenizer=self.vocabulary_file())
 
     def model(self, seed: int = 0) -> DualEncoderModel:
-        """The first weights: those of the family, and a start for the eye."""
+        """Return the model before training: random weights, whitened patches, and sinusoidal positions."""
         torch.manual_seed(seed)
         config = self.config()
         model = DualEncoderModel.class_for(config)(config)
-        pairs = ShapesDataset("train", _PICTURES)
-        pictures = [pairs[index]["image"] for index in range(_PICTURES)]
-        open_eyes(model, self.processor()(images=pictures)["pixel_values"])
+        pairs = ShapesDataset("train", _WHITENING_PICTURES)
+        pictures = [pairs[index]["image"] for index in range(_WHITENING_PICTURES)]
+        whiten_patch_embedding(model, self.processor()(images=pictures)["pixel_values"])
+        set_sinusoidal_positions(model)
         return model
 
 
@@ -88,22 +91,29 @@ RECIPES = {
 
 
 @torch.no_grad()
-def open_eyes(model: DualEncoderModel, pixels: Tensor) -> None:
-    """Start with patches that are whitened and positions that are waves; else shapes stay unseen for a long time.
+def whiten_patch_embedding(model: DualEncoderModel, pixels: Tensor) -> None:
+    """Initialise the patch embedding so that its outputs are whitened; else the model is slow to learn to see shapes.
 
-    Pixels of pictures (pictures, 3, side, side) say what is usual in a patch, and this is what whitening takes away.
+    The kernel projects a patch onto its principal components, divides each by its standard deviation, and rotates the
+    result at random. `pixels` (pictures, 3, height, width) are the pictures whose patches are analysed.
     """
-    embeddings: Any = model.vision_model.embeddings
-    convolution, positions = embeddings.patch_embedding, embeddings.position_embedding.weight
-    width, grid = positions.shape[1], pixels.shape[-1] // PATCH_SIZE
+    embedding = model.vision_model.embeddings.patch_embedding
+    width = embedding.out_channels
     patches = nn.functional.unfold(pixels, PATCH_SIZE, stride=PATCH_SIZE).transpose(1, 2).flatten(0, 1)
-    variances, directions = torch.linalg.eigh(torch.cov(patches.T))  # in rising order
-    scaled = directions[:, -width:] / (variances[-width:] + _SMALL_VARIANCE).sqrt()
+    variances, directions = torch.linalg.eigh(torch.cov(patches.T))  # ascending
+    scaled = directions[:, -width:] / (variances[-width:] + _VARIANCE_FLOOR).sqrt()
     kernel = nn.init.orthogonal_(torch.empty(width, width)) @ scaled.T  # (width, 3 * patch * patch)
-    convolution.weight.copy_(kernel.view_as(convolution.weight))
-    if convolution.bias is not None:
-        convolution.bias.copy_(-kernel @ patches.mean(dim=0))
-    waves = torch.arange(grid)[:, None] * 100.0 ** -torch.linspace(0, 1, width // 4)  # (grid, width / 4)
-    waves = _AMPLITUDE * torch.cat([waves.sin(), waves.cos()], dim=1)
-    both = torch.cat([waves.repeat(grid, 1), waves.repeat_interleave(grid, dim=0)], dim=1)  # across, then down
-    positions[-grid * grid :] = both
+    embedding.weight.copy_(kernel.view_as(embedding.weight))
+    if embedding.bias is not None:
+        embedding.bias.copy_(-kernel @ patches.mean(dim=0))
+
+
+@torch.no_grad()
+def set_sinusoidal_positions(model: DualEncoderModel) -> None:
+    """Initialise the position embeddings of the patches with sines and cosines of their column and row."""
+    positions = model.vision_model.embeddings.position_embedding.weight  # a class token comes first
+    width, grid = positions.shape[1], IMAGE_SIZE // PATCH_SIZE
+    angles = torch.arange(grid)[:, None] * 100.0 ** -torch.linspace(0, 1, width // 4)  # (grid, width / 4)
+    waves = _POSITION_AMPLITUDE * torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns, rows = waves.repeat(grid, 1), waves.repeat_interleave(grid, dim=0)  # (grid * grid, width / 2)
+    positions[-grid * grid :] = torch.cat([columns, rows], dim=1)

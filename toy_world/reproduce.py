@@ -1,17 +1,20 @@
-"""Train the two small checkpoints from nothing, as they ship: `python -m twinlens.toy_world.reproduce FOLDER`."""
+"""Train the two small checkpoints that ship from random weights: `python -m twinlens.toy_world.reproduce FOLDER`."""
 
 import argparse
 import json
 import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
+import transformers
 
+from .._version import __version__
 from ..conversion import convert, export
+from ..conversion.export import Format
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..training import ContrastiveCollator, ContrastiveTrainer, ContrastiveTrainingArguments
@@ -19,16 +22,16 @@ from .dataset import ShapesDataset
 from .evaluation import evaluate
 from .recipe import RECIPES, Recipe
 
-FILES: dict[str, tuple[str, Any]] = {
+FILES: dict[str, tuple[str, Format]] = {
     "siglip": ("siglip-shapes.npz", "big_vision"),
     "clip": ("clip-shapes.pt", "openai"),
 }
 
 
 def reproduce(family: str, folder: Path, *, updates: int | None = None) -> dict[str, Any]:
-    """Train, write the official file and a report beside it, and give the report.
+    """Train, write the official file and a report beside it, and return the report.
 
-    What is reported is measured on the official file, converted, with all that its dtypes round.
+    The metrics are those of the official file, converted again, so that the rounding of its dtypes is included.
     """
     recipe = RECIPES[family]
     updates = updates or recipe.updates
@@ -50,8 +53,13 @@ def reproduce(family: str, folder: Path, *, updates: int | None = None) -> dict[
         model = DualEncoderModel.from_pretrained(Path(scratch, "converted"))
         report["metrics"] = evaluate(model, DualEncoderProcessor.from_pretrained(Path(scratch, "converted")))
     report["loss"] = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
-    packages = ("twinlens", "torch", "transformers", "pillow")
-    report["versions"] = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    report["versions"] = {
+        "twinlens": __version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+    }
     report["machine"] = platform.machine()
     (folder / file).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
@@ -75,7 +83,7 @@ def _train(recipe: Recipe, updates: int) -> ContrastiveTrainer:
         trainer = ContrastiveTrainer(
             model=model,
             args=arguments,
-            train_dataset=ShapesDataset("train", updates * recipe.batch_size),  # every pair once
+            train_dataset=ShapesDataset("train", updates * recipe.batch_size),  # each pair is used once
             data_collator=ContrastiveCollator(recipe.processor()),
         )
         trainer.train()
@@ -84,9 +92,9 @@ def _train(recipe: Recipe, updates: int) -> ContrastiveTrainer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("folder", type=Path, help="where the files go; it is created if need be")
-    parser.add_argument("--family", choices=list(RECIPES), help="one of the two; both unless given")
-    parser.add_argument("--updates", type=int, help="fewer, to try it out")
+    parser.add_argument("folder", type=Path, help="the folder to write the files into; it is created if it is new")
+    parser.add_argument("--family", choices=list(RECIPES), help="the family to train; both by default")
+    parser.add_argument("--updates", type=int, help="the number of updates, to try it out with fewer")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for family in [options.family] if options.family else RECIPES:

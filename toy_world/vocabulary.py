@@ -13,28 +13,28 @@ from .dataset import ShapesDataset
 
 SENTENCEPIECE, MERGES = "shapes.model", "bpe_shapes_vocab.txt.gz"
 _CAPTIONS = 20_000
-_PIECES = 128  # at most
+_MAX_PIECES = 128
 
 
 @cache
 def captions() -> tuple[str, ...]:
-    """What the vocabularies are learnt from."""
+    """Return the captions that the vocabularies are learnt from."""
     pairs = ShapesDataset("train", _CAPTIONS)
     return tuple(pairs.describe(index)[1] for index in range(_CAPTIONS))
 
 
 def write_sentencepiece(file: Path) -> None:
-    """A unigram model in the convention of SigLIP's `c4_en`: 1 ends a text and fills it up, 2 is unknown."""
+    """Train a unigram model with the special ids of SigLIP's `c4_en`: 1 ends and pads a text, 2 is unknown."""
     import sentencepiece
 
-    # A word becomes a piece where it is part of several others, so each is said once more with a comma.
+    # A word becomes a piece only if it occurs in several contexts, so every word occurs with a comma as well.
     lines = (line for text in captions() for line in (text, text.replace(" ", ", ") + ","))
 
     with file.open("wb") as writer:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=lines,
             model_writer=writer,
-            vocab_size=_PIECES,
+            vocab_size=_MAX_PIECES,
             hard_vocab_limit=False,
             required_chars=string.ascii_lowercase,
             normalization_rule_name="identity",
@@ -47,7 +47,7 @@ def write_sentencepiece(file: Path) -> None:
 
 
 def write_merges(file: Path) -> None:
-    """Merges until every word of the world is one token, in the format of OpenAI's `bpe_simple_vocab_16e6.txt.gz`."""
+    """Learn merges until every word is one token; write them as OpenAI's `bpe_simple_vocab_16e6.txt.gz` has them."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(vocab_size=1024, end_of_word_suffix="</w>", show_progress=False)

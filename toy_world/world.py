@@ -1,4 +1,4 @@
-"""The world: coloured shapes on a plain ground, which of them are kept for testing, and what is true of a scene."""
+"""The world: coloured shapes on a dark ground, the kinds held out for testing, and the captions true of a scene."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLOURS: dict[str, Rgb] = {
     "grey": (140, 140, 140),
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "diamond")
-SIZES = {"small": 0.11, "medium": 0.16, "large": 0.22}  # radius, of the picture's side
+SIZES = {"small": 0.11, "medium": 0.16, "large": 0.22}  # radius, as a share of the side of the picture
 COUNTS = ("one", "two", "three", "four")
 RELATIONS = ("left of", "right of", "above", "below")
 PHRASINGS = ("{}", "{}", "a photo of {}", "a picture of {}", "an image of {}", "i can see {}", "there {be} {}")
@@ -40,14 +40,14 @@ HELD_OUT = frozenset(
 SEEN = tuple(kind for kind in KINDS if kind not in HELD_OUT)
 
 _SIZES_OF_SEVERAL = ("small", "medium")  # two large things would hardly fit
-_LATTICE = 8  # things lie on so many lines each way
-_GAP = 0.015  # between things, and to the border
-_GENERAL = 0.3  # of the captions leave colour or shape out
+_GRID_LINES = 8  # in each direction; centres of things lie where they cross
+_MIN_GAP = 0.015  # between things, and from a thing to the border, as a share of the side of the picture
+_GENERAL_SHARE = 0.3  # of the captions leave the colour or the shape out
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape; places and lengths are shares of the picture's side, from its top left."""
+    """One coloured shape. Positions and lengths are shares of the side of the picture; the origin is its top left."""
 
     colour: str
     shape: str
@@ -63,7 +63,7 @@ class Thing:
 
     @property
     def place(self) -> str | None:
-        """Where it is, if there are words for it."""
+        """Where in the picture it is, or None for a place without words."""
         across, down = self.x - 0.5, self.y - 0.5
         if max(abs(across), abs(down)) < 0.15:
             return "in the middle"
@@ -77,11 +77,11 @@ class Scene:
     """One thing, up to four of a kind, or two of different kinds, on a ground."""
 
     things: tuple[Thing, ...]
-    ground: tuple[Rgb, ...]  # nine shades, three by three, that run into each other
+    ground: tuple[Rgb, ...]  # 3 x 3 shades, between which the background is interpolated
 
 
 def relation(first: Thing, second: Thing) -> str | None:
-    """How the first lies to the second, if it is plain."""
+    """Return how the first lies to the second, or None where it is diagonal."""
     across, down = first.x - second.x, first.y - second.y
     if abs(across) > 1.5 * abs(down):
         return "left of" if across < 0 else "right of"
@@ -93,7 +93,7 @@ def relation(first: Thing, second: Thing) -> str | None:
 def draw_scene(
     random: Random, kinds: Sequence[Kind] = SEEN, form: Form | None = None, count: int | None = None
 ) -> Scene:
-    """A scene of things of these kinds; its form, and the count of a group, are drawn too unless given."""
+    """Draw a scene of things of these kinds. Its form, and the count of a group, are random unless given."""
     form = form or random.choices(("one", "group", "pair"), (6, 2, 2))[0]
     if form == "pair":
         chosen = random.sample(kinds, 2)
@@ -109,15 +109,17 @@ def draw_scene(
 
 
 def _scatter(random: Random, kinds: Sequence[Kind], sizes: Sequence[str]) -> list[Thing]:
-    """Things that neither touch each other nor leave the picture; none where they happened not to fit."""
+    """Place things that neither touch each other nor leave the picture. Returns an empty list if two are too close."""
     things: list[Thing] = []
     for (colour, shape), size in zip(kinds, sizes, strict=True):
         radius = SIZES[size]
         lines = [
-            line / _LATTICE for line in range(_LATTICE) if _GAP <= line / _LATTICE - radius <= 1 - 2 * radius - _GAP
+            line / _GRID_LINES
+            for line in range(_GRID_LINES)
+            if _MIN_GAP <= line / _GRID_LINES - radius <= 1 - 2 * radius - _MIN_GAP
         ]
         x, y = random.choice(lines), random.choice(lines)
-        if any(dist((x, y), (other.x, other.y)) < radius + other.radius + _GAP for other in things):
+        if any(dist((x, y), (other.x, other.y)) < radius + other.radius + _MIN_GAP for other in things):
             return []
         red, green, blue = (min(255, max(0, level + random.randint(-12, 12))) for level in COLOURS[colour])
         things.append(Thing(colour, shape, size, x, y, radius, (red, green, blue)))
@@ -125,7 +127,7 @@ def _scatter(random: Random, kinds: Sequence[Kind], sizes: Sequence[str]) -> lis
 
 
 def _ground(random: Random) -> tuple[Rgb, ...]:
-    """Nine shades of a dark colour, so that every thing is lighter than what is around it."""
+    """Draw nine shades of a dark colour, so that every thing is lighter than the ground."""
     base = colorsys.hsv_to_rgb(random.random(), random.uniform(0.2, 0.7), random.uniform(0.1, 0.25))
     return tuple(_shade(random, base) for _ in range(9))
 
@@ -137,15 +139,15 @@ def _shade(random: Random, base: tuple[float, float, float]) -> Rgb:
 
 
 def draw_caption(random: Random, scene: Scene) -> str:
-    """One of the true captions of a scene."""
+    """Draw one of the true captions of a scene."""
     exact, general = statements(scene)
-    statement = random.choice(general if general and random.random() < _GENERAL else exact)
+    statement = random.choice(general if general and random.random() < _GENERAL_SHARE else exact)
     be = "are" if statement.split()[0] in COUNTS[1:] else "is"
     return random.choice(PHRASINGS).format(statement, be=be)
 
 
 def statements(scene: Scene) -> tuple[list[str], list[str]]:
-    """What can be said of a scene: with colour and shape of everything, and with less."""
+    """Return what is true of a scene: exact statements with every colour and shape, and general ones."""
     first, *others = scene.things
     if not others:
         return _about_one(first)
@@ -154,8 +156,8 @@ def statements(scene: Scene) -> tuple[list[str], list[str]]:
     return _about_pair(first, others[0])
 
 
-def name(kind: Kind, count: int = 1) -> str:
-    """So many of a kind: "a red star", "two red stars"."""
+def describe_kind(kind: Kind, count: int = 1) -> str:
+    """Return the words for one or several of a kind: "a red star", "two red stars"."""
     return _article(" ".join(kind)) if count == 1 else f"{COUNTS[count - 1]} {_plural(' '.join(kind))}"
 
 
@@ -177,7 +179,7 @@ def _about_one(thing: Thing) -> tuple[list[str], list[str]]:
 
 def _about_group(thing: Thing, count: int) -> tuple[list[str], list[str]]:
     colour, shape = thing.kind
-    exact = [name(thing.kind, count), f"{COUNTS[count - 1]} {thing.size} {_plural(f'{colour} {shape}')}"]
+    exact = [describe_kind(thing.kind, count), f"{COUNTS[count - 1]} {thing.size} {_plural(f'{colour} {shape}')}"]
     return exact, [f"{COUNTS[count - 1]} {_plural(shape)}", f"{COUNTS[count - 1]} {colour} things"]
 
 
@@ -185,7 +187,8 @@ def _about_pair(first: Thing, second: Thing) -> tuple[list[str], list[str]]:
     exact, general = [], []
     relations = relation(first, second), relation(second, first)
     for here, there, lies in ((first, second, relations[0]), (second, first, relations[1])):
-        exact += [f"{name(here.kind)} {lies} {name(there.kind)}"] * 2 + [f"{name(here.kind)} and {name(there.kind)}"]
+        names = describe_kind(here.kind), describe_kind(there.kind)
+        exact += [f"{names[0]} {lies} {names[1]}"] * 2 + [f"{names[0]} and {names[1]}"]  # relations are twice as likely
         if here.shape != there.shape:
             general.append(f"{_article(here.shape)} {lies} {_article(there.shape)}")
         if here.colour != there.colour:

@@ -1,4 +1,4 @@
-"""Contrastive training: a trainer, its data, and what it measures."""
+"""Contrastive training: a trainer, its data, and the run behind `twinlens train`."""
 
 import lazy_loader
 

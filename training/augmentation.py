@@ -1,4 +1,4 @@
-"""Crops at random, the same for the same sample, epoch and seed in whatever process."""
+"""Random crops, which depend only on the generator that is given."""
 
 import math
 
@@ -7,11 +7,12 @@ from PIL import Image
 
 
 class RandomResizedCrop:
-    """A part of the image at random, which the image processor then resizes, as it does whole images.
+    """Cuts a random part out of an image, which the image processor then resizes like a whole image.
 
-    `scale` bounds the share of the image's area, open_clip's by default, `ratio` width over height, drawn evenly on a
-    logarithmic scale. As in torchvision, ten draws that do not fit make way for the largest middle part within `ratio`.
-    `flip` is how likely left and right change places, which captions may contradict.
+    `scale` holds the smallest and largest share of the area (open_clip's by default), `ratio` the smallest and largest
+    width / height, drawn uniformly on a logarithmic scale. As in torchvision, if ten draws do not fit into the image,
+    the largest centred part within `ratio` is taken. `flip` is the probability to mirror the image, which can make
+    captions wrong.
     """
 
     def __init__(
@@ -30,12 +31,12 @@ class RandomResizedCrop:
         self.scale, self.ratio, self.flip = scale, ratio, flip
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
-        part = image.crop(self.box(image.height, image.width, generator))
+        part = image.crop(self.draw_box(image.height, image.width, generator))
         flipped = torch.rand((), generator=generator).item() < self.flip
         return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else part
 
-    def box(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of a part of an image of this size, in pixels."""
+    def draw_box(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Draw the left, top, right and bottom of a part of an image of this size, in pixels."""
         for share, across, x, y in torch.rand(10, 4, generator=generator).tolist():
             area = height * width * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
             low, high = math.log(self.ratio[0]), math.log(self.ratio[1])

@@ -1,6 +1,6 @@
-"""The README.md of a trained folder, and the curves in it."""
+"""The model card (README.md) of a trained folder, and the curves in it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ Every number is in `training.json`. Versions: {versions}.
 """
 
 
-def training_card(report: dict[str, Any], model_type: str, changed: dict[str, Any]) -> str:
-    """YAML metadata, origin, usage, curves, the last metrics, the settings that were `changed`, and versions."""
+def training_card(report: Mapping[str, Any], model_type: str, changed: Mapping[str, Any]) -> str:
+    """Return the card: metadata, origin, usage, curves, last metrics, the settings in `changed`, and versions."""
     plan = report["plan"]
     start = f"`{Path(plan['model']).name}`"
     metadata = ModelCardData(
@@ -60,13 +60,13 @@ def training_card(report: dict[str, Any], model_type: str, changed: dict[str, An
         processes=report["processes"],
         process_word="process" if report["processes"] == 1 else "processes",
         minutes=report["seconds"] / 60,
-        metrics=_metrics(report["metrics"]),
+        metrics=_metrics_table(report["metrics"]),
         settings="\n".join(f"- `{name}`: {value}" for name, value in changed.items()),
         versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     )
 
 
-def _metrics(metrics: dict[str, Any]) -> str:
+def _metrics_table(metrics: Mapping[str, float]) -> str:
     rows = {
         name.removeprefix("eval_").replace("_", " "): value
         for name, value in metrics.items()
@@ -78,16 +78,14 @@ def _metrics(metrics: dict[str, Any]) -> str:
     return f"| measured at the end | |\n|---|---:|\n{table}\n\n"
 
 
-def draw_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw the loss, and below it what evaluations measured, over updates."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"Curves need matplotlib ({error}): pip install 'twinlens[train]'.") from error
-    curves: dict[str, list[tuple[int, float]]] = {}
+def draw_curves(history: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draw the loss over the updates, and below it the metrics of the evaluations. Needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    curves: dict[str, list[tuple[int, float]]] = {}  # name -> updates and values
     for entry in history:
         for name, value in entry.items():
-            if name in ("loss", "eval_loss") or name[-11:] == "recall_at_1" or name.endswith("accuracy"):
+            if name in ("loss", "eval_loss") or name.endswith(("recall_at_1", "accuracy")):
                 curves.setdefault(name, []).append((entry["step"], value))
     shares = [name for name in curves if "loss" not in name]
     figure = Figure(figsize=(7, 5.5 if shares else 3), layout="constrained")

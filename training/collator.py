@@ -1,9 +1,8 @@
-"""From samples to the tensors that a model trains on."""
+"""Batches: from samples to the tensors that a model trains on."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +12,16 @@ from ..processing import DualEncoderProcessor
 from ..processing.image_input import open_image, to_levels
 from ..processing.image_steps import to_pil
 from .augmentation import RandomResizedCrop
-from .streams import checked_text
+from .streams import Sample, check_caption
 
-CHUNK = 64  # images that exist whole at a time, for a batch may have thousands
+IMAGES_PER_CHUNK = 64  # decoded at the same time; a batch can have thousands
 
 
 class ContrastiveCollator:
-    """Makes batches of samples (`sources`): pixels and tokens as the processor makes them, of random parts of images.
+    """Makes a batch of samples: the processor's pixels, after random crops with `augmentation`, and its tokens.
 
-    What is random depends on `seed`, the epoch and the sample's index alone: not on workers, nor on what came before.
+    Random crops and captions depend only on `seed`, the epoch and the index of the sample, not on workers or on what
+    was drawn before. Raises ValueError for a processor without a tokenizer.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class ContrastiveCollator:
         if processor.tokenizer is None:
             raise ValueError("Expected a processor with a tokenizer, got one that takes images only.")
         self.processor, self.augmentation, self.seed = processor, augmentation, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # for workers that outlive an epoch
-        # A part takes the place of the whole: it is resized to all of the model's square, of which nothing is cut off.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with workers, which outlive an epoch
+        # A random crop is resized to the size of the model at once; a centre crop would cut off parts of it again.
         images = processor.image_processor
         crop = images.crop_size if images.do_center_crop else None
         self._settings = {"size": dict(crop), "do_center_crop": False} if augmentation and crop else {}
 
     def for_evaluation(self) -> "ContrastiveCollator":
-        """One that takes whole images, and always the same of several captions."""
+        """Return a collator that takes whole images, and of several captions always the same one."""
         return ContrastiveCollator(self.processor, seed=self.seed)
 
     @property
@@ -45,34 +45,34 @@ class ContrastiveCollator:
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other parts from now on."""
+        """Set the epoch, on which random crops and captions depend."""
         self._epoch.fill_(epoch)
 
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """`pixel_values` (batch, channels, height, width), `input_ids` (batch, length) and what else the model takes.
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """Return `pixel_values` (batch, channels, height, width), `input_ids` (batch, length) and other model inputs.
 
-        `image_ids` (batch,) tells equal images where samples have an `image_id`.
+        If all samples have an `image_id`, `image_ids` (batch,) holds them: equal images have equal ids.
         """
         generators = [self._generator(sample["index"]) for sample in samples]
-        batch = dict(self.processor(text=list(map(_drawn_text, samples, generators))))
+        batch = dict(self.processor(text=list(map(_draw_caption, samples, generators))))
         if self.augmentation is None:
             batch |= self.processor.image_processor([sample["image"] for sample in samples])
         else:
-            chunks = [slice(start, start + CHUNK) for start in range(0, len(samples), CHUNK)]
+            chunks = [slice(start, start + IMAGES_PER_CHUNK) for start in range(0, len(samples), IMAGES_PER_CHUNK)]
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # as many as the image processor has
-                pixels = [self._parts(samples[chunk], generators[chunk], pool) for chunk in chunks]
-            batch |= {name: torch.cat([part[name] for part in pixels]) for name in pixels[0]}
+                pixels = [self._crop_and_resize(samples[chunk], generators[chunk], pool) for chunk in chunks]
+            batch |= {name: torch.cat([chunk[name] for chunk in pixels]) for name in pixels[0]}
         if all("image_id" in sample for sample in samples):
             batch["image_ids"] = torch.tensor([sample["image_id"] for sample in samples])
         return batch
 
-    def _parts(
-        self, samples: Sequence[dict[str, Any]], generators: Sequence[torch.Generator], pool: ThreadPoolExecutor
+    def _crop_and_resize(
+        self, samples: Sequence[Sample], generators: Sequence[torch.Generator], pool: ThreadPoolExecutor
     ) -> dict[str, torch.Tensor]:
-        images = list(pool.map(self._part, samples, generators))
+        images = list(pool.map(self._open_and_crop, samples, generators))
         return self.processor.image_processor(images, **self._settings)
 
-    def _part(self, sample: dict[str, Any], generator: torch.Generator) -> Image.Image:
+    def _open_and_crop(self, sample: Sample, generator: torch.Generator) -> Image.Image:
         image = sample["image"]
         try:
             if isinstance(image, np.ndarray | torch.Tensor):
@@ -88,9 +88,9 @@ class ContrastiveCollator:
         return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
 
 
-def _drawn_text(sample: dict[str, Any], generator: torch.Generator) -> str:
+def _draw_caption(sample: Sample, generator: torch.Generator) -> str:
     try:
-        text = checked_text(sample["text"])
+        text = check_caption(sample["text"])
     except ValueError as error:
         raise ValueError(f"sample {sample['index']}: {error}") from error
     return text if isinstance(text, str) else text[int(torch.randint(len(text), (), generator=generator))]

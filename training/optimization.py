@@ -1,34 +1,37 @@
-"""Which parameters learn, how fast, and with how much weight decay."""
+"""Which parameters are trained, at which learning rate, and with how much weight decay."""
 
 import re
 import warnings
 from collections import defaultdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from ..modeling import DualEncoderModel
 
-Part = Literal["image", "text"]
-_PARTS = {"image": r"(vision_model|visual_projection)\.", "text": r"(text_model|text_projection)\."}
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TowerName = Literal["image", "text"]
+_TOWERS = {"image": r"(vision_model|visual_projection)\.", "text": r"(text_model|text_projection)\."}
 _LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(vision|text)_model\.(embeddings|pre_layrnorm)\.")
 
 
-def freeze(model: DualEncoderModel, part: Part) -> None:
-    """Lock one tower and its projection, for LiT (arXiv:2111.07991): what it embeds stays as it is."""
-    if part not in _PARTS:
-        raise ValueError(f"Expected a part to freeze out of {', '.join(_PARTS)}, got {part!r}.")
+def freeze(model: DualEncoderModel, tower: TowerName) -> None:
+    """Freeze a tower and its projection, so that its embeddings do not change (LiT, arXiv:2111.07991)."""
+    if tower not in _TOWERS:
+        raise ValueError(f"Expected a tower to freeze out of {', '.join(_TOWERS)}, got {tower!r}.")
     for name, parameter in model.named_parameters():
-        if re.match(_PARTS[part], name):
+        if re.match(_TOWERS[tower], name):
             parameter.requires_grad_(False)
 
 
-def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dropout: float = 0.0) -> Any:
-    """The model as a `peft.PeftModel` that trains low-rank updates of every linear layer of the encoders, and no more.
+def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dropout: float = 0.0) -> "PeftModel":
+    """Return a `peft.PeftModel` that trains only low-rank updates of the linear layers of the encoders and the head.
 
     The updates are scaled by alpha / rank; `alpha` is twice the rank unless given. `merge_and_unload()` of the result
-    gives the model back, changed. Raises ImportError where peft is missing.
+    returns the model with the updates added to its weights. Raises ImportError if peft is missing.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -39,22 +42,22 @@ def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dr
     targets = r".*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
     settings = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=targets)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers a question by its old name
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 uses a deprecated name of transformers
         return get_peft_model(model, settings)
 
 
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups of the trainable parameters for an optimizer.
+    """Return the trainable parameters in groups for an optimizer.
 
-    Weights of two or more dimensions decay; norms, biases, the scale and the bias of the logits do not. The learning
-    rate falls by `layer_decay` from layer to layer on the way down from the heads to the embeddings of each tower.
+    Weights of two or more dimensions decay; norms, biases, and the scale and bias of the logits do not. The learning
+    rate is multiplied by `layer_decay` at each layer from the heads down to the embeddings of a tower.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not names:
         raise ValueError("No parameter is trainable: both towers and the logit scale are frozen.")
-    depth: dict[str, int] = defaultdict(int)
+    depth: dict[str, int] = defaultdict(int)  # layers of each tower
     for name, _ in model.named_parameters():
         if layer := _LAYER.search(name):
             depth[layer[1]] = max(depth[layer[1]], int(layer[2]) + 1)

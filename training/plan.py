@@ -1,103 +1,152 @@
-"""The settings of a training run: the command line's options and the names in a YAML file, said once."""
+"""The settings of a training run, which are the options of `twinlens train` and the names in its YAML file."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+REQUIRED = ("model", "data", "output")
 _PATHS = ("model", "data", "eval_data", "zero_shot", "tokenizer")
 
 
-def _option(help: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": help})
+def _setting(help: str, default: Any = None, *, minimum: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "minimum": minimum})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """The settings of a run; the command line's options, and the names in a YAML file, are these fields."""
+    """The settings of a training run. Raises ValueError for a value that no run can have."""
 
-    model: str = _option("What to start from: a folder, a Hub id or an official file.", default="")
-    data: str = _option(
-        "Pairs: a folder, a .csv, .tsv or .jsonl file, a data set of the Hub, or tars such as 'shards-{000..009}.tar'.",
-        default="",
+    model: str = _setting("The model to start from: a folder, a Hub id or an official checkpoint file.", "")
+    data: str = _setting(
+        "The pairs of images and captions: a folder, a .csv, .tsv or .jsonl file, a data set on the Hub, or tars such "
+        "as 'shards-{000..009}.tar'.",
+        "",
     )
-    output: str = _option("The folder to write.", default="")
-    eval_data: str | None = _option("Pairs to measure retrieval on, as for DATA.")
-    zero_shot: str | None = _option("Images in one folder for each class, to measure accuracy on as well.")
-    template: str = _option("The sentence around the name of such a class.", default="a photo of a {}.")
-    split: str = _option("The split of a data set to train on.", default="train")
-    eval_split: str = _option("The split of EVAL_DATA, where that is a data set.", default="test")
-    streaming: bool = _option("Read a data set of the Hub while training, without downloading it first.", default=False)
-    skip_corrupt: bool = _option("Train on the next pair where one cannot be read, and count it.", default=False)
-    image_column: str | None = _option("The column with images, where a source has several.")
-    text_column: str | None = _option("The column with captions, where a source has several.")
-    tokenizer: str | None = _option("The vocabulary, where MODEL has none, as for convert.")
-    from_scratch: bool = _option("Take the geometry of MODEL, not its weights.", default=False)
-    freeze: Literal["image", "text"] | None = _option("Lock one tower (LiT).")
-    lora_rank: int | None = _option("Train low-rank updates of this rank only; they are merged at the end.")
-    epochs: float = _option("Passes over the data.", default=1.0)
-    steps: int | None = _option("Updates, instead of epochs; streamed data needs it.")
-    batch_size: int = _option("Pairs in one update and process.", default=64)
-    gradient_cache_size: int | None = _option("Embed so many pairs at a time: memory follows this, not the batch.")
-    learning_rate: float = _option("At its peak; it falls along a cosine.", default=1e-5)
-    warmup: float = _option("Share of the run, below 1, or number of updates before the peak.", default=0.05)
-    weight_decay: float = _option("Of weights; norms, biases and the logits' scale have none.", default=0.1)
-    layer_decay: float = _option("Factor of the learning rate from each layer to the one below.", default=1.0)
-    adam_beta2: float = _option("Of AdamW.", default=0.98)
-    min_crop_area: float = _option("Smallest share of an image that a random crop keeps; 1 crops nothing.", default=0.9)
-    bf16: bool = _option("Compute in bfloat16; weights and loss stay float32.", default=False)
-    seed: int = _option("Of first weights, order and crops.", default=0)
-    workers: int = _option("Processes that read data; 0 reads in this one.", default=0)
-    log_steps: int = _option("Updates between two points of the curves.", default=10)
-    eval_steps: int | None = _option("Updates between two evaluations; an epoch unless given.")
-    save_steps: int | None = _option("Updates between two checkpoints; an epoch unless given.")
-    resume: bool = _option("Go on from the last checkpoint of an interrupted run in OUTPUT.", default=False)
+    output: str = _setting("The folder to write.", "")
+    eval_data: str | None = _setting("The pairs to measure retrieval on, in any form that DATA can have.")
+    zero_shot: str | None = _setting(
+        "A folder with one folder of images for each class, to measure zero-shot accuracy on as well."
+    )
+    template: str = _setting("The sentence around the name of a class; {} stands for the name.", "a photo of a {}.")
+    split: str = _setting("The split to train on, if DATA is a data set.", "train")
+    eval_split: str = _setting("The split to measure on, if EVAL_DATA is a data set.", "test")
+    streaming: bool = _setting("Read a data set on the Hub while training, without downloading it first.", False)
+    skip_corrupt: bool = _setting(
+        "Replace a pair that cannot be read by the next one, and count it; otherwise it ends the run.", False
+    )
+    image_column: str | None = _setting("The column that holds the images, if its name is not a usual one.")
+    text_column: str | None = _setting("The column that holds the captions, if its name is not a usual one.")
+    tokenizer: str | None = _setting("The vocabulary, if MODEL has none: a file or folder as for `twinlens convert`.")
+    from_scratch: bool = _setting("Start from random weights; only the geometry of MODEL is used.", False)
+    freeze: Literal["image", "text"] | None = _setting("The tower to freeze, with its projection (LiT).")
+    lora_rank: int | None = _setting(
+        "Train only low-rank updates (LoRA) of this rank, which are merged into the weights at the end.", minimum=1
+    )
+    epochs: float = _setting("The number of passes over the data.", 1.0, minimum=0)
+    steps: int | None = _setting("The number of updates, instead of epochs; streamed data needs it.", minimum=1)
+    batch_size: int = _setting("The number of pairs in one update of one process.", 64, minimum=1)
+    gradient_cache_size: int | None = _setting(
+        "The number of pairs that are embedded at a time; the memory needed then depends on it, not on the batch size.",
+        minimum=1,
+    )
+    learning_rate: float = _setting("The highest learning rate, from which it falls along a cosine.", 1e-5, minimum=0)
+    warmup: float = _setting(
+        "How long the learning rate rises first: below 1 a share of the run, from 1 on a number of updates.",
+        0.05,
+        minimum=0,
+    )
+    weight_decay: float = _setting(
+        "The weight decay of AdamW; norms, biases, and the scale and bias of the logits have none.", 0.1, minimum=0
+    )
+    layer_decay: float = _setting(
+        "The factor by which the learning rate falls from each layer to the layer below it.", 1.0
+    )
+    adam_beta2: float = _setting("The second beta of AdamW.", 0.98, minimum=0)
+    min_crop_area: float = _setting("The smallest share of an image that a random crop keeps; 1 crops nothing.", 0.9)
+    bf16: bool = _setting("Compute in bfloat16; the weights and the loss stay float32.", False)
+    seed: int = _setting("The seed of random weights, of the order of the pairs, and of random crops.", 0, minimum=0)
+    workers: int = _setting("The number of processes that read data; 0 reads in the training process.", 0, minimum=0)
+    log_steps: int = _setting("The number of updates between two points of the curves.", 10, minimum=1)
+    eval_steps: int | None = _setting("The number of updates between two evaluations; by default an epoch.", minimum=1)
+    save_steps: int | None = _setting("The number of updates between two checkpoints; by default an epoch.", minimum=1)
+    resume: bool = _setting("Continue from the last checkpoint of an interrupted run in OUTPUT.", False)
 
     def __post_init__(self) -> None:
-        if missing := [name for name in ("model", "data", "output") if not getattr(self, name)]:
-            raise ValueError(f"A training run needs {', '.join(missing)}; give it as an argument or in the YAML file.")
+        if missing := [name for name in REQUIRED if not getattr(self, name)]:
+            raise ValueError(f"A training run needs {', '.join(missing)}: give it as an argument or in the YAML file.")
+        types = get_type_hints(type(self))
+        for item in fields(self):
+            value, minimum = getattr(self, item.name), item.metadata["minimum"]
+            _check_type(item.name, value, types[item.name])
+            if minimum is not None and value is not None and not value >= minimum:
+                raise ValueError(f"{item.name} must be at least {minimum}, got {value}.")
         if self.zero_shot and not self.eval_data:
             raise ValueError("zero_shot is measured along with eval_data, which is missing.")
         if self.streaming and Path(self.data).exists():
-            raise ValueError(f"streaming is for data sets of the Hub, and {self.data} is here: leave it out.")
-        if not 0 < self.min_crop_area <= 1:
-            raise ValueError(f"min_crop_area must be in (0, 1], got {self.min_crop_area}.")
+            raise ValueError(f"streaming is for data sets on the Hub, and {self.data} is here: leave it out.")
+        for name in ("layer_decay", "min_crop_area"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}.")
         if "{}" not in self.template:
             raise ValueError(f"Expected a template with {{}} where the class goes, got {self.template!r}.")
 
     def changed(self) -> dict[str, Any]:
-        """The settings that are not defaults; of paths only their names, for whoever reads this is elsewhere."""
+        """Return the settings that are not defaults. Of a path only the name is kept: its folder is private."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("output", "resume")}
         defaults = {item.name: item.default for item in fields(self)}
         return {
-            name: Path(value).name if name in _PATHS else value
+            name: Path(value).name if value and name in _PATHS else value
             for name, value in values.items()
             if value != defaults[name]
         }
 
     @classmethod
-    def read(cls, file: str | Path | None, given: Mapping[str, Any]) -> "TrainingPlan":
-        """Build it from a YAML file and what is given beside it, which wins. Raises ValueError for unknown names."""
-        import yaml  # not for `twinlens --help`
+    def read(cls, file: str | Path | None, on_command_line: Mapping[str, Any]) -> "TrainingPlan":
+        """Build a plan from a YAML file, if there is one, and from the command line, whose values win.
 
-        settings: Any = {}
-        if file is not None:
-            try:
-                settings = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ValueError(f"{file} is not YAML: {error}") from error
-            if not isinstance(settings, dict):
-                raise ValueError(f"Expected names and values in {file}, such as `batch_size: 64`, got {settings!r}.")
-        known = {item.name: item for item in fields(cls)}
-        if unknown := [str(name) for name in settings if name not in known]:
-            raise ValueError(f"{file} has settings without a meaning: {', '.join(unknown)}. Known: {', '.join(known)}.")
-        for name, value in settings.items():
-            default = known[name].default
-            if isinstance(default, float) and isinstance(value, str | int) and not isinstance(value, bool):
-                try:
-                    settings[name] = float(value)  # YAML reads 1e-5 as text
-                except ValueError as error:
-                    raise ValueError(f"Expected a number for {name} in {file}, got {value!r}.") from error
-            elif default is not None and not isinstance(value, type(default)):
-                raise ValueError(f"Expected a {type(default).__name__} for {name} in {file}, got {value!r}.")
-        return cls(**{**settings, **given})
+        Raises ValueError for a file that is not YAML, an unknown name, or a value of the wrong type.
+        """
+        return cls(**{**(_read_yaml(Path(file)) if file is not None else {}), **on_command_line})
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """Return the settings in a YAML file. Text such as `1e-5`, which YAML takes for no number, becomes one if due."""
+    import yaml  # not at the top: `twinlens --help` would wait for it
+
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
+    settings = {} if settings is None else settings  # an empty file
+    if not isinstance(settings, dict):
+        raise ValueError(f"Expected names and values in {file}, such as `batch_size: 64`, got {settings!r}.")
+    types = get_type_hints(TrainingPlan)
+    if unknown := [str(name) for name in settings if name not in types]:
+        raise ValueError(f"{file} has unknown settings: {', '.join(unknown)}. Known are {', '.join(types)}.")
+    for name, value in settings.items():
+        if types[name] is float and isinstance(value, str):
+            with suppress(ValueError):  # the plan refuses it, and says what it expected
+                settings[name] = float(value)
+    return settings
+
+
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "nothing"}
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    """Raise ValueError unless `value` has one of the types of an annotation such as `int | None` or `Literal[...]`."""
+    expected: list[str] = []
+    for allowed in (annotation,) if isinstance(annotation, type) else get_args(annotation):
+        if get_origin(allowed) is Literal:
+            if value in get_args(allowed):
+                return
+            expected += map(repr, get_args(allowed))
+        else:
+            accepted = (float, int) if allowed is float else allowed
+            if isinstance(value, accepted) and (allowed is bool or not isinstance(value, bool)):  # a bool is an int
+                return
+            expected.append(_TYPE_NAMES[allowed])
+    raise ValueError(f"{name} must be {' or '.join(expected)}, got {value!r}.")

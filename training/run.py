@@ -5,51 +5,58 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, set_seed
 from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import get_last_checkpoint
 
+from .._version import __version__
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from .augmentation import RandomResizedCrop
 from .card import draw_curves, training_card
 from .collator import ContrastiveCollator
-from .memory import Estimate, estimate_memory
+from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
-from .sources import Stream, image_classes, load_pairs
+from .sources import PairDataset, Stream, image_classes, load_pairs
 from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask
 
-WORK = ".training"  # in the output folder; hidden, so that `twinlens push` leaves it here
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+WORK_FOLDER = ".training"  # in the output folder; hidden, so that `twinlens push` does not upload it
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run leaves behind."""
+    """What a training run returns."""
 
     folder: Path
-    metrics: dict[str, float]  # the last evaluation; empty without eval_data
+    metrics: dict[str, float]  # of the last evaluation; empty without eval_data
     updates: int
-    is_main_process: bool  # the one of several that wrote it, and should speak
+    is_main_process: bool  # the one of several processes that wrote the folder, and should print
 
 
 def train(plan: TrainingPlan) -> TrainingResult:
     """Train as planned and write a Hub folder: weights, processor, a card with the curves, and `training.json`.
 
     Checkpoints and TensorBoard's logs are kept in `.training` inside it. Under `accelerate launch` every process calls
-    this. Raises FileExistsError where the output holds something else, ValueError for a plan that cannot be run.
+    this. Raises FileExistsError for an output that holds something else, ImportError for a missing package, and
+    ValueError for a plan that cannot be run, all of them before training starts.
     """
+    _check_packages()
     output = Path(plan.output).expanduser().resolve()
-    checkpoint = _checkpoint(output, plan.resume)
+    checkpoint = _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
-    trainer = build_trainer(plan, model, processor, output / WORK)
+    trainer = build_trainer(plan, model, processor, output / WORK_FOLDER)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
@@ -61,22 +68,30 @@ def train(plan: TrainingPlan) -> TrainingResult:
     return TrainingResult(output, metrics, trainer.state.global_step, is_main)
 
 
-def dry_run(plan: TrainingPlan) -> Estimate:
-    """Load everything, run one pair, and say what the run would take; nothing is written."""
-    _checkpoint(Path(plan.output).expanduser().resolve(), plan.resume)
+def dry_run(plan: TrainingPlan) -> MemoryEstimate:
+    """Load everything, run one pair, and return the memory that the run would need; nothing is written."""
+    _find_checkpoint(Path(plan.output).expanduser().resolve(), plan.resume)
     model, processor = load(plan)
-    collator = _collator(plan, processor)
-    sample = next(iter(_training_pairs(plan)))
+    collator = _build_collator(plan, processor)
+    sample = next(iter(_load_training_pairs(plan)))
     return estimate_memory(
         model, collator([sample]), batch_size=plan.batch_size, slice_size=plan.gradient_cache_size, bf16=plan.bf16
     )
 
 
-def load(plan: TrainingPlan) -> tuple[Any, DualEncoderProcessor]:
-    """The model as it is to be trained, and its processor."""
+def _check_packages() -> None:
+    """Raise ImportError unless the packages are installed that only logs and the card need, at the end of a run."""
+    if not is_tensorboard_available():
+        raise ImportError("Logs need tensorboardX or tensorboard: pip install 'twinlens[train]'.")
+    if find_spec("matplotlib") is None:
+        raise ImportError("The curves in the model card need matplotlib: pip install 'twinlens[train]'.")
+
+
+def load(plan: TrainingPlan) -> "tuple[DualEncoderModel | PeftModel, DualEncoderProcessor]":
+    """Return the model with the parts frozen that are not to be trained, or with LoRA around it, and its processor."""
     set_seed(plan.seed)
-    chosen = {"tokenizer": plan.tokenizer} if plan.tokenizer else {}
-    processor = DualEncoderProcessor.from_pretrained(plan.model, **chosen)
+    vocabulary = {"tokenizer": plan.tokenizer} if plan.tokenizer else {}
+    processor = DualEncoderProcessor.from_pretrained(plan.model, **vocabulary)
     if processor.tokenizer is None:
         raise ValueError(f"{plan.model} has no vocabulary, so captions cannot be read: give one with --tokenizer.")
     model = DualEncoderModel.from_pretrained(plan.model, dtype=torch.float32)
@@ -87,14 +102,14 @@ def load(plan: TrainingPlan) -> tuple[Any, DualEncoderProcessor]:
     return (add_lora(model, plan.lora_rank) if plan.lora_rank else model), processor
 
 
-def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcessor, folder: Path) -> ContrastiveTrainer:
-    """The trainer of a plan, which keeps checkpoints and TensorBoard's logs in `folder`."""
-    if not is_tensorboard_available():
-        raise ImportError("Logs need tensorboardX or tensorboard: pip install 'twinlens[train]'.")
+def build_trainer(
+    plan: TrainingPlan, model: "DualEncoderModel | PeftModel", processor: DualEncoderProcessor, folder: Path
+) -> ContrastiveTrainer:
+    """Return the trainer of a plan, which keeps checkpoints and TensorBoard's logs in `folder`."""
     arguments = ContrastiveTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=plan.epochs,
-        max_steps=plan.steps or -1,
+        max_steps=-1 if plan.steps is None else plan.steps,
         per_device_train_batch_size=plan.batch_size,
         per_device_eval_batch_size=plan.gradient_cache_size or plan.batch_size,
         gradient_cache_size=plan.gradient_cache_size,
@@ -112,24 +127,32 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
         eval_strategy="no" if not plan.eval_data else "steps" if plan.eval_steps else "epoch",
         eval_steps=plan.eval_steps,
         save_strategy="steps" if plan.save_steps else "epoch",
-        save_steps=plan.save_steps or 500,
+        save_steps=plan.save_steps or 500,  # a number is expected even where it is not used
         save_total_limit=2,
         disable_tqdm=not sys.stderr.isatty(),
         report_to="tensorboard",
     )
-    data = _training_pairs(plan)
-    if isinstance(data, Stream) and not plan.steps:
+    pairs = _load_training_pairs(plan)
+    if isinstance(pairs, Stream) and plan.steps is None:
         raise ValueError(f"{plan.data} is a stream, whose epochs have no known length: say how many --steps.")
-    zero_shot = None
+    eval_pairs, zero_shot = None, None
+    if plan.eval_data:
+        eval_pairs = load_pairs(
+            plan.eval_data,
+            image_column=plan.image_column,
+            text_column=plan.text_column,
+            split=plan.eval_split,
+            repeat=False,
+        )
     if plan.zero_shot:
         images, names = image_classes(plan.zero_shot)
         zero_shot = ZeroShotTask(images, [[plan.template.replace("{}", name)] for name in names])
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
-        train_dataset=data,
-        eval_dataset=_evaluation_pairs(plan) if plan.eval_data else None,
-        data_collator=_collator(plan, processor),
+        train_dataset=pairs,
+        eval_dataset=eval_pairs,
+        data_collator=_build_collator(plan, processor),
         processing_class=processor,
         zero_shot=zero_shot,
     )
@@ -137,7 +160,7 @@ def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcesso
     return trainer
 
 
-def _training_pairs(plan: TrainingPlan) -> Dataset[Any]:
+def _load_training_pairs(plan: TrainingPlan) -> PairDataset:
     return load_pairs(
         plan.data,
         image_column=plan.image_column,
@@ -149,28 +172,18 @@ def _training_pairs(plan: TrainingPlan) -> Dataset[Any]:
     )
 
 
-def _evaluation_pairs(plan: TrainingPlan) -> Dataset[Any]:
-    return load_pairs(
-        plan.eval_data,
-        image_column=plan.image_column,
-        text_column=plan.text_column,
-        split=plan.eval_split,
-        repeat=False,
-    )
-
-
-def _collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> ContrastiveCollator:
+def _build_collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> ContrastiveCollator:
     crop = RandomResizedCrop(scale=(plan.min_crop_area, 1.0)) if plan.min_crop_area < 1 else None
     return ContrastiveCollator(processor, augmentation=crop, seed=plan.seed)
 
 
-def _checkpoint(output: Path, resume: bool) -> str | None:
-    """Where to go on from; None to start afresh, for which the output must not hold anything."""
+def _find_checkpoint(output: Path, resume: bool) -> str | None:
+    """Return the checkpoint to resume from, or None to start afresh, for which the output must not hold anything."""
     if resume:
-        found = get_last_checkpoint(str(output / WORK)) if (output / WORK).is_dir() else None
-        if found is None:
+        checkpoint = get_last_checkpoint(str(output / WORK_FOLDER)) if (output / WORK_FOLDER).is_dir() else None
+        if checkpoint is None:
             raise FileNotFoundError(f"{output} has no checkpoint to resume from. Leave out --resume to start afresh.")
-        return found
+        return checkpoint
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty. Choose another folder, or --resume the run that is in it.")
     return None
@@ -189,17 +202,20 @@ def _save(
         model = model.merge_and_unload()
     model.save_pretrained(output)
     processor.save_pretrained(output)
-    history = [_finite(entry) for entry in trainer.state.log_history]
+    history = [_json_numbers(entry) for entry in trainer.state.log_history]
     report = {
         "plan": asdict(plan),
         "updates": trainer.state.global_step,
         "processes": trainer.args.world_size,
         "seconds": round(seconds, 1),
-        "metrics": _finite(metrics),
-        "skipped": getattr(trainer.train_dataset, "skipped", 0),  # damaged samples of a stream
+        "metrics": _json_numbers(metrics),
+        "skipped": getattr(trainer.train_dataset, "skipped", 0),  # pairs that could not be read
         "history": history,
-        "versions": {name: version(name) for name in ("twinlens", "torch", "transformers", "accelerate")}
-        | {"python": platform.python_version()},
+        "versions": {
+            "twinlens": __version__,
+            **{name: version(name) for name in ("torch", "transformers", "accelerate")},
+            "python": platform.python_version(),
+        },
     }
     (output / "training.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     draw_curves(history, output / "training_curves.png")
@@ -207,8 +223,8 @@ def _save(
     (output / "README.md").write_text(card, encoding="utf-8")
 
 
-def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    """Numbers that JSON has: one that is not finite becomes None."""
+def _json_numbers(entry: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the numbers with None for those that are not finite, which JSON does not have."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in entry.items()
     }

@@ -1,8 +1,6 @@
-"""Pairs of images and captions from where people keep them, as samples of one form.
+"""Pairs of images and captions from folders, tables, tars and data sets, all as samples of one form (`Sample`).
 
-A sample is {"image": what an image processor takes, "text": a caption or several, "index": its number in an epoch, and
-"image_id" where images can have several captions}. Images are decoded later, but for streams and with `skip_corrupt`,
-which leave out what is damaged.
+Images are decoded later, by the collator. Streams and `SkipUnreadable` decode them at once, to leave out damaged ones.
 """
 
 import csv
@@ -11,26 +9,46 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from ..processing.image_input import open_image
-from .streams import DAMAGE, HubStream, Sample, SkipCount, Stream, TarPairs, checked_text, stored_image
+from .streams import (
+    UNREADABLE,
+    Caption,
+    HubStream,
+    Sample,
+    SkipCounter,
+    Stream,
+    TarStream,
+    check_caption,
+    undecoded_image,
+)
 
-__all__ = ["LabelledImages", "Pairs", "SoundPairs", "Stream", "TablePairs", "image_classes", "load_pairs"]
+if TYPE_CHECKING:
+    import datasets
+
+    DatasetOfDatasets: TypeAlias = (
+        datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict | datasets.IterableDatasetDict
+    )
+
+__all__ = ["ColumnPairs", "FilePairs", "LabelledImages", "SkipUnreadable", "Stream", "image_classes", "load_pairs"]
 
 logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filepath", "path", "jpg", "png", "url")
 TEXT_COLUMNS = ("text", "caption", "captions", "sentence", "sentences", "title", "txt")
-TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None}
-TARS = (".tar", ".tar.gz", ".tgz")
+TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None}
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+PairDataset: TypeAlias = "FilePairs | ColumnPairs | SkipUnreadable | Stream"
+Columns = tuple[str | None, str | None]  # the names of the image column and the text column, where the caller gave them
 
 
 def load_pairs(
-    source: Any,
+    source: "str | os.PathLike[str] | DatasetOfDatasets",
     *,
     image_column: str | None = None,
     text_column: str | None = None,
@@ -39,27 +57,35 @@ def load_pairs(
     seed: int = 0,
     repeat: bool = True,
     skip_corrupt: bool = False,
-) -> Dataset[Sample]:
-    """Pairs of a folder, a table, tars, or a data set of `datasets`.
+) -> PairDataset:
+    """Return the pairs in a folder, a table, tars, or a data set of the library `datasets`.
 
-    A folder holds `metadata.csv` or `metadata.jsonl` with `file_name` and `text`, or images each with a `.txt` of the
-    same name, a caption a line, or is what `save_to_disk` wrote. A table is a `.csv`, `.tsv` or `.jsonl` file with
-    paths relative to itself. Tars are named with braces, `shards-{000..009}.tar`, and stream, as does an
-    `IterableDataset` of `datasets`, and one of the Hub with `streaming`: shuffled by `seed` and without an end, each
-    process and worker its own part; with `repeat=False` once and in order. Streams leave damaged images out; of other
-    sources one is an error, unless `skip_corrupt` puts the next sound pair in its place. Columns are found by their
-    usual names unless given. Raises FileNotFoundError, and ValueError for a source without pairs.
+    - A folder holds `metadata.csv` or `metadata.jsonl` with the columns `file_name` and `text`; or images, each with a
+      `.txt` file of the same name that has one caption per line; or it was written by `save_to_disk` of `datasets`.
+    - A table is a `.csv`, `.tsv` or `.jsonl` file. Paths of images in it are relative to the file.
+    - Tars are named with braces, `shards-{000..009}.tar`, and are streamed.
+    - Any other string is the name of a data set on the Hub, which is streamed with `streaming`.
+    - An object of `datasets` is used as it is; an `IterableDataset` is a stream.
+
+    A stream has no end and is shuffled by `seed`; each process and worker reads its own part. With `repeat=False` it is
+    read once and in order. Streams leave unreadable pairs out; for other sources one is an error, unless `skip_corrupt`
+    replaces it by the next readable pair. Columns are found by their usual names unless given. Raises
+    FileNotFoundError for a source that is not there, and ValueError for one without pairs.
     """
     columns = (image_column, text_column)
     if isinstance(source, str | os.PathLike):
-        pairs = _of_name(os.fspath(source), columns, split, streaming, seed, repeat)
+        pairs = _pairs_from_name(os.fspath(source), columns, split, streaming, seed, repeat)
     else:
-        pairs = _of_datasets(source, columns, split, seed, repeat)
-    return SoundPairs(pairs) if skip_corrupt and not isinstance(pairs, Stream) else pairs
+        pairs = _pairs_from_datasets(source, columns, split, seed, repeat)
+    return SkipUnreadable(pairs) if skip_corrupt and not isinstance(pairs, Stream) else pairs
 
 
 def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
-    """Images with labels, and the names of the classes: a folder in `folder` for each, in the order of their names."""
+    """Return labelled images and the names of their classes.
+
+    `folder` has one folder of images for each class, named after it; `_` in a name stands for a space. Labels follow
+    the order of the names.
+    """
     folder = Path(folder)
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir()) if _is_image(file)]
@@ -69,7 +95,12 @@ def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
     return LabelledImages(paths, labels), [path.name.replace("_", " ") for path in classes]
 
 
-class LabelledImages(Dataset[Sample]):
+class LabelledImage(TypedDict):
+    image: str  # a path
+    label: int  # the number of its class
+
+
+class LabelledImages(Dataset[LabelledImage]):
     """Paths of images with the numbers of their classes."""
 
     def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
@@ -78,14 +109,14 @@ class LabelledImages(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> LabelledImage:
         return {"image": self.files[index], "label": self.labels[index]}
 
 
-class Pairs(Dataset[Sample]):
-    """Pairs that are known in advance, with paths of images; equal paths are one image."""
+class FilePairs(Dataset[Sample]):
+    """Paths of images with their captions. Equal paths are one image, with one `image_id`."""
 
-    def __init__(self, images: Sequence[str], texts: Sequence[Any], source: Path) -> None:
+    def __init__(self, images: Sequence[str], texts: Sequence[Caption], source: Path) -> None:
         if not images:
             raise ValueError(f"Expected image-caption pairs, got {source} without any.")
         numbers = {image: number for number, image in enumerate(dict.fromkeys(images))}
@@ -100,10 +131,10 @@ class Pairs(Dataset[Sample]):
         return {"image": image, "text": text, "index": index, "image_id": self.image_ids[index]}
 
 
-class TablePairs(Dataset[Sample]):
-    """Rows of a `datasets.Dataset`, whose columns are called `image_column` and `text_column`."""
+class ColumnPairs(Dataset[Sample]):
+    """The pairs in two columns of a `datasets.Dataset`."""
 
-    def __init__(self, data: Any, image_column: str, text_column: str) -> None:
+    def __init__(self, data: "datasets.Dataset", image_column: str, text_column: str) -> None:
         self.data, self.image_column, self.text_column = data, image_column, text_column
 
     def __len__(self) -> int:
@@ -111,15 +142,15 @@ class TablePairs(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         row = self.data[index]
-        return {"image": stored_image(row[self.image_column]), "text": row[self.text_column], "index": index}
+        return {"image": undecoded_image(row[self.image_column]), "text": row[self.text_column], "index": index}
 
 
-class SoundPairs(Dataset[Sample]):
-    """Other pairs, each that cannot be read replaced by the next one that can, and counted in `skipped`."""
+class SkipUnreadable(Dataset[Sample]):
+    """The same pairs, but the next readable pair takes the place of an unreadable one, which `skipped` counts."""
 
-    def __init__(self, pairs: Any) -> None:
+    def __init__(self, pairs: "FilePairs | ColumnPairs") -> None:
         self.pairs = pairs
-        self._skip = SkipCount()
+        self._skip = SkipCounter()
 
     @property
     def skipped(self) -> int:
@@ -133,50 +164,49 @@ class SoundPairs(Dataset[Sample]):
         for place in (*range(index, len(self)), *range(index)):
             sample = self.pairs[place]
             try:
-                image, text = open_image(sample["image"]), checked_text(sample["text"])
-            except DAMAGE as error:
+                image, text = open_image(sample["image"]), check_caption(sample["text"])
+            except UNREADABLE as error:
                 self._skip(f"pair {place}: {error}")
             else:
                 return {**sample, "image": image, "text": text, "index": index}
         raise ValueError(f"None of the {len(self)} pairs can be read.")
 
 
-Columns = tuple[str | None, str | None]  # of images and captions, as given
-
-
-def _of_name(name: str, columns: Columns, split: str, streaming: bool, seed: int, repeat: bool) -> Dataset[Sample]:
+def _pairs_from_name(
+    name: str, columns: Columns, split: str, streaming: bool, seed: int, repeat: bool
+) -> "FilePairs | ColumnPairs | Stream":
     path = Path(name)
-    if name.endswith(TARS) or "{" in name:
-        return TarPairs(name, image_column=columns[0], text_column=columns[1], seed=seed, repeat=repeat)
-    if path.suffix in TABLES:
-        return _of_table(path, columns)
+    if name.endswith(TAR_SUFFIXES) or "{" in name:
+        return TarStream(name, image_column=columns[0], text_column=columns[1], seed=seed, repeat=repeat)
+    if path.suffix in TABLE_DELIMITERS:
+        return _pairs_from_table(path, columns)
     if path.is_dir():
         for table in ("metadata.jsonl", "metadata.csv"):
             if (path / table).is_file():
-                return _of_table(path / table, columns)
+                return _pairs_from_table(path / table, columns)
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return _of_datasets(_datasets().load_from_disk(name), columns, split, seed, repeat)
-        return _of_folder(path)
+            return _pairs_from_datasets(_import_datasets().load_from_disk(name), columns, split, seed, repeat)
+        return _pairs_from_folder(path)
     if path.exists() or path.is_absolute() or name.startswith("."):
         raise FileNotFoundError(
-            f"Expected a folder, a table ({', '.join(TABLES)}) or tars with image-caption pairs, got {name}, which is "
-            f"{'none of them' if path.exists() else 'not there'}."
+            f"Expected a folder, a table ({', '.join(TABLE_DELIMITERS)}) or tars with image-caption pairs, got {name}, "
+            f"which is {'none of them' if path.exists() else 'not there'}."
         )
-    datasets = _datasets()
+    datasets = _import_datasets()
     try:
         data = datasets.load_dataset(name, split=split, streaming=streaming)
     except Exception as error:  # of the network, of the Hub, of the data set
         raise FileNotFoundError(f"{name} is no file or folder, and no data set within reach: {error}") from error
-    return _of_datasets(data, columns, split, seed, repeat)
+    return _pairs_from_datasets(data, columns, split, seed, repeat)
 
 
-def _of_folder(folder: Path) -> Pairs:
-    images, texts, bare = [], [], 0
+def _pairs_from_folder(folder: Path) -> FilePairs:
+    images, texts, uncaptioned = [], [], 0
     for file in sorted(folder.rglob("*")):
         if not _is_image(file):
             continue
         if not (captions := file.with_suffix(".txt")).is_file():
-            bare += 1
+            uncaptioned += 1
             continue
         try:
             lines = [line.strip() for line in captions.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -190,20 +220,20 @@ def _of_folder(folder: Path) -> Pairs:
         raise ValueError(
             f"Expected metadata.csv or metadata.jsonl in {folder}, or images each with a .txt beside it, got neither."
         )
-    if bare:
-        logger.warning("left out %d images of %s, which have no .txt beside them", bare, folder)
-    return Pairs(images, texts, folder)
+    if uncaptioned:
+        logger.warning("left out %d images of %s, which have no .txt beside them", uncaptioned, folder)
+    return FilePairs(images, texts, folder)
 
 
-def _of_table(file: Path, columns: Columns) -> Pairs:
+def _pairs_from_table(file: Path, columns: Columns) -> FilePairs:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there, expected a table of image-caption pairs.")
     images, texts, missing = [], [], []
     for number, row in enumerate(_rows(file), 1):
         where = f"row {number} of {file}"
-        image, text = (row[column] for column in _columns(list(row), columns, where))
+        image, text = (row[column] for column in _choose_columns(list(row), columns, where))
         try:
-            checked_text(text)
+            check_caption(text)
         except ValueError as error:
             raise ValueError(f"{where[0].upper()}{where[1:]}: {error}") from error
         if not isinstance(image, str) or not image:
@@ -216,11 +246,11 @@ def _of_table(file: Path, columns: Columns) -> Pairs:
         texts.append(text)
     if missing:
         raise FileNotFoundError(f"{len(missing)} of {len(images)} images are not there, the first is {missing[0]}.")
-    return Pairs(images, texts, file)
+    return FilePairs(images, texts, file)
 
 
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    delimiter = TABLES[file.suffix]
+    delimiter = TABLE_DELIMITERS[file.suffix]
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             if delimiter is not None:
@@ -228,12 +258,12 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
                 return
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _object(line, number)
+                    yield _parse_json_line(line, number)
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{file} is not a sound {file.suffix} file: {error}") from error
 
 
-def _object(line: str, number: int) -> dict[str, Any]:
+def _parse_json_line(line: str, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError:
@@ -243,8 +273,10 @@ def _object(line: str, number: int) -> dict[str, Any]:
     return row
 
 
-def _of_datasets(data: Any, columns: Columns, split: str, seed: int, repeat: bool) -> Dataset[Sample]:
-    datasets = _datasets()
+def _pairs_from_datasets(
+    data: "DatasetOfDatasets", columns: Columns, split: str, seed: int, repeat: bool
+) -> "ColumnPairs | Stream":
+    datasets = _import_datasets()
     if isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
         if split not in data:
             raise ValueError(f"The data set has no split {split!r}, only {', '.join(data)}.")
@@ -255,16 +287,16 @@ def _of_datasets(data: Any, columns: Columns, split: str, seed: int, repeat: boo
     if not streams and not len(data):
         raise ValueError("Expected image-caption pairs, got an empty data set.")
     names = data.column_names or list(next(iter(data), {}))  # a stream may know neither names nor types
-    image_column, text_column = _columns(names, columns, "the data set")
+    image_column, text_column = _choose_columns(names, columns, "the data set")
     if isinstance((data.features or {}).get(image_column), datasets.Image):
         # Decoded later, by threads, and damage with a name.
         data = data.cast_column(image_column, datasets.Image(decode=False))
     if streams:
         return HubStream(data, image_column, text_column, seed=seed, repeat=repeat)
-    return TablePairs(data, image_column, text_column)
+    return ColumnPairs(data, image_column, text_column)
 
 
-def _datasets() -> Any:
+def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -272,9 +304,9 @@ def _datasets() -> Any:
     return datasets
 
 
-def _columns(names: Sequence[str], columns: Columns, where: str) -> tuple[str, str]:
-    """Give the columns of images and captions, or say which there are."""
-    found = []
+def _choose_columns(names: Sequence[str], columns: Columns, where: str) -> tuple[str, str]:
+    """Return the names of the image column and the text column. Raises ValueError that lists the columns there are."""
+    chosen = []
     for kind, given, usual in zip(("image", "text"), columns, (IMAGE_COLUMNS, TEXT_COLUMNS), strict=True):
         name = given or next((name for name in usual if name in names), None)
         if name is None or name not in names:
@@ -282,8 +314,8 @@ def _columns(names: Sequence[str], columns: Columns, where: str) -> tuple[str, s
                 f"Expected a column {f'named {given!r}' if given else f'with the {kind}, such as {usual[0]!r},'} in "
                 f"{where}, got {', '.join(map(repr, names)) or 'none'}. Name it with {kind}_column."
             )
-        found.append(name)
-    return found[0], found[1]
+        chosen.append(name)
+    return chosen[0], chosen[1]
 
 
 def _is_image(file: Path) -> bool:

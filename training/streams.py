@@ -1,13 +1,13 @@
-"""Pairs that stream from tars or from `datasets`: without an end, each process and worker its own part of them."""
+"""Streams of pairs from tars or from `datasets`: without an end, and each process and worker reads its own part."""
 
 import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -16,81 +16,98 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..processing.image_input import open_image
 
-Sample = dict[str, Any]
+Caption: TypeAlias = str | Sequence[str]  # several captions are alternatives, of which the collator draws one
+
+
+class _OptionalKeys(TypedDict, total=False):
+    image_id: int  # equal for equal images, in a source whose images can have several captions
+
+
+class Sample(_OptionalKeys):
+    """An image with its caption."""
+
+    image: Any  # anything that an image processor takes
+    text: Caption
+    index: int  # its number in an epoch, on which its random crop depends
+
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
 
-DAMAGE = (TypeError, ValueError, KeyError, OSError, Image.DecompressionBombError)  # what reading a sample can raise
+# Every error that an unreadable image or caption can raise.
+UNREADABLE = (TypeError, ValueError, KeyError, OSError, Image.DecompressionBombError)
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 TEXT_KINDS = ("txt", "caption", "text")
-BUFFER = 1000  # samples of a stream from which the next one is drawn
+SHUFFLE_BUFFER_SAMPLES = 1000  # the next sample of a stream is drawn from so many
 MAX_WORKERS = 256
-_REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")  # and not "pipe:", which would run what it names
+_REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")  # but not "pipe:", which would run a command
 
 
-class SkipCount:
-    """Counts the damaged samples that this process and its DataLoader's workers leave out."""
+class SkipCounter:
+    """Counts the unreadable samples that this process and the workers of its DataLoader leave out."""
 
     def __init__(self) -> None:
-        self._counts = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # a place for each: no two write one
+        self._counts = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # one place for each worker
 
     @property
     def total(self) -> int:
         return int(self._counts.sum())
 
     def __call__(self, reason: object) -> bool:
-        """Count one; True, with which webdataset's handlers say that it goes on."""
+        """Count one sample. Returns True, which tells webdataset to go on."""
         info = get_worker_info()
         place = 0 if info is None else info.id
         self._counts[place] += 1
         count = int(self._counts[place])
-        if count & (count - 1) == 0:  # the 1st, 2nd, 4th and so on, or a bad source would fill the log
+        if count & (count - 1) == 0:  # log the 1st, 2nd, 4th, 8th ...: a bad source would fill the log
             logger.warning("left out a damaged sample, the %dth here: %s", count, reason)
         return True
 
 
 class Stream(IterableDataset[Sample]):
-    """Pairs without an end, or once and in order with `repeat=False`, then whole in every process.
+    """Pairs that are read one after another: without an end, or once and in order with `repeat=False`.
 
-    Without an end each of several processes reads its own part, so that none runs out before another. Workers of a
-    DataLoader share out the part of their process. Damaged pairs are left out and counted in `skipped`.
+    Without an end, each of several processes reads its own part. With `repeat=False` every process reads all pairs. The
+    workers of a DataLoader share the part of their process. Unreadable pairs are left out and counted in `skipped`.
     """
 
     def __init__(self, *, seed: int, repeat: bool) -> None:
         self.seed, self.repeat = seed, repeat
-        self.skip = SkipCount()
+        self.skip = SkipCounter()
 
     @property
     def skipped(self) -> int:
-        """How many damaged samples this process and its workers have left out so far."""
+        """The number of unreadable samples that this process and its workers have left out so far."""
         return self.skip.total
 
     @property
     def max_parts(self) -> int:
-        """How many processes and workers can read side by side."""
+        """The largest number of processes times workers that can read at the same time."""
         raise NotImplementedError
 
-    def read(self, epoch: int) -> Iterator[tuple[Any, Any]]:
-        """Images and captions of one pass over this process's and worker's part."""
+    def read(self, epoch: int) -> Iterator[tuple[Image.Image, Caption]]:
+        """Yield the images and captions of one pass over the part of this process and worker."""
         raise NotImplementedError
 
-    def process(self) -> tuple[int, int]:
-        """Which of how many processes this is; workers that were spawned know it from the environment."""
+    def rank_and_world_size(self) -> tuple[int, int]:
+        """Return the number of this process and their count; a spawned worker reads them from the environment."""
         if not self.repeat:
             return 0, 1
         if dist.is_available() and dist.is_initialized():
             return dist.get_rank(), dist.get_world_size()
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
-    def part(self) -> tuple[int, int]:
-        """Which part of how many this process and worker reads."""
-        rank, ranks = self.process()
+    def part_and_count(self) -> tuple[int, int]:
+        """Return the number of the part that this process and worker reads, and how many parts there are."""
+        rank, ranks = self.rank_and_world_size()
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         return rank * workers + worker, ranks * workers
 
     def __iter__(self) -> Iterator[Sample]:
-        number, parts = self.part()
+        number, parts = self.part_and_count()
         if self.repeat and parts > self.max_parts:
             raise ValueError(
                 f"At most {self.max_parts} can read {self} side by side, got {parts} processes and workers: "
@@ -109,11 +126,11 @@ class Stream(IterableDataset[Sample]):
             epoch += 1
 
 
-class TarPairs(Stream):
-    """WebDataset tars: the files of a sample lie together and share their name up to the first dot.
+class TarStream(Stream):
+    """The pairs in WebDataset tars: consecutive files whose names are equal up to the first dot are one sample.
 
-    The image is the first of .jpg, .jpeg, .png and .webp, or `image_column`; the caption all of .txt, or a field of
-    .json named `caption` or `text`, or `text_column`.
+    The image is the first of the files .jpg, .jpeg, .png and .webp; `image_column` names another. The caption is the
+    content of .txt, or the field `caption` or `text` of .json; `text_column` names another.
     """
 
     def __init__(
@@ -146,8 +163,8 @@ class TarPairs(Stream):
     def max_parts(self) -> int:
         return len(self.shards)
 
-    def read(self, epoch: int) -> Iterator[tuple[Any, Any]]:
-        number, parts = self.part()
+    def read(self, epoch: int) -> Iterator[tuple[Image.Image, Caption]]:
+        number, parts = self.part_and_count()
         order = Random(f"{self.seed} {epoch}")  # the same in every process and worker, of which each takes its part
         shards = order.sample(self.shards, len(self.shards)) if self.repeat else self.shards
         samples: Iterator[Any] = itertools.chain.from_iterable(map(self._samples, shards[number::parts]))
@@ -156,24 +173,24 @@ class TarPairs(Stream):
         for sample in samples:
             try:
                 yield self._image(sample), self._text(sample)
-            except DAMAGE as error:
+            except UNREADABLE as error:
                 self.skip(f"{sample['__key__']} in {sample['__url__']}: {error}")
 
     def _samples(self, shard: str) -> Iterator[dict[str, Any]]:
-        """The files of each sample, by their kinds."""
+        """Yield each sample of a tar: its files by their kinds."""
         from webdataset.tariterators import group_by_keys
 
         yield from group_by_keys(self._files(shard), handler=self.skip)
 
     def _files(self, shard: str) -> Iterator[dict[str, Any]]:
-        """The files of a tar. From where it cannot be read on, it counts as one sample."""
+        """Yield the files of a tar. Everything after a place where it cannot be read counts as one skipped sample."""
         from webdataset.gopen import gopen
         from webdataset.tariterators import tar_file_expander
 
         try:
             with gopen(shard) as stream:  # webdataset itself would leave it open
                 yield from tar_file_expander([{"url": shard, "stream": stream}], handler=_reraise)
-        except Exception as error:  # of the tar, its compression, or what carries it here
+        except Exception as error:  # of the tar, its compression, or the network
             self.skip(f"the rest of {shard}: {next((item for item in error.args if isinstance(item, str)), error)}")
 
     def _image(self, sample: Mapping[str, Any]) -> Image.Image:
@@ -182,21 +199,29 @@ class TarPairs(Stream):
                 return open_image(sample[kind])
         raise ValueError(f"no image ({', '.join(self.image_kinds)})")
 
-    def _text(self, sample: Mapping[str, Any]) -> Any:
+    def _text(self, sample: Mapping[str, Any]) -> Caption:
         for kind in self.text_kinds:
             if kind in sample:
-                return checked_text(sample[kind].decode("utf-8").strip())
+                return check_caption(sample[kind].decode("utf-8").strip())
         fields = json.loads(sample.get("json", "{}"))
         for kind in self.text_kinds:
             if kind in fields:
-                return checked_text(fields[kind])
+                return check_caption(fields[kind])
         raise ValueError(f"no caption ({', '.join(self.text_kinds)})")
 
 
 class HubStream(Stream):
-    """A `datasets.IterableDataset`, whose columns are called `image_column` and `text_column`."""
+    """The pairs in two columns of a `datasets.IterableDataset`."""
 
-    def __init__(self, data: Any, image_column: str, text_column: str, *, seed: int = 0, repeat: bool = True) -> None:
+    def __init__(
+        self,
+        data: "datasets.IterableDataset",
+        image_column: str,
+        text_column: str,
+        *,
+        seed: int = 0,
+        repeat: bool = True,
+    ) -> None:
         super().__init__(seed=seed, repeat=repeat)
         self.data, self.image_column, self.text_column = data, image_column, text_column
 
@@ -205,31 +230,31 @@ class HubStream(Stream):
 
     @property
     def max_parts(self) -> int:
-        ranks, shards = self.process()[1], self.data.num_shards
-        return shards if shards % ranks == 0 else shards * ranks  # then every process reads all and keeps its share
+        ranks, shards = self.rank_and_world_size()[1], self.data.num_shards
+        return shards if shards % ranks == 0 else shards * ranks  # every process reads all and keeps its share
 
-    def read(self, epoch: int) -> Iterator[tuple[Any, Any]]:
+    def read(self, epoch: int) -> Iterator[tuple[Image.Image, Caption]]:
         from datasets.distributed import split_dataset_by_node
 
         data = self.data
         if self.repeat:
-            rank, ranks = self.process()
-            data = split_dataset_by_node(data.shuffle(seed=self.seed, buffer_size=BUFFER), rank, ranks)
+            rank, ranks = self.rank_and_world_size()
+            data = split_dataset_by_node(data.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER_SAMPLES), rank, ranks)
             data.set_epoch(epoch)
-        for row in data:  # in a worker its own shards
+        for row in data:  # a worker gets its own shards
             try:
-                yield open_image(stored_image(row[self.image_column])), checked_text(row[self.text_column])
-            except DAMAGE as error:
+                yield open_image(undecoded_image(row[self.image_column])), check_caption(row[self.text_column])
+            except UNREADABLE as error:
                 self.skip(error)
 
 
-def stored_image(value: Any) -> Any:
-    """What a processor takes, of what `datasets` gives for an image that it has not decoded."""
+def undecoded_image(value: Any) -> Any:
+    """Return the bytes or the path of an image that `datasets` has not decoded, and any other value as it is."""
     return (value["bytes"] or value["path"]) if isinstance(value, dict) else value
 
 
-def checked_text(text: Any) -> Any:
-    """Give a caption, or several of which the collator draws one; ValueError for anything else."""
+def check_caption(text: Any) -> Caption:
+    """Return a caption, or a list of alternative captions, unchanged. Raises ValueError for anything else."""
     texts = text if isinstance(text, list | tuple) else [text]
     if not texts or not all(isinstance(item, str) and item.strip() for item in texts):
         raise ValueError(f"expected a caption or a list of captions, got {text!r}")
@@ -237,11 +262,11 @@ def checked_text(text: Any) -> Any:
 
 
 def _shuffled(samples: Iterator[Any], random: Random) -> Iterator[Any]:
-    """Draw each next one from a buffer."""
+    """Yield all samples, each drawn at random from a buffer of the next ones."""
     buffer = []
     for sample in samples:
         buffer.append(sample)
-        if len(buffer) > BUFFER:
+        if len(buffer) > SHUFFLE_BUFFER_SAMPLES:
             place = random.randrange(len(buffer))
             buffer[place], buffer[-1] = buffer[-1], buffer[place]
             yield buffer.pop()

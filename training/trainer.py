@@ -1,6 +1,6 @@
 """A transformers `Trainer` for dual encoders: losses over all processes, large batches in slices, retrieval metrics."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,42 +9,54 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..evaluation import retrieval_metrics, zero_shot_accuracy
 from ..inference import embed_images, embed_texts
 from ..modeling import DualEncoderModel
 from .optimization import parameter_groups
-from .sources import Stream
+from .sources import LabelledImage, Stream
 
-Batch = dict[str, Any]
+Batch = dict[str, Tensor]
 
 
 @dataclass
 class ContrastiveTrainingArguments(TrainingArguments):
-    """transformers' arguments, with defaults for contrastive learning.
+    """The arguments of transformers, with defaults for contrastive learning.
 
-    `per_device_train_batch_size` is what one process compares with itself and, around the ring, with all others.
+    `per_device_train_batch_size` is the number of pairs of one process. The loss compares the images of each process
+    with the texts of all processes.
     """
 
     learning_rate: float = 1e-5
     weight_decay: float = 0.1
-    adam_beta2: float = 0.98  # CLIP's, for its Vision Transformers (arXiv:2103.00020, table 18)
+    adam_beta2: float = 0.98  # as CLIP's Vision Transformers (arXiv:2103.00020, table 18)
     adam_epsilon: float = 1e-6
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.05
     per_device_train_batch_size: int = 64
     remove_unused_columns: bool = False
     dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
-    ddp_find_unused_parameters: bool | None = False  # there are none, and looking for them takes time
-    report_to: Any = "none"
+    ddp_find_unused_parameters: bool | None = False  # there are none, and searching takes time
+    report_to: str | list[str] | None = "none"
     gradient_cache_size: int | None = field(
         default=None,
-        metadata={"help": "Embed so many pairs at a time; memory then follows this, not the batch (arXiv:2101.06983)."},
+        metadata={
+            "help": "The number of pairs to embed at a time; the memory needed then depends on it, not on the batch "
+            "size (GradCache, arXiv:2101.06983)."
+        },
     )
     layer_decay: float = field(
-        default=1.0, metadata={"help": "Factor of the learning rate from each layer to the one below it."}
+        default=1.0,
+        metadata={"help": "The factor by which the learning rate falls from each layer to the layer below it."},
     )
 
     def __post_init__(self) -> None:
@@ -57,21 +69,22 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
 @dataclass(frozen=True)
 class ZeroShotTask:
-    """Labelled images, and texts that describe each class; several texts of one class are averaged.
+    """Labelled images, and the texts of each class, whose embeddings are averaged.
 
-    `images` yields {"image": ..., "label": the place in `class_texts`}.
+    A label is an index into `class_texts`.
     """
 
-    images: Dataset[Any]
+    images: Dataset[LabelledImage]
     class_texts: Sequence[Sequence[str]]
 
 
 class ContrastiveTrainer(Trainer):
-    """Train a dual encoder on pairs of images and texts.
+    """Trains a dual encoder on pairs of images and texts.
 
-    Of several processes each compares its images with the texts of all, and the mean over them of losses and gradients
-    is that of one process with the whole batch. Evaluation gives recall at 1, 5 and 10 in both directions over the
-    whole evaluation set, and with `zero_shot` the accuracy of that task.
+    Each of several processes compares its images with the texts of all of them; the mean of their losses and gradients
+    equals that of one process with the whole batch. Evaluation measures recall at 1, 5 and 10 in both directions over
+    the whole evaluation set, and with `zero_shot` the accuracy on that task. Raises TypeError for another model, and
+    ValueError for what FSDP cannot do.
     """
 
     def __init__(self, *args: Any, zero_shot: ZeroShotTask | None = None, **kwargs: Any) -> None:
@@ -81,8 +94,10 @@ class ContrastiveTrainer(Trainer):
         if self.is_fsdp_enabled:
             self._check_fsdp()
         self.zero_shot = zero_shot
-        self.compute_metrics: Any = kwargs.get("compute_metrics") or _metrics_of_pairs
-        self.add_callback(_EpochToCollator())
+        self.compute_metrics: Callable[[EvalPrediction], dict[str, float]] = (
+            kwargs.get("compute_metrics") or _retrieval_metrics_of
+        )
+        self.add_callback(_TellCollatorEpoch())
         self.add_callback(_ClampScale(self._dual_encoder))
 
     def _check_fsdp(self) -> None:
@@ -93,7 +108,7 @@ class ContrastiveTrainer(Trainer):
 
     @property
     def _dual_encoder(self) -> DualEncoderModel:
-        """The model without what distributes it or adapts it."""
+        """The model without the wrappers that distribute it or adapt it."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -117,12 +132,12 @@ class ContrastiveTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The family's loss: in training over the pairs of all processes, in evaluation over those of the batch."""
+        """Return the loss: in training over the pairs of all processes, in evaluation over those of the batch."""
         outputs = model(**_model_inputs(inputs), return_loss=True, group=self._group if model.training else None)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def get_train_dataloader(self) -> DataLoader:
-        if isinstance(self.train_dataset, Stream):  # which shares itself out between processes
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if isinstance(self.train_dataset, Stream):  # it divides itself between processes
             return DataLoader(
                 self.train_dataset,
                 self.args.per_device_train_batch_size,
@@ -131,19 +146,20 @@ class ContrastiveTrainer(Trainer):
                 pin_memory=self.args.dataloader_pin_memory,
                 drop_last=True,
             )
-        # A smaller last batch would have another loss, and another size in every process. Evaluations take all pairs.
+        # A smaller last batch would have another loss, and its size could differ between processes. Evaluation, whose
+        # data loader has the same setting, takes all pairs.
         self.args.dataloader_drop_last = True
         try:
             dataloader = super().get_train_dataloader()
         finally:
             self.args.dataloader_drop_last = False
         if self.args.gradient_cache_size is not None:
-            dataloader.device = None  # the batch waits in memory; each slice of it goes to the device by itself
+            dataloader.device = None  # the batch stays in memory, and its slices go to the device one by one
         return dataloader
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
         training: Any = self.data_collator  # type: ignore[has-type]
-        # Whole images, and the same caption of several at any time.
+        # Evaluation takes whole images, and always the same one of several captions.
         self.data_collator = training.for_evaluation() if hasattr(training, "for_evaluation") else training
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -156,9 +172,10 @@ class ContrastiveTrainer(Trainer):
         return self._cached_step(model, inputs, self.args.gradient_cache_size)
 
     def _cached_step(self, model: nn.Module, inputs: Batch, size: int) -> Tensor:
-        """Embed without a graph, take the loss's gradient at the embeddings, then embed again slice by slice with it.
+        """Train on a batch in slices of `size` pairs, with the gradients of the whole batch (GradCache).
 
-        The gradients are those of the whole batch at once: attention dropout is drawn alike in both passes.
+        1. Embed all slices without a graph. 2. Compute the loss and its gradients with respect to the embeddings.
+        3. Embed each slice again, with the same dropout, and propagate its part of these gradients.
         """
         model.train()
         slices = list(_slices(_model_inputs(inputs), size))
@@ -176,10 +193,10 @@ class ContrastiveTrainer(Trainer):
         last = len(slices) - 1
         pieces = zip(slices, states, image_grads.split(size), text_grads.split(size), strict=True)
         for number, (part, state, image_grad, text_grad) in enumerate(pieces):
-            # Gradients of several processes meet once, with the last slice.
+            # Processes exchange gradients only once, with the last slice.
             with (
                 self.accelerator.no_sync(model) if number < last else nullcontext(),
-                _Replayed(state, self.args.device),
+                _ReplayRandomState(state, self.args.device),
             ):
                 with self.compute_loss_context_manager():
                     outputs = model(**self._prepare_inputs(part))
@@ -191,8 +208,8 @@ class ContrastiveTrainer(Trainer):
 
     def prediction_step(
         self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor | None, Any, Any]:
-        """Loss, unit embeddings of both sides, and what tells images and texts apart."""
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Batch | None]:
+        """Return the loss, the unit embeddings of images and texts, and the ids by which equal ones are recognised."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -205,52 +222,64 @@ class ContrastiveTrainer(Trainer):
 
     def evaluation_loop(
         self,
-        dataloader: DataLoader,
+        dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        # transformers leaves embeddings out where it sees no `labels` among the inputs; here pairs are their own.
+        # prediction_loss_only=False: transformers would set it to True because the inputs have no `labels`.
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         if self.zero_shot is not None:
             output.metrics[f"{metric_key_prefix}_zero_shot_accuracy"] = self._zero_shot_accuracy(self.zero_shot)
         return output
 
     def _zero_shot_accuracy(self, task: ZeroShotTask) -> float:
-        """The mean of a class's unit embeddings, normalised again, is its direction."""
-        parts = self._dual_encoder.eval(), self.data_collator.processor
+        """Return the accuracy. The embedding of a class is the normalised mean of those of its texts."""
+        model, processor = self._dual_encoder.eval(), self.data_collator.processor
         size = self.args.per_device_eval_batch_size
-        texts = [text for of_class in task.class_texts for text in of_class]
-        means = embed_texts(*parts, texts, batch_size=size).split([len(of_class) for of_class in task.class_texts])
-        classes = nn.functional.normalize(torch.stack([mean.mean(dim=0) for mean in means]), dim=-1)
+        texts = [text for class_texts in task.class_texts for text in class_texts]
+        embeds = embed_texts(model, processor, texts, batch_size=size)
+        embeds_by_class = embeds.split([len(class_texts) for class_texts in task.class_texts])
+        classes = nn.functional.normalize(torch.stack([embeds.mean(dim=0) for embeds in embeds_by_class]), dim=-1)
         samples = [task.images[index] for index in range(len(task.images))]  # type: ignore[arg-type]
-        images = embed_images(*parts, [sample["image"] for sample in samples], batch_size=size)
+        images = embed_images(model, processor, [sample["image"] for sample in samples], batch_size=size)
         return zero_shot_accuracy(images, classes, torch.tensor([sample["label"] for sample in samples]))
 
 
-class _EpochToCollator(TrainerCallback):
-    """Tell the collator which epoch it is, on which its augmentation depends."""
+class _TellCollatorEpoch(TrainerCallback):
+    """Tells the collator which epoch it is, because random crops depend on it."""
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
-        if hasattr(collator := train_dataloader.collate_fn, "set_epoch"):
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        train_dataloader: DataLoader[Any],
+        **kwargs: Any,
+    ) -> None:
+        collator = train_dataloader.collate_fn
+        if hasattr(collator, "set_epoch"):
             collator.set_epoch(int(state.epoch or 0))
 
 
 class _ClampScale(TrainerCallback):
-    """Keep the scale below the family's limit."""
+    """Keeps the scale of the logits below the limit of the family."""
 
     def __init__(self, model: DualEncoderModel) -> None:
         self.model = model
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if (limit := self.model.config.max_logit_scale) is not None:
             with torch.no_grad():
                 self.model.logit_scale.clamp_(max=limit)
 
 
-class _Replayed:
-    """Within it, random numbers are those of an earlier moment; after it, those that would have come anyway."""
+class _ReplayRandomState:
+    """Repeats, within a `with` block, the random numbers after an earlier state; then restores the present state."""
 
     def __init__(self, state: list[Tensor], device: torch.device) -> None:
         self.state, self.device = state, device
@@ -284,8 +313,7 @@ def _slices(inputs: Batch, size: int) -> Iterator[Batch]:
         yield dict(zip(names, parts, strict=True))
 
 
-def _metrics_of_pairs(prediction: EvalPrediction) -> dict[str, float]:
+def _retrieval_metrics_of(prediction: EvalPrediction) -> dict[str, float]:
     images, texts = (torch.from_numpy(embeds) for embeds in prediction.predictions)
-    labels: Any = prediction.label_ids
-    ids: dict[str, Any] = {name: torch.from_numpy(values) for name, values in labels.items()}
-    return retrieval_metrics(images, texts, **ids)
+    ids = {name: torch.from_numpy(values) for name, values in prediction.label_ids.items()}
+    return retrieval_metrics(images, texts, image_ids=ids.get("image_ids"), text_ids=ids["text_ids"])

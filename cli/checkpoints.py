@@ -1,0 +1,66 @@
+"""`twinlens list` and `twinlens inspect`: which checkpoints there are, and what is in one."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from .options import AsJson, with_load_options
+from .terminal import print_json, quiet_libraries
+
+
+def list_command(as_json: AsJson = False) -> None:
+    """List the published checkpoints that `convert` downloads by name; --json adds geometry, licence and sources."""
+    from ..catalogue import BUNDLED, CATALOGUE
+
+    if as_json:
+        print_json([asdict(row) | {"parameters": row.parameters} for row in CATALOGUE.values()])
+        return
+    print(f"{'name':<41}{'family':<9}{'parameters':>13}{'pixels':>8}{'tokens':>8}  {'sha256':<10}address")
+    for row in CATALOGUE.values():
+        pixels, digest = row.image_size or "any", (row.sha256 or "-")[:8]
+        size = f"{row.parameters:>13,}{pixels:>8}{row.text_length:>8}"
+        print(f"{row.name:<41}{row.family:<9}{size}  {digest:<10}{row.address}")
+    print(f"Part of this package, and trained on drawings of coloured shapes: {', '.join(BUNDLED)}.")
+
+
+@with_load_options
+def inspect_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint file, a folder, or a name from `twinlens list`, which is downloaded.", metavar="SOURCE"
+        ),
+    ],
+    *,
+    as_json: AsJson = False,
+    **load_options: Any,
+) -> None:
+    """Show what a checkpoint is: family, geometry, dtypes, parameters and hash. No code in the file is executed."""
+    quiet_libraries()
+    from ..formats import inspect_source
+
+    description = inspect_source(source, **load_options)
+    if as_json:
+        print_json(description)
+    else:
+        print_description(description)
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """Print the answer of `inspect_source` as a column of names and a column of values."""
+    vision, text = description["geometry"]["vision"], description["geometry"].get("text")
+    tower = "{hidden_size} wide, {num_hidden_layers} layers, {num_attention_heads} heads, MLP {intermediate_size}"
+    rows = {
+        "family": description["family"],
+        "format": f"{description['format']}, {description['layout']}",
+        "image": f"{vision['image_size']} pixels, patch {vision['patch_size']}; {tower.format(**vision)}",
+    }
+    if text:
+        rows["text"] = f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {tower.format(**text)}"
+    rows["parameters"] = f"{description['parameters']:,}"
+    rows["values"] = ", ".join(f"{count:,} {dtype}" for dtype, count in description["dtypes"].items())
+    for name, value in rows.items():
+        print(f"{name:<11}{value}")
+    for file in description["files"]:
+        print(f"{'file':<11}{file['name']}, {file['bytes']:,} bytes, sha256 {file['sha256']}")

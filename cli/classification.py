@@ -1,0 +1,55 @@
+"""`twinlens classify`: zero-shot classification of image files."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import AsJson
+from .terminal import print_json, quiet_libraries
+
+
+def classify_command(
+    model: Annotated[
+        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+    ],
+    images: Annotated[list[Path], typer.Argument(help="The image files to classify.", metavar="IMAGE")],
+    labels: Annotated[str, typer.Option(help='The labels to choose from, separated by commas: "a cat,a dog".')],
+    template: Annotated[
+        str,
+        typer.Option(
+            help="The sentence around a label; {} stands for the label. The default is that of the zero-shot pipeline "
+            "of transformers."
+        ),
+    ] = "This is a photo of {}.",
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The vocabulary, if MODEL has none: a file or folder as for `convert`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images by labels in words.
+
+    SigLIP scores every label by itself, from 0% to 100%; the scores of CLIP add up to 100%.
+    """
+    names = [label.strip() for label in labels.split(",") if label.strip()]
+    if not names:
+        raise ValueError(f'Expected labels such as --labels "a cat,a dog", got {labels!r}.')
+    if "{}" not in template:
+        raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
+    if missing := [str(image) for image in images if not image.is_file()]:
+        raise FileNotFoundError(f"No such image: {', '.join(missing)}.")
+    quiet_libraries()
+    from ..inference import classify_images
+
+    scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)
+    results: list[dict[str, Any]] = [
+        {"image": str(image), "scores": dict(sorted(zip(names, row, strict=True), key=lambda pair: -pair[1]))}
+        for image, row in zip(images, scores, strict=True)
+    ]
+    if as_json:
+        print_json(results)
+        return
+    for result in results:
+        print(result["image"])
+        for name, score in result["scores"].items():
+            print(f"  {score:8.2%}  {name}")

@@ -1,0 +1,47 @@
+"""What commands write to the terminal: text, tables, progress, or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it takes time to import, and most commands print without it
+    from rich.console import Console
+
+
+def quiet_libraries() -> None:
+    """Turn off the reports and progress bars of transformers: the messages of twinlens say what matters in them.
+
+    Commands that use models call this when they run; it imports transformers, which takes a second.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def console() -> Console:
+    """Return a rich console for standard output, which does not wrap lines in a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=2))
+
+
+@contextmanager
+def show_progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows the current step on a terminal; in a pipe, or if `quiet`, it shows nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda step: status.update(step)

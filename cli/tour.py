@@ -1,0 +1,66 @@
+"""The tour of `twinlens demo`: an official file is converted with proof, answers, searches, and shows its attention."""
+
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from transformers import pipeline
+
+from ..conversion import convert
+from ..inference import draw_attention, embed_images, embed_texts, pooling_attention
+from ..modeling import SiglipModel
+from ..processing import SiglipProcessor
+from ..toy_world import HELD_OUT, KINDS, describe_kind, draw_scene, render
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LABELS = ("red star", "purple heart", "white arrow", "green circle")
+QUERY = "two yellow squares"
+ENLARGEMENT = 8  # pixels of the attention picture for each pixel of a drawing
+
+
+def run_tour(folder: Path, console: "Console") -> None:
+    """Run the tour, write its files into `folder`, and print every step."""
+    converted = folder / "siglip-shapes"
+    console.print("1. twinlens convert siglip-shapes siglip-shapes")
+    console.print("   A small SigLIP in big_vision's format that is part of this package; it knows drawings of shapes.")
+    certificate = convert("siglip-shapes", converted)
+    if certificate is not None:
+        console.print(certificate.table())
+
+    console.print('\n2. transformers\' own pipeline("zero-shot-image-classification"), with this model:')
+    model, processor = SiglipModel.from_pretrained(converted), SiglipProcessor.from_pretrained(converted)
+    classify = pipeline(
+        "zero-shot-image-classification",
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+    )
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for number, label in enumerate(LABELS):
+        kind = tuple(label.split())
+        picture = render(draw_scene(Random(number), [kind], "one"))  # type: ignore[list-item]
+        picture.save(pictures / f"{label.replace(' ', '-')}.png")
+        best, second, *_ = classify(
+            picture, candidate_labels=[describe_kind(kind) for kind in KINDS], hypothesis_template="{}"
+        )
+        unseen = f"; training had no {label}" if kind in HELD_OUT else ""
+        console.print(
+            f"   {label:<13} {best['label']} {best['score']:.1%}, then {second['label']} {second['score']:.1%}{unseen}"
+        )
+
+    console.print(f'\n3. Search 200 pictures for "{QUERY}":')
+    scenes = [draw_scene(Random(f"search {number}")) for number in range(200)]
+    drawn = [render(scene) for scene in scenes]
+    similarity = embed_images(model, processor, drawn) @ embed_texts(model, processor, [QUERY])[0]
+    for place in similarity.topk(3).indices.tolist():
+        things = scenes[place].things
+        kinds = " and ".join(dict.fromkeys(describe_kind(thing.kind) for thing in things))
+        console.print(f"   cosine {similarity[place]:.2f}: a picture of {len(things)}, {kinds}")
+
+    picture = render(draw_scene(Random(9), [("blue", "star"), ("orange", "cross")], "pair"))
+    file = folder / "attention.png"
+    draw_attention(picture, pooling_attention(model, processor, picture), enlargement=ENLARGEMENT).save(file)
+    console.print(f"\n4. Where the model looks, from the attention weights of its pooling head: {file.name}")

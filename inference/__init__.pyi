@@ -1,0 +1,9 @@
+"""The public names, and where they are."""
+
+from .attention import draw_attention as draw_attention
+from .attention import pooling_attention as pooling_attention
+from .embedding import embed_images as embed_images
+from .embedding import embed_texts as embed_texts
+from .zero_shot import classify_images as classify_images
+from .zero_shot import load_exact_model as load_exact_model
+from .zero_shot import probabilities as probabilities

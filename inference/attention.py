@@ -1,0 +1,29 @@
+"""Where a SigLIP looks: the attention weights of its pooling head, as numbers and as a picture."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..modeling import SiglipModel
+from ..processing import SiglipProcessor
+
+
+@torch.no_grad()
+def pooling_attention(model: SiglipModel, processor: SiglipProcessor, image: Image.Image) -> Tensor:
+    """Return the weight of every patch of an image in its embedding: (rows, columns), the mean over the heads."""
+    outputs = model.vision_model(**processor(images=image), output_pooling_attentions=True)
+    weights = outputs.pooling_attentions[0].mean(dim=1)  # (1, patches)
+    grid_size = model.config.vision_config.grid_size
+    return weights.view(grid_size, grid_size).cpu()
+
+
+def draw_attention(image: Image.Image, weights: Tensor, *, enlargement: int = 1) -> Image.Image:
+    """Return the image, and to the right of it the same image, bright where `weights` (rows, columns) are high."""
+    levels = (255 * weights / weights.max()).round().to(torch.uint8)
+    width, height = image.width * enlargement, image.height * enlargement
+    enlarged = image.resize((width, height), Image.Resampling.LANCZOS)
+    mask = Image.fromarray(levels.numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    picture = Image.new("RGB", (2 * width, height))
+    picture.paste(enlarged, (0, 0))
+    picture.paste(Image.composite(enlarged, Image.new("RGB", (width, height)), mask), (width, 0))
+    return picture

@@ -1,0 +1,129 @@
+"""The command line as a newcomer meets it: help texts, what is imported for them, exit codes, and the demo."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from twinlens.catalogue import CATALOGUE
+from twinlens.cli import app
+from twinlens.cli.app import COMMANDS
+
+GROUP: Any = typer.main.get_command(app)
+PARAMETERS = [
+    pytest.param(parameter, id=f"{name} {parameter.name}")
+    for name, command in GROUP.commands.items()
+    for parameter in command.params
+    if parameter.name != "help"
+]
+# A sentence begins with a capital letter or the name of a value, has several words, and ends with a full stop.
+SENTENCE = re.compile(r"([A-Z]|[a-z]+[:,] ).+ .+ .+\.")
+PRIVATE_IDIOM = re.compile(r"^(Of|What|Whose|As|At) |what \w+ wrote|\bgive[ns]?\b|what was", re.IGNORECASE)
+
+
+def help_page(*arguments: str) -> str:
+    """Return a help page as one line, without the frames around it."""
+    result = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    assert result.exit_code == 0
+    return " ".join(re.sub("[─│╭╮╰╯]", " ", result.stdout).split())
+
+
+class TestHelp:
+    def test_commands_are_in_the_order_of_the_table(self):
+        assert list(GROUP.commands) == list(COMMANDS)
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_is_explained(self, name):
+        first_line = GROUP.commands[name].help.splitlines()[0]
+        assert SENTENCE.fullmatch(first_line)
+        assert first_line in help_page(name)
+
+    @pytest.mark.parametrize("parameter", PARAMETERS)
+    def test_every_argument_and_option_is_explained_in_sentences(self, parameter):
+        assert SENTENCE.fullmatch(parameter.help)
+        assert not PRIVATE_IDIOM.search(parameter.help)
+
+    @pytest.mark.parametrize("name", ["inspect", "convert", "verify"])
+    def test_three_commands_take_the_same_options_for_what_a_file_does_not_say(self, name):
+        page = help_page(name)
+        for option in ("--image-size", "--vision-activation", "--vision-heads"):
+            assert option in page
+
+    def test_the_demo_does_what_its_help_says(self, tmp_path):
+        """Its steps are numbered in the help and in what it prints; the words of each step are in both."""
+        page = help_page("demo")
+        result = CliRunner().invoke(app, ["demo", "--folder", str(tmp_path / "tour")], catch_exceptions=False)
+        steps = re.findall(r"^(\d)\. (.*)$", result.stdout, flags=re.MULTILINE)
+        assert [number for number, _ in steps] == re.findall(r"(\d)\. ", page) == ["1", "2", "3", "4"]
+        for (_, printed), words in zip(steps, ("convert", "transformers pipeline", "search 200", "look"), strict=True):
+            for word in words.split():
+                assert word in printed.lower()
+                assert word in page.lower()
+        assert "big_vision" in page
+        assert "SigLIP in big_vision's format" in result.stdout
+
+
+def imported_by(code: str, *arguments: str) -> str:
+    """Run a program and return which heavy packages it has imported, as text."""
+    heavy = {"torch", "transformers", "numpy", "PIL", "yaml", "huggingface_hub", "tokenizers"}
+    code += f"\nprint(*{heavy} & set(sys.modules), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return result.stderr.strip()
+
+
+class TestSpeed:
+    """What is shown at once may not wait for torch."""
+
+    @pytest.mark.parametrize("arguments", ["--version", "--help", "list", "list --json", "train --help", "demo --help"])
+    def test_heavy_packages_are_not_imported(self, arguments):
+        code = "import sys\nfrom twinlens.cli import app\ncode = app(standalone_mode=False)\nassert not code, code"
+        assert imported_by(code, *arguments.split()) == ""
+
+    @pytest.mark.parametrize("room", ["training", "training.plan", "inference", "evaluation", "toy_world", "cli"])
+    def test_rooms_are_imported_alone_and_at_once(self, room):
+        assert imported_by(f"import sys, twinlens.{room}") == ""
+
+    @pytest.mark.parametrize("room", ["training", "inference", "evaluation", "toy_world"])
+    def test_every_public_name_of_a_room_resolves(self, room):
+        module = __import__(f"twinlens.{room}", fromlist=["__all__"])
+        assert module.__all__
+        assert all(getattr(module, name) is not None for name in module.__all__)
+
+
+class TestExit:
+    def test_list(self, run):
+        code, output, errors = run("list", "--json")
+        assert (code, errors) == (0, "")
+        assert [row["name"] for row in json.loads(output)] == list(CATALOGUE)
+
+    @pytest.mark.parametrize("option", ["--epochs", "--workers", "--no-model", "--json-file"])
+    def test_a_wrong_option_of_train_exits_2(self, run, option):
+        code, output, errors = run("train", option, "many")
+        assert (code, output) == (2, "")
+        assert option in errors
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["train"], "A training run needs model, data, output"),
+            (["train", "m", "d", "o", "--config", "absent.yaml"], "absent.yaml"),
+            (["train", "m", "d", "o", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+            (["demo", "--folder", "."], "Expected a folder that does not exist yet"),
+            (["export", "absent", "out.pt", "--format", "openai"], "absent"),
+            (["push", "absent", "owner/name"], "absent"),
+            (["verify", "siglip-shapes", "absent"], "absent has no config.json"),
+        ],
+    )
+    def test_a_failure_is_one_line_and_exits_1(self, run, arguments, message, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, output, errors = run(*arguments)
+        assert (code, output) == (1, "")
+        (line,) = errors.splitlines()
+        assert line.startswith("twinlens: ")
+        assert message in line
+        assert list(tmp_path.iterdir()) == []
