@@ -106,6 +106,7 @@ class TestPlan:
             ({"template": "a photo"}, "a template with {} where"),
             ({"model": Path("m")}, "model must be text, got PosixPath"),
             ({"steps": 0}, "steps must be at least 1, got 0"),
+            ({"epochs": 0}, "epochs must be above 0, got 0"),
             ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
             ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
             ({"learning_rate": math.nan}, "learning_rate must be at least 0, got nan"),

@@ -12,6 +12,7 @@ from helpers.processes import finish, start
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from transformers import HfArgumentParser
 
 import twinlens
 from twinlens.evaluation import few_shot_logits, linear_probe, retrieval_metrics, zero_shot_accuracy
@@ -225,6 +226,12 @@ class TestTrainer:
         nn.init.constant_(model.logit_scale, 6.0)
         trainer(model, tmp_path, max_steps=1).train()
         assert model.logit_scale.item() > 5.9
+
+    def test_a_script_can_read_the_arguments_from_its_command_line(self, tmp_path):
+        parser = HfArgumentParser(ContrastiveTrainingArguments)
+        options = ["--output_dir", str(tmp_path), "--report_to", "none", "--layer_decay", "0.5"]
+        (arguments,) = parser.parse_args_into_dataclasses([*options, "--gradient_cache_size", "8"])
+        assert (arguments.report_to, arguments.layer_decay, arguments.gradient_cache_size) == ([], 0.5, 8)
 
     def test_wrong_arguments(self, tmp_path):
         for name, value, message in (

@@ -45,7 +45,7 @@ class TrainingPlan:
     lora_rank: int | None = _setting(
         "Train only low-rank updates (LoRA) of this rank, which are merged into the weights at the end.", minimum=1
     )
-    epochs: float = _setting("The number of passes over the data.", 1.0, minimum=0)
+    epochs: float = _setting("The number of passes over the data.", 1.0)
     steps: int | None = _setting("The number of updates, instead of epochs; streamed data needs it.", minimum=1)
     batch_size: int = _setting("The number of pairs in one update of one process.", 64, minimum=1)
     gradient_cache_size: int | None = _setting(
@@ -87,6 +87,8 @@ class TrainingPlan:
             raise ValueError("zero_shot is measured along with eval_data, which is missing.")
         if self.streaming and Path(self.data).exists():
             raise ValueError(f"streaming is for data sets on the Hub, and {self.data} is here: leave it out.")
+        if not self.epochs > 0:
+            raise ValueError(f"epochs must be above 0, got {self.epochs}.")
         for name in ("layer_decay", "min_crop_area"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}.")

@@ -46,7 +46,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = False
     dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
     ddp_find_unused_parameters: bool | None = False  # there are none, and searching takes time
-    report_to: str | list[str] | None = "none"
+    report_to: None | str | list[str] = "none"  # noqa: RUF036 (HfArgumentParser reads no other order)
     gradient_cache_size: int | None = field(
         default=None,
         metadata={
