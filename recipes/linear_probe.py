@@ -2,7 +2,7 @@
 
     python recipes/linear_probe.py MODEL TRAIN TEST
 
-TRAIN and TEST hold a folder of images for each class.
+TRAIN and TEST each have one folder of images for each class, named after it.
 """
 
 import argparse
@@ -18,19 +18,19 @@ from twinlens.training import image_classes
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a folder, a Hub id or an official file")
-    parser.add_argument("train", type=Path)
-    parser.add_argument("test", type=Path)
+    parser.add_argument("model", help="the model: a folder, a Hub id or an official checkpoint file")
+    parser.add_argument("train", type=Path, help="the images to learn from: one folder for each class")
+    parser.add_argument("test", type=Path, help="the images to classify: one folder for each class")
     options = parser.parse_args()
     model = DualEncoderModel.from_pretrained(options.model).eval()
     processor = DualEncoderProcessor.from_pretrained(options.model)
-    (images, names), (others, other_names) = image_classes(options.train), image_classes(options.test)
-    if names != other_names:
-        parser.error(f"the classes differ: {', '.join(names)} and {', '.join(other_names)}")
+    (images, names), (tests, test_names) = image_classes(options.train), image_classes(options.test)
+    if names != test_names:
+        parser.error(f"the classes differ: {', '.join(names)} and {', '.join(test_names)}")
     probe = linear_probe(embed_images(model, processor, images.files), torch.tensor(images.labels), len(names))
-    predictions = probe(embed_images(model, processor, others.files)).argmax(dim=1)
-    right = (predictions == torch.tensor(others.labels)).float().mean().item()
-    print(f"accuracy {right:.1%} of {len(others)} images, {len(names)} classes, {len(images)} images to learn from")
+    predictions = probe(embed_images(model, processor, tests.files)).argmax(dim=1)
+    right = (predictions == torch.tensor(tests.labels)).float().mean().item()
+    print(f"accuracy {right:.1%} of {len(tests)} images, {len(names)} classes, {len(images)} images to learn from")
 
 
 if __name__ == "__main__":

@@ -265,6 +265,15 @@ class TestRun:
             train(plan(world, tmp_path / "out"))
         assert not (tmp_path / "out").exists()
 
+    def test_on_a_terminal_the_result_alone_is_on_stdout(self, world, tmp_path, run, monkeypatch):
+        """Progress, losses and metrics are on stderr, so that `--json > file` writes JSON."""
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        arguments = ["train", world / "model", world / "train", tmp_path / "out", "--eval-data", world / "test"]
+        code, output, errors = run(*arguments, "--steps", 2, "--batch-size", 8, "--log-steps", 1, "--json")
+        assert (code, json.loads(output)["updates"]) == (0, 2)
+        for text in ("update 1: loss", "update 2: eval_loss", "2/2"):
+            assert text in errors
+
     def test_streams_need_a_number_of_steps(self, world, tmp_path):
         (tmp_path / "0.tar").write_bytes(b"")
         with pytest.raises(ValueError, match=r"is a stream, .* say how many --steps"):

@@ -10,10 +10,17 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback, set_seed
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -157,7 +164,26 @@ def build_trainer(
         zero_shot=zero_shot,
     )
     trainer.remove_callback(PrinterCallback)
+    if not arguments.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_ProgressOnStderr())
     return trainer
+
+
+class _ProgressOnStderr(ProgressCallback):
+    """Shows progress bars, losses and metrics on stderr, because stdout is for the result of the command."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is not None and logs:
+            numbers = [f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, int | float)]
+            self.training_bar.write(f"update {state.global_step}: {', '.join(numbers)}", file=sys.stderr)
 
 
 def _load_training_pairs(plan: TrainingPlan) -> PairDataset:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..processing.image_input import open_image
 
+T = TypeVar("T")
 Caption: TypeAlias = str | Sequence[str]  # several captions are alternatives, of which the collator draws one
 
 
@@ -167,9 +168,9 @@ class TarStream(Stream):
         number, parts = self.part_and_count()
         order = Random(f"{self.seed} {epoch}")  # the same in every process and worker, of which each takes its part
         shards = order.sample(self.shards, len(self.shards)) if self.repeat else self.shards
-        samples: Iterator[Any] = itertools.chain.from_iterable(map(self._samples, shards[number::parts]))
+        samples: Iterator[dict[str, Any]] = itertools.chain.from_iterable(map(self._samples, shards[number::parts]))
         if self.repeat:
-            samples = _shuffled(samples, Random(f"{self.seed} {epoch} {number}"))
+            samples = _shuffle(samples, Random(f"{self.seed} {epoch} {number}"))
         for sample in samples:
             try:
                 yield self._image(sample), self._text(sample)
@@ -261,7 +262,7 @@ def check_caption(text: Any) -> Caption:
     return text
 
 
-def _shuffled(samples: Iterator[Any], random: Random) -> Iterator[Any]:
+def _shuffle(samples: Iterator[T], random: Random) -> Iterator[T]:
     """Yield all samples, each drawn at random from a buffer of the next ones."""
     buffer = []
     for sample in samples:

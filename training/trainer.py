@@ -130,7 +130,11 @@ class ContrastiveTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the loss: in training over the pairs of all processes, in evaluation over those of the batch."""
         outputs = model(**_model_inputs(inputs), return_loss=True, group=self._group if model.training else None)
@@ -166,7 +170,7 @@ class ContrastiveTrainer(Trainer):
         finally:
             self.data_collator = training
 
-    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if self.args.gradient_cache_size is None:
             return super().training_step(model, inputs, num_items_in_batch)
         return self._cached_step(model, inputs, self.args.gradient_cache_size)
