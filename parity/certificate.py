@@ -202,7 +202,7 @@ def certify(
         checkpoint.tensors,
         pixel_values,
         input_ids,
-        beside=checkpoint.layout.beside,
+        sidecar_json=checkpoint.layout.beside,
         vision_activation=checkpoint.choices.vision_activation,
         vision_heads=checkpoint.choices.vision_heads,
     )

@@ -89,7 +89,7 @@ def test_reference_and_models(name: str, official: tuple[Path, Any, Any]) -> Non
     checkpoint = read_checkpoint(root / name, **choices(name))
     assert checkpoint.format == "open_clip"
     result = reference_forward(
-        checkpoint.tensors, inputs["pixels"], inputs["ids"], beside=checkpoint.layout.beside, **choices(name)
+        checkpoint.tensors, inputs["pixels"], inputs["ids"], sidecar_json=checkpoint.layout.beside, **choices(name)
     )
     np.testing.assert_allclose(result.image.embeds, outputs[name]["images"], rtol=0, atol=1e-13)
     np.testing.assert_allclose(result.text.embeds, outputs[name]["texts"], rtol=0, atol=1e-13)

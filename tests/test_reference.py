@@ -188,7 +188,7 @@ def test_transformers_in_float64(family, old, tmp_path):
     ids[:, 9] = 98
     with torch.no_grad():
         outputs = model.double().eval()(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(ids))
-    result = reference_forward(checkpoint.tensors, pixels, ids, beside=checkpoint.layout.beside)
+    result = reference_forward(checkpoint.tensors, pixels, ids, sidecar_json=checkpoint.layout.beside)
     np.testing.assert_allclose(result.image.embeds, outputs.image_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.text.embeds, outputs.text_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.logits_per_image, outputs.logits_per_image, rtol=0, atol=1e-12)
