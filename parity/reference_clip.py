@@ -71,20 +71,20 @@ def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: F
     weight = weights_below(tensors)
     text_prefix = "text." if "text.ln_final.weight" in tensors else ""  # open_clip's CustomTextCLIP
     image_tower = _ImageTower(
-        weight("visual.conv1.weight"),
-        weight("visual.class_embedding"),
-        weight("visual.positional_embedding"),
-        torch_pair(weight, "visual.ln_pre"),
-        torch_blocks(tensors, "visual.transformer.resblocks."),
-        torch_pair(weight, "visual.ln_post"),
-        weight("visual.proj"),
+        patch_kernel=weight("visual.conv1.weight"),
+        class_token=weight("visual.class_embedding"),
+        positions=weight("visual.positional_embedding"),
+        norm_before=torch_pair(weight, "visual.ln_pre"),
+        blocks=torch_blocks(tensors, "visual.transformer.resblocks."),
+        norm_after=torch_pair(weight, "visual.ln_post"),
+        projection=weight("visual.proj"),
     )
     text_tower = _TextTower(
-        tensors[f"{text_prefix}token_embedding.weight"],
-        weight(f"{text_prefix}positional_embedding"),
-        torch_blocks(tensors, f"{text_prefix}transformer.resblocks."),
-        torch_pair(weight, f"{text_prefix}ln_final"),
-        weight(f"{text_prefix}text_projection"),
+        tokens=tensors[f"{text_prefix}token_embedding.weight"],
+        positions=weight(f"{text_prefix}positional_embedding"),
+        blocks=torch_blocks(tensors, f"{text_prefix}transformer.resblocks."),
+        norm_after=torch_pair(weight, f"{text_prefix}ln_final"),
+        projection=weight(f"{text_prefix}text_projection"),
     )
     image_width, text_width = image_tower.positions.shape[-1], text_tower.positions.shape[-1]
     image_settings = Settings(
@@ -111,20 +111,20 @@ def transformers_clip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Id
     weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
     vision, text = config.vision_config, config.text_config
     image_tower = _ImageTower(
-        weight("vision_model.embeddings.patch_embedding.weight"),
-        weight("vision_model.embeddings.class_embedding"),
-        weight("vision_model.embeddings.position_embedding.weight"),
-        torch_pair(weight, "vision_model.pre_layrnorm"),
-        torch_blocks(tensors, "vision_model.encoder.layers."),
-        torch_pair(weight, "vision_model.post_layernorm"),
-        weight("visual_projection.weight").T,
+        patch_kernel=weight("vision_model.embeddings.patch_embedding.weight"),
+        class_token=weight("vision_model.embeddings.class_embedding"),
+        positions=weight("vision_model.embeddings.position_embedding.weight"),
+        norm_before=torch_pair(weight, "vision_model.pre_layrnorm"),
+        blocks=torch_blocks(tensors, "vision_model.encoder.layers."),
+        norm_after=torch_pair(weight, "vision_model.post_layernorm"),
+        projection=weight("visual_projection.weight").T,
     )
     text_tower = _TextTower(
-        tensors["text_model.embeddings.token_embedding.weight"],
-        weight("text_model.embeddings.position_embedding.weight"),
-        torch_blocks(tensors, "text_model.encoder.layers."),
-        torch_pair(weight, "text_model.final_layer_norm"),
-        weight("text_projection.weight").T,
+        tokens=tensors["text_model.embeddings.token_embedding.weight"],
+        positions=weight("text_model.embeddings.position_embedding.weight"),
+        blocks=torch_blocks(tensors, "text_model.encoder.layers."),
+        norm_after=torch_pair(weight, "text_model.final_layer_norm"),
+        projection=weight("text_projection.weight").T,
     )
     # Old folders say 2, which is not the id: their end of text, too, has the highest.
     end_of_text = ids.argmax(-1) if text.eos_token_id == 2 else (ids == text.eos_token_id).argmax(-1)

@@ -31,6 +31,7 @@ from .reference_layers import (
 )
 from .reference_weights import (
     FileFacts,
+    GetWeight,
     flax_blocks,
     flax_linear,
     flax_norm,
@@ -89,22 +90,22 @@ def big_vision_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, fact
     weight = weights_below(tensors)
     old_layout = "img/Transformer/pos_embedding" in tensors
     image_tower = _ImageTower(
-        weight("img/embedding/kernel").transpose(3, 2, 0, 1),
-        weight("img/embedding/bias"),
-        weight("img/Transformer/pos_embedding" if old_layout else "img/pos_embedding"),
-        flax_blocks(tensors, "img/Transformer/"),
-        flax_norm(weight, "img/Transformer/encoder_norm"),
-        lambda: flax_pooling_head(tensors, "img/MAPHead_0/"),
+        patch_kernel=weight("img/embedding/kernel").transpose(3, 2, 0, 1),
+        patch_bias=weight("img/embedding/bias"),
+        positions=weight("img/Transformer/pos_embedding" if old_layout else "img/pos_embedding"),
+        blocks=flax_blocks(tensors, "img/Transformer/"),
+        norm_after=flax_norm(weight, "img/Transformer/encoder_norm"),
+        head=lambda: flax_pooling_head(tensors, "img/MAPHead_0/"),
     )
     text_positions = weight("txt/pos_embedding")
     if "txt/Encoder_0/pos_embedding" in tensors:  # of old files: added to the other table
         text_positions = text_positions + weight("txt/Encoder_0/pos_embedding")
     text_tower = _TextTower(
-        tensors["txt/Embed_0/embedding"],
-        text_positions,
-        flax_blocks(tensors, "txt/Encoder_0/"),
-        flax_norm(weight, "txt/Encoder_0/encoder_norm"),
-        flax_linear(weight, "txt/head") if "txt/head/kernel" in tensors else None,
+        tokens=tensors["txt/Embed_0/embedding"],
+        positions=text_positions,
+        blocks=flax_blocks(tensors, "txt/Encoder_0/"),
+        norm_after=flax_norm(weight, "txt/Encoder_0/encoder_norm"),
+        head=flax_linear(weight, "txt/head") if "txt/head/kernel" in tensors else None,
     )
     return _reference(
         image_tower.forward(pixels, flax_settings(tensors, "img/Transformer/"), _BIG_VISION_NORM_FLOOR),
@@ -119,11 +120,11 @@ def open_clip_siglip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids
     weight, tokens = weights_below(tensors), tensors["text.token_embedding.weight"]
     vocabulary, width = tokens.shape
     text_tower = _TextTower(
-        tokens,
-        weight("text.positional_embedding"),
-        torch_blocks(tensors, "text.transformer.resblocks."),
-        torch_pair(weight, "text.ln_final"),
-        torch_pair(weight, "text.text_projection") if "text.text_projection.weight" in tensors else None,
+        tokens=tokens,
+        positions=weight("text.positional_embedding"),
+        blocks=torch_blocks(tensors, "text.transformer.resblocks."),
+        norm_after=torch_pair(weight, "text.ln_final"),
+        head=torch_pair(weight, "text.text_projection") if "text.text_projection.weight" in tensors else None,
     )
     # Without the JSON, what those of all published models say: So400m's heads, SigLIP 2's activation.
     text_settings = Settings(
@@ -149,21 +150,22 @@ def timm_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: Fil
 def _timm_image_tower(tensors: Mapping[str, Any], prefix: str) -> _ImageTower:
     weight = weights_below(tensors, prefix)
     return _ImageTower(
-        weight("patch_embed.proj.weight"),
-        weight("patch_embed.proj.bias"),
-        weight("pos_embed"),
-        torch_blocks(tensors, f"{prefix}blocks."),
-        torch_pair(weight, "norm"),
-        lambda: PoolingHead(
-            weight("attn_pool.latent"),
-            Attention(
-                torch_pair(weight, "attn_pool.q"),
-                *torch_stacked(weight, "attn_pool.kv.", count=2),
-                torch_pair(weight, "attn_pool.proj"),
-            ),
-            torch_pair(weight, "attn_pool.norm"),
-            MLP(torch_pair(weight, "attn_pool.mlp.fc1"), torch_pair(weight, "attn_pool.mlp.fc2")),
-        ),
+        patch_kernel=weight("patch_embed.proj.weight"),
+        patch_bias=weight("patch_embed.proj.bias"),
+        positions=weight("pos_embed"),
+        blocks=torch_blocks(tensors, f"{prefix}blocks."),
+        norm_after=torch_pair(weight, "norm"),
+        head=lambda: _timm_pooling_head(weight),
+    )
+
+
+def _timm_pooling_head(weight: GetWeight) -> PoolingHead:
+    key, value = torch_stacked(weight, "attn_pool.kv.", count=2)
+    return PoolingHead(
+        weight("attn_pool.latent"),
+        Attention(torch_pair(weight, "attn_pool.q"), key, value, torch_pair(weight, "attn_pool.proj")),
+        torch_pair(weight, "attn_pool.norm"),
+        MLP(torch_pair(weight, "attn_pool.mlp.fc1"), torch_pair(weight, "attn_pool.mlp.fc2")),
     )
 
 
@@ -171,30 +173,34 @@ def transformers_siglip_forward(tensors: Mapping[str, Any], pixels: Array, ids: 
     """Run a SigLIP under transformers' names."""
     weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
     vision, text = config.vision_config, config.text_config
-    head = weights_below(tensors, "vision_model.head.")
     image_tower = _ImageTower(
-        weight("vision_model.embeddings.patch_embedding.weight"),
-        weight("vision_model.embeddings.patch_embedding.bias"),
-        weight("vision_model.embeddings.position_embedding.weight"),
-        torch_blocks(tensors, "vision_model.encoder.layers."),
-        torch_pair(weight, "vision_model.post_layernorm"),
-        lambda: PoolingHead(
-            head("probe"),
-            Attention(*torch_stacked(head, "attention.in_proj_"), torch_pair(head, "attention.out_proj")),
-            torch_pair(head, "layernorm"),
-            MLP(torch_pair(head, "mlp.fc1"), torch_pair(head, "mlp.fc2")),
-        ),
+        patch_kernel=weight("vision_model.embeddings.patch_embedding.weight"),
+        patch_bias=weight("vision_model.embeddings.patch_embedding.bias"),
+        positions=weight("vision_model.embeddings.position_embedding.weight"),
+        blocks=torch_blocks(tensors, "vision_model.encoder.layers."),
+        norm_after=torch_pair(weight, "vision_model.post_layernorm"),
+        head=lambda: _transformers_pooling_head(weights_below(tensors, "vision_model.head.")),
     )
     text_tower = _TextTower(
-        tensors["text_model.embeddings.token_embedding.weight"],
-        weight("text_model.embeddings.position_embedding.weight"),
-        torch_blocks(tensors, "text_model.encoder.layers."),
-        torch_pair(weight, "text_model.final_layer_norm"),
-        torch_pair(weight, "text_model.head"),
+        tokens=tensors["text_model.embeddings.token_embedding.weight"],
+        positions=weight("text_model.embeddings.position_embedding.weight"),
+        blocks=torch_blocks(tensors, "text_model.encoder.layers."),
+        norm_after=torch_pair(weight, "text_model.final_layer_norm"),
+        head=torch_pair(weight, "text_model.head"),
     )
     return _reference(
         image_tower.forward(pixels, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
         text_tower.forward(ids, Settings(text.num_attention_heads, text.hidden_act, text.layer_norm_eps)),
         weight("logit_scale"),
         weight("logit_bias"),
+    )
+
+
+def _transformers_pooling_head(weight: GetWeight) -> PoolingHead:
+    query, key, value = torch_stacked(weight, "attention.in_proj_")
+    return PoolingHead(
+        weight("probe"),
+        Attention(query, key, value, torch_pair(weight, "attention.out_proj")),
+        torch_pair(weight, "layernorm"),
+        MLP(torch_pair(weight, "mlp.fc1"), torch_pair(weight, "mlp.fc2")),
     )

@@ -88,8 +88,9 @@ def torch_blocks(tensors: Mapping[str, Any], prefix: str) -> Iterable[Block]:
         else:  # transformers
             query_key_value = [torch_pair(weight, f"self_attn.{part}_proj") for part in "qkv"]
             names = ("layer_norm1", "self_attn.out_proj", "layer_norm2", "mlp.fc1", "mlp.fc2")
+        query, key, value = query_key_value
         norm_1, out, norm_2, fc1, fc2 = (torch_pair(weight, name) for name in names)
-        yield Block(norm_1, Attention(*query_key_value, out), norm_2, MLP(fc1, fc2))
+        yield Block(norm_1, Attention(query, key, value, out), norm_2, MLP(fc1, fc2))
 
 
 # Flax: matrices are (in, out), with heads on axes of their own; blocks may be stacked on a leading axis ("scanned").
