@@ -43,7 +43,7 @@ def locate(source: str | Path, *, progress: Progress = lambda step: None) -> tup
     if Path(source).exists():
         return Path(source), None
     if str(source) in BUNDLED:
-        return bundled_checkpoint(str(source))[0], None
+        return bundled_checkpoint(str(source)).weights, None
     try:
         row = official_checkpoint(str(source))
     except ValueError as error:

@@ -98,7 +98,7 @@ def convert_command(
         typer.Option(help="Of the weights written; keep: the file's own."),
     ] = "float32",
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Measure parity; fail if a bar is missed.")
+        bool, typer.Option("--verify/--no-verify", help="Measure parity; fail if an error is above its tolerance.")
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
     as_json: Json = False,
@@ -146,7 +146,7 @@ def verify(
     vision_heads: VisionHeads = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a converted folder against its source again. Exits with 1 where a bar is missed."""
+    """Measure a converted folder against its source again. Exits with 1 where an error is above its tolerance."""
     from ..parity import plot_certificate
     from ..parity import verify as measure
 

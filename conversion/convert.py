@@ -38,13 +38,14 @@ NO_TOKENIZER = (
 
 
 class ParityError(ValueError):
-    """A converted model missed a bar; `certificate` holds every number."""
+    """An error of a converted model is above its tolerance; `certificate` holds every number."""
 
     def __init__(self, certificate: Certificate) -> None:
-        comparison, row = certificate.worst
+        comparison, output = certificate.worst
         super().__init__(
-            f"The conversion is wrong: {row.name} of {comparison.subject} is {row.scaled_error:.1e} from "
-            f"{comparison.reference}, the bar is {row.bar:.0e}. Nothing was written; --no-verify writes it regardless."
+            f"The conversion is wrong: {output.name} of {comparison.subject} is {output.scaled_error:.1e} from "
+            f"{comparison.reference}, the tolerance is {output.tolerance:.0e}. Nothing was written; --no-verify writes "
+            "it regardless."
         )
         self.certificate = certificate
 
@@ -71,7 +72,7 @@ def convert(
     `vision_activation` and `vision_heads` are those of `read_checkpoint`. The folder remembers the layout of the
     source, for the way back.
     `dtype` is float32 unless given; "keep" is the file's own where it has only one. The folder appears complete or not
-    at all. Raises ParityError where a bar is missed, FileExistsError for a destination that is not empty.
+    at all. Raises ParityError where an error is above its tolerance, FileExistsError where the folder is not empty.
     """
     folder = Path(folder).expanduser().resolve()
     _check_destination(Path(source), folder, overwrite)
@@ -83,7 +84,7 @@ def convert(
         progress=progress,
     )
     if tokenizer is None and str(source) in BUNDLED and not Path(source).exists():
-        tokenizer = bundled_checkpoint(str(source))[1]
+        tokenizer = bundled_checkpoint(str(source)).vocabulary
     if row is not None and tokenizer is None and row.vocabulary.address:
         tokenizer = download_file(row.vocabulary.address, sha256=row.vocabulary.sha256, progress=progress)
     stored_dtype = _stored_dtype(checkpoint, dtype)

@@ -84,7 +84,7 @@ def official(packages: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_reference_and_models(name: str, official: tuple[Path, Any, Any]) -> None:
-    """float64 against float64; then our float32 model, by the bars of every conversion."""
+    """float64 against float64; then our float32 model, by the tolerances of every conversion."""
     root, inputs, outputs = official
     checkpoint = read_checkpoint(root / name, **choices(name))
     assert checkpoint.format == "open_clip"
@@ -162,7 +162,8 @@ def test_image_tower_alone(tmp_path: Path) -> None:
     certificate = convert(tmp_path / "timm.safetensors", tmp_path / "folder", **TRUNK_CHOICES)
     assert certificate is not None
     assert certificate.passed
-    assert {row.name.split(".")[0] for comparison in certificate.comparisons for row in comparison.rows} == {"image"}
+    outputs = [output for comparison in certificate.comparisons for output in comparison.outputs]
+    assert {output.name.split(".")[0] for output in outputs} == {"image"}
     pixels = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         ours = twinlens.SiglipVisionModel.from_pretrained(tmp_path / "timm.safetensors", **TRUNK_CHOICES)(pixels)

@@ -64,7 +64,7 @@ class Recipe:
 
     def vocabulary_file(self) -> Path:
         """Where the vocabulary lies."""
-        return bundled_checkpoint(self.name)[1]
+        return bundled_checkpoint(self.name).vocabulary
 
     def processor(self) -> DualEncoderProcessor:
         """Pixels and tokens as the family's official code makes them."""
