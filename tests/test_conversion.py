@@ -559,7 +559,7 @@ class TestRefusals:
 
 def convert_and_die(source: Path, number: signal.Signals) -> None:
     def die(step: str) -> None:
-        if step == "transformers":
+        if step == "running transformers":
             os.kill(os.getpid(), number)
 
     convert(source, source.parent / "folder", progress=die)
@@ -599,7 +599,7 @@ class TestAllOrNothing:
 
     def test_interrupt(self, source: Path, tmp_path: Path) -> None:
         def interrupt(step: str) -> None:
-            if step == "transformers":
+            if step == "running transformers":
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
