@@ -9,7 +9,7 @@ import torch
 from ..formats import Checkpoint
 from .measurement import Inputs, Outputs, Subject
 
-_INSTALL = "run `pip install '.[reference]'` in a checkout of twinlens"
+_INSTALL = "pip install '.[reference]' in the checkout of twinlens"
 
 
 def original_subject(checkpoint: Checkpoint) -> Subject:

@@ -20,7 +20,7 @@ def plot_certificate(certificate: dict[str, Any], path: str | Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Plots need matplotlib: run `pip install '.[plots]'` in a checkout of twinlens.", name=error.name
+            "Plots need matplotlib: pip install '.[plots]' in the checkout of twinlens.", name=error.name
         ) from error
     if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"Expected the name of a .png, .svg or .pdf file, got {path}.")

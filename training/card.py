@@ -83,7 +83,9 @@ def draw_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"Curves need matplotlib ({error}): pip install 'twinlens[train]'.") from error
+        raise ImportError(
+            f"Curves need matplotlib ({error}): pip install '.[train]' in the checkout of twinlens."
+        ) from error
     curves: dict[str, list[tuple[int, float]]] = {}
     for entry in history:
         for name, value in entry.items():

@@ -90,7 +90,7 @@ def load(plan: TrainingPlan) -> tuple[Any, DualEncoderProcessor]:
 def build_trainer(plan: TrainingPlan, model: Any, processor: DualEncoderProcessor, folder: Path) -> ContrastiveTrainer:
     """The trainer of a plan, which keeps checkpoints and TensorBoard's logs in `folder`."""
     if not is_tensorboard_available():
-        raise ImportError("Logs need tensorboardX or tensorboard: pip install 'twinlens[train]'.")
+        raise ImportError("Logs need tensorboardX or tensorboard: pip install '.[train]' in the checkout of twinlens.")
     arguments = ContrastiveTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=plan.epochs,
