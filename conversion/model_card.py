@@ -162,13 +162,12 @@ def _base_model(row: OfficialCheckpoint) -> str | None:
 
 def _official(row: OfficialCheckpoint, certificate: Certificate | None) -> str:
     address = row.address.replace(HUB, "https://huggingface.co/")
-    sources = {fact: source for facts, source in row.sources.items() for fact in facts.split(", ")}
     sentences = [f"Converted by twinlens from the official checkpoint at <{address}>."]
     if certificate:
         sentences.append("The table below shows that the conversion changed nothing.")
-    sentences.append(f"That its licence is `{row.license}` is known from {sources['license']}.")
+    sentences.append(f"That its licence is `{row.license}` is known from {row.source_of('license')}.")
     if row.imagenet is not None:
-        sentences.append(f"Published zero-shot accuracy on ImageNet-1k: {row.imagenet}% ({sources['imagenet']}).")
+        sentences.append(f"Published zero-shot accuracy on ImageNet-1k: {row.imagenet}% ({row.source_of('imagenet')}).")
     return "\n".join(sentences)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue import OfficialCheckpoint
-from ..catalogue.download import locate
-from ..catalogue.official_checkpoint import Tower, prefixed
+from ..catalogue.download import resolve_source
+from ..catalogue.official_checkpoint import Tower, tower_geometry
 from ..configuration import DualEncoderConfig, TowerConfig
 from .checkpoint import Checkpoint, read_checkpoint
 from .layout import Activation
@@ -25,7 +25,7 @@ def read_source(
     A named one is downloaded and must have the geometry that stands there, and the hash where one is published; the
     row also says what its file does not. The other arguments are those of `read_checkpoint`.
     """
-    path, row = locate(source, progress=progress)
+    path, row = resolve_source(source, progress=progress)
     if row is not None:
         image_size = image_size or row.image_size
         if row.format == "open_clip":  # whose JSON may not contradict it
@@ -61,8 +61,8 @@ def _geometry(config: Any) -> dict[str, Any]:
         "family": config.model_type,
         "image grid": vision.grid_size,
         "patch": vision.patch_size,
-        **prefixed("image", _tower(vision)),
-        **prefixed("text", _tower(text)),
+        **tower_geometry("image", _tower(vision)),
+        **tower_geometry("text", _tower(text)),
         "embedding": config.projection_dim if config.projection else text.projection_size,
         "text length": text.max_position_embeddings,
         "vocabulary": text.vocab_size,

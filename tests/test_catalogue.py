@@ -21,13 +21,14 @@ from helpers.released_files import released_file, released_package
 
 from twinlens.catalogue import CATALOGUE, OfficialCheckpoint, official_checkpoint
 from twinlens.catalogue import download as module
-from twinlens.catalogue.download import download, download_file, locate
+from twinlens.catalogue.download import download_checkpoint, download_file, resolve_source
 from twinlens.catalogue.official_checkpoint import ResNet, Tower
 from twinlens.configuration import CLIPConfig, SiglipConfig
 from twinlens.formats import read_checkpoint
 from twinlens.formats.source import check_geometry
 from twinlens.modeling import CLIPModel, SiglipModel
 
+FACTS = ("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
 ROWS = list(CATALOGUE.values())
 OPEN_CLIP = [row for row in ROWS if row.format == "open_clip"]
 TRANSFORMERS = [row for row in ROWS if isinstance(row.image, Tower) and row.image_size]  # what has a configuration here
@@ -99,19 +100,17 @@ class TestRows:
         assert CATALOGUE[row.name] is row
         assert row.sha256 is None or row.sha256 in row.address
         assert row.imagenet is None or 55 < row.imagenet < 90
-        assert {fact for facts in row.sources for fact in facts.split(", ")} >= {
-            *("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
-        }
+        assert all(row.source_of(fact) for fact in FACTS)
         for tower in (row.image, row.text):
             assert isinstance(tower, ResNet) or tower.width % tower.heads == 0
         vocabularies = {"clip": {"clip"}, "siglip": {"c4_en", "mc4"}, "siglip2": {"gemma"}}
         assert row.vocabulary.name in vocabularies[row.family]
 
     def test_no_name_twice(self) -> None:
-        from twinlens.catalogue.published import _ROWS
+        from twinlens.catalogue.published import _CHECKPOINTS
 
-        assert len(_ROWS) == len(CATALOGUE)
-        assert len({row.address for row in _ROWS}) == len(_ROWS)
+        assert len(_CHECKPOINTS) == len(CATALOGUE)
+        assert len({row.address for row in _CHECKPOINTS}) == len(_CHECKPOINTS)
 
     @pytest.mark.parametrize("row", TRANSFORMERS, ids=lambda row: row.name)
     def test_has_a_valid_configuration(self, row: OfficialCheckpoint) -> None:
@@ -277,7 +276,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server, and an empty HF_HOME."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(module, "RETRY_PAUSE_SECONDS", 0.0)
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
@@ -359,7 +358,7 @@ class TestDownload:
         server.breaks = [2_000, 1_000] * 9
         with pytest.raises(OSError, match="the connection broke"):
             download_file(f"{server.address}/a.pt")
-        assert len(ranges(server)) == 1 + module.ATTEMPTS
+        assert len(ranges(server)) == 1 + module.MAX_FAILED_ATTEMPTS
 
     def test_wrong_hash_leaves_nothing(self, server: Server, tmp_path: Path) -> None:
         server.files["/a.pt"] = BODY
@@ -415,7 +414,7 @@ class TestHub:
         for name in ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
             server.files[f"{self.FOLDER}/{name}"] = name.encode() + BODY
         steps: list[str] = []
-        path = download(self.ROW, progress=steps.append)
+        path = download_checkpoint(self.ROW, progress=steps.append)
         assert path.name == "open_clip_model.safetensors"
         assert path.read_bytes() == b"open_clip_model.safetensors" + BODY
         assert (path.parent / "open_clip_config.json").read_bytes().startswith(b"open_clip_config.json")
@@ -424,32 +423,32 @@ class TestHub:
 
     def test_pickled_weights_where_there_are_no_others(self, server: Server) -> None:
         server.files[f"{self.FOLDER}/open_clip_pytorch_model.bin"] = BODY
-        assert download(self.ROW).read_bytes() == BODY
+        assert download_checkpoint(self.ROW).read_bytes() == BODY
 
     def test_nothing_there(self, server: Server) -> None:
         with pytest.raises(OSError, match="Downloading laion/CLIP-ViT-B-32-laion2B-s34B-b79K from the Hub failed: "):
-            download(self.ROW)
+            download_checkpoint(self.ROW)
 
     def test_other_rows_are_checked(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[tuple[str, str | None]] = []
         monkeypatch.setattr(module, "download_file", lambda url, *, sha256, progress: calls.append((url, sha256)))
         row = CATALOGUE["ViT-B/32"]
-        download(row)
+        download_checkpoint(row)
         assert calls == [(row.address, row.sha256)]
 
 
-class TestLocate:
+class TestResolveSource:
     def test_path_comes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "RN50").touch()
-        assert locate("RN50") == (Path("RN50"), None)
+        assert resolve_source("RN50") == (Path("RN50"), None)
 
     def test_name_is_downloaded(self, server: Server) -> None:
         server.files[f"{TestHub.FOLDER}/open_clip_model.safetensors"] = BODY
-        path, row = locate(TestHub.ROW.name)
+        path, row = resolve_source(TestHub.ROW.name)
         assert path.read_bytes() == BODY
         assert row is TestHub.ROW
 
     def test_neither(self) -> None:
         with pytest.raises(FileNotFoundError, match=r"^ViT-B/23: no such file\. No official .* 'ViT-B/32'"):
-            locate("ViT-B/23")
+            resolve_source("ViT-B/23")

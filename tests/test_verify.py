@@ -255,13 +255,13 @@ class TestNames:
             vocabulary=Vocabulary("tiny", text.vocab_size, 1, None, None, ""),
         )  # fmt: skip
         source = importlib.import_module("twinlens.formats.source")
-        monkeypatch.setattr(source, "locate", lambda name, progress: (tmp_path / "file.npz", row))
+        monkeypatch.setattr(source, "resolve_source", lambda name, progress: (tmp_path / "file.npz", row))
         convert(row.name, tmp_path / "folder")
         assert verify(row.name, tmp_path / "folder").passed
         assert json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())["size"]["height"] == 44
         assert f"base_model: google/{row.name}" in (tmp_path / "folder" / "README.md").read_text()
         other = replace(row, text_length=text.max_position_embeddings + 1)
-        monkeypatch.setattr(source, "locate", lambda name, progress: (tmp_path / "file.npz", other))
+        monkeypatch.setattr(source, "resolve_source", lambda name, progress: (tmp_path / "file.npz", other))
         with pytest.raises(ValueError, match=f"not the official {row.name}: text length 16, expected 17"):
             convert(row.name, tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()
