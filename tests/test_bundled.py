@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import twinlens
-from twinlens.catalogue import BUNDLED, bundled_checkpoint
+from twinlens.catalogue import BUNDLED, PHOTOGRAPH, bundled_checkpoint
 from twinlens.conversion import convert, export
 from twinlens.formats import inspect_source, read_checkpoint
 from twinlens.parity import verify
@@ -101,3 +101,8 @@ def test_the_folder_holds_the_weights_of_the_file(converted):
     official = read_checkpoint(bundled_checkpoint(converted.name).weights).state_dict()
     assert weights.keys() == official.keys()
     assert all(torch.equal(weights[name], value.float()) for name, value in official.items())
+
+
+def test_the_photograph_is_small_and_says_where_it_is_from():
+    assert PHOTOGRAPH.stat().st_size <= 64 * 1024
+    assert "Licence: CC0" in PHOTOGRAPH.with_suffix(".txt").read_text()

@@ -1,5 +1,6 @@
 """The float64 reference against the official code: big_vision's recorded outputs, OpenAI's model where installed."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import transformers
 from helpers.builders import TINY_CLIP, write_openai, write_transformers
 from helpers.released_files import released_module
 
+from twinlens import parity
 from twinlens.formats import read_checkpoint
 from twinlens.modeling import DualEncoderModel
 from twinlens.parity import reference_forward
@@ -192,3 +194,11 @@ def test_transformers_in_float64(family, old, tmp_path):
     np.testing.assert_allclose(result.image.embeds, outputs.image_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.text.embeds, outputs.text_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.logits_per_image, outputs.logits_per_image, rtol=0, atol=1e-12)
+
+
+def test_it_shares_no_code_with_what_it_checks():
+    files = sorted(Path(parity.__file__).parent.glob("reference*.py"))
+    assert len(files) == 5
+    for file in files:
+        imports = re.findall(r"^ *from (\.\S*|twinlens\S*)", file.read_text(), flags=re.MULTILINE)
+        assert all(name.startswith(".reference") for name in imports), (file.name, imports)
