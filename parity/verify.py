@@ -50,12 +50,12 @@ def verify(
         source, image_size=image_size, vision_activation=vision_activation, vision_heads=vision_heads, progress=progress
     )
     if image_size is None and entry is None:
+        # A file shows whole patches only, and the folder knows the pixels: 384 at patch 14 is 378 in a file.
         vision = _vision_config(checkpoint.config)
-        image_size = _vision_config(type(checkpoint.config).from_pretrained(folder)).image_size
-        # A file shows whole patches only, the folder knows the pixels: 384 at patch 14 is 378 in a file.
-        if image_size != vision.image_size and image_size // vision.patch_size * vision.patch_size == vision.image_size:
+        pixels = _vision_config(type(checkpoint.config).from_pretrained(folder)).image_size
+        if pixels != vision.image_size and pixels - pixels % vision.patch_size == vision.image_size:
             checkpoint, _ = read_source(
-                source, image_size=image_size, vision_activation=vision_activation, vision_heads=vision_heads
+                source, image_size=pixels, vision_activation=vision_activation, vision_heads=vision_heads
             )
     return certify_folder(checkpoint, folder, reference=reference, progress=progress)
 
