@@ -167,9 +167,9 @@ def reference_subject(checkpoint: Checkpoint) -> Subject:
         reference = reference_forward(
             checkpoint.tensors,
             *inputs,
-            sidecar_json=checkpoint.layout.beside,
-            vision_activation=checkpoint.choices.vision_activation,
-            vision_heads=checkpoint.choices.vision_heads,
+            sidecar_json=checkpoint.layout.sidecar_json,
+            vision_activation=checkpoint.options.get("vision_activation"),
+            vision_heads=checkpoint.options.get("vision_heads"),
         )
         outputs = _tower_outputs("image", reference.image, reference.image.embeds)
         if reference.text is not None and reference.logits_per_image is not None:

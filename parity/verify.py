@@ -11,11 +11,12 @@ import torch
 import transformers
 from PIL import Image
 from transformers import PreTrainedModel
+from typing_extensions import Unpack
 
 from .. import modeling
 from ..catalogue import PHOTOGRAPH
 from ..configuration import DualEncoderConfig, SiglipVisionConfig, family_of
-from ..formats import Activation, Checkpoint, read_weights
+from ..formats import Checkpoint, LoadOptions, check_options, read_weights
 from ..formats.source import read_source
 from ..processing import DualEncoderProcessor
 from .certificate import Certificate
@@ -32,31 +33,26 @@ def verify(
     folder: str | Path,
     *,
     reference: ReferenceKind = "independent",
-    image_size: int | None = None,
-    vision_activation: Activation | None = None,
-    vision_heads: int | None = None,
     progress: Progress = lambda step: None,
+    **options: Unpack[LoadOptions],
 ) -> Certificate:
     """Measure a converted folder against its source again, and return a certificate that says whether it passes.
 
     `reference="original"` also runs the official implementation (`original_subject`), which executes code from a
-    TorchScript archive where `openai-clip` is not installed. The other arguments are those of `read_source`.
+    TorchScript archive where `openai-clip` is not installed. `options` are those of `read_source`.
     Raises FileNotFoundError where `folder` is not a converted folder.
     """
+    check_options(options)
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, expected a folder that twinlens convert wrote.")
-    checkpoint, entry = read_source(
-        source, image_size=image_size, vision_activation=vision_activation, vision_heads=vision_heads, progress=progress
-    )
-    if image_size is None and entry is None:
+    checkpoint, entry = read_source(source, progress=progress, **options)
+    if options.get("image_size") is None and entry is None:
         # A file shows whole patches only, and the folder knows the pixels: 384 at patch 14 is 378 in a file.
         vision = _vision_config(checkpoint.config)
         pixels = _vision_config(type(checkpoint.config).from_pretrained(folder)).image_size
         if pixels != vision.image_size and pixels - pixels % vision.patch_size == vision.image_size:
-            checkpoint, _ = read_source(
-                source, image_size=pixels, vision_activation=vision_activation, vision_heads=vision_heads
-            )
+            checkpoint, _ = read_source(source, **(options | LoadOptions(image_size=pixels)))
     return certify_folder(checkpoint, folder, reference=reference, progress=progress)
 
 

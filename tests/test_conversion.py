@@ -432,7 +432,9 @@ class TestCertificate:
         """A channel of 1e3, as trained towers have: its float32 spacing alone is twice the tolerance."""
         source = write(tmp_path / "sound", case)
         checkpoint = read_checkpoint(source)
-        tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()} | checkpoint.layout.integers
+        tensors = {
+            name: tensor.float() for name, tensor in checkpoint.tensors.items()
+        } | checkpoint.layout.integer_buffers
         bias = {
             "archive": "visual.transformer.resblocks.0.mlp.c_proj.bias",
             "v1": "params/img/Transformer/encoderblock_0/MlpBlock_0/Dense_1/bias",
@@ -549,6 +551,10 @@ class TestRefusals:
         with pytest.raises(FileExistsError, match=r"lies in .*folder, which --overwrite would remove"):
             convert(source, tmp_path / "folder", overwrite=True)
         assert source.exists()
+
+    def test_unknown_option(self, source: Path, tmp_path: Path) -> None:
+        with pytest.raises(TypeError, match=r"no option called 'image_szie'\. Did you mean image_size"):
+            convert(source, tmp_path / "folder", image_szie=32)  # type: ignore[call-arg]
 
     def test_destination_is_a_file(self, source: Path) -> None:
         with pytest.raises(FileExistsError, match=r"is a file, expected a folder"):
