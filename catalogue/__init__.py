@@ -1,7 +1,19 @@
-"""Published checkpoints: what is known of each, their download, and the two small ones that are part of the package."""
+"""Published checkpoints: what is known of each, their download, and the files that are part of the package.
 
-from .bundled import BUNDLED, bundled_checkpoint
+Importing it imports neither torch nor transformers; `download`, which needs huggingface_hub, is not imported by it.
+"""
+
+from .bundled import BUNDLED, PHOTOGRAPH, BundledCheckpoint, bundled_checkpoint
 from .official_checkpoint import OfficialCheckpoint, Vocabulary
 from .published import CATALOGUE, official_checkpoint
 
-__all__ = ["BUNDLED", "CATALOGUE", "OfficialCheckpoint", "Vocabulary", "bundled_checkpoint", "official_checkpoint"]
+__all__ = [
+    "BUNDLED",
+    "CATALOGUE",
+    "PHOTOGRAPH",
+    "BundledCheckpoint",
+    "OfficialCheckpoint",
+    "Vocabulary",
+    "bundled_checkpoint",
+    "official_checkpoint",
+]

@@ -1,17 +1,27 @@
-"""The two small checkpoints that are part of this package; they were trained on `twinlens.toy_world`."""
+"""The files in `assets/`: two small checkpoints, which were trained on `twinlens.toy_world`, and a photograph."""
 
-from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
-_FILES = {  # weights in an official layout, and their vocabulary
-    "siglip-shapes": ("siglip-shapes.npz", "shapes.model"),
-    "clip-shapes": ("clip-shapes.pt", "bpe_shapes_vocab.txt.gz"),
+_ASSETS = Path(__file__).with_name("assets")
+
+PHOTOGRAPH = _ASSETS / "cat.jpg"  # source and licence are in cat.txt
+
+
+class BundledCheckpoint(NamedTuple):
+    """Paths of an official file and of its vocabulary."""
+
+    weights: Path
+    vocabulary: Path
+
+
+_CHECKPOINTS = {
+    "siglip-shapes": BundledCheckpoint(_ASSETS / "siglip-shapes.npz", _ASSETS / "shapes.model"),
+    "clip-shapes": BundledCheckpoint(_ASSETS / "clip-shapes.pt", _ASSETS / "bpe_shapes_vocab.txt.gz"),
 }
-BUNDLED = tuple(_FILES)
+BUNDLED = tuple(_CHECKPOINTS)
 
 
-def bundled_checkpoint(name: str) -> tuple[Path, Path]:
-    """The official file of this name, and its vocabulary."""
-    assets = Path(str(files(__package__))) / "assets"
-    weights, vocabulary = _FILES[name]
-    return assets / weights, assets / vocabulary
+def bundled_checkpoint(name: str) -> BundledCheckpoint:
+    """Return the files of the bundled checkpoint `name`, which is one of `BUNDLED`."""
+    return _CHECKPOINTS[name]

@@ -25,44 +25,46 @@ from .published import official_checkpoint
 
 Progress = Callable[[str], None]
 
-BLOCK = 1 << 20
-TIMEOUT = 30  # seconds without an answer
-ATTEMPTS = 3  # in a row that bring nothing new
-PAUSE = 2.0  # seconds between two of them
-BROKEN_LINE = (URLError, ConnectionError, TimeoutError, ssl.SSLError, HTTPException)
+BLOCK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 30  # without an answer
+MAX_FAILED_ATTEMPTS = 3  # in a row, each of which brought nothing new
+RETRY_PAUSE_SECONDS = 2.0
+CONNECTION_ERRORS = (URLError, ConnectionError, TimeoutError, ssl.SSLError, HTTPException)
 
 ANOTHER_WAY = "Once you have the file from elsewhere, give its path instead of a name."
 
 
-def locate(source: str | Path, *, progress: Progress = lambda step: None) -> tuple[Path, OfficialCheckpoint | None]:
-    """Give the path that `source` is, or of the published checkpoint that it names, with its row of the catalogue.
+def resolve_source(
+    source: str | Path, *, progress: Progress = lambda step: None
+) -> tuple[Path, OfficialCheckpoint | None]:
+    """Return the path of a checkpoint that is given as a path or by name, and its entry in the catalogue.
 
-    What exists as a path is a path; a bundled checkpoint has no row. Raises FileNotFoundError for neither, OSError for
-    a download that failed.
+    What exists as a path is a path, whatever its name. A published checkpoint is downloaded; a path and a bundled
+    checkpoint have no entry. Raises FileNotFoundError for anything else, OSError for a download that failed.
     """
     if Path(source).exists():
         return Path(source), None
     if str(source) in BUNDLED:
-        return bundled_checkpoint(str(source))[0], None
+        return bundled_checkpoint(str(source)).weights, None
     try:
-        row = official_checkpoint(str(source))
+        checkpoint = official_checkpoint(str(source))
     except ValueError as error:
         raise FileNotFoundError(f"{source}: no such file. {error}") from error
-    return download(row, progress=progress), row
+    return download_checkpoint(checkpoint, progress=progress), checkpoint
 
 
-def download(row: OfficialCheckpoint, *, progress: Progress = lambda step: None) -> Path:
-    """Give the file of a published checkpoint from the cache, downloading what is missing.
+def download_checkpoint(checkpoint: OfficialCheckpoint, *, progress: Progress = lambda step: None) -> Path:
+    """Return the file of a published checkpoint from the cache, and download what is missing.
 
     A file of a repository of open_clip has `open_clip_config.json` beside it. Raises OSError.
     """
-    if row.address.startswith(HUB):
-        return _download_from_hub(row.address.removeprefix(HUB), progress)
-    return download_file(row.address, sha256=row.sha256, progress=progress)
+    if checkpoint.address.startswith(HUB):
+        return _download_from_hub(checkpoint.address.removeprefix(HUB), progress)
+    return download_file(checkpoint.address, sha256=checkpoint.sha256, progress=progress)
 
 
 def download_file(url: str, *, sha256: str | None = None, progress: Progress = lambda step: None) -> Path:
-    """Give the file at an address, kept below `HF_HOME/twinlens` under that address. Raises OSError."""
+    """Return the file at an address, which is kept below `HF_HOME/twinlens` under that address. Raises OSError."""
     parts = urlsplit(url)
     target = Path(constants.HF_HOME, "twinlens", parts.hostname or "", parts.path.lstrip("/"))
     if target.is_file():
@@ -74,21 +76,21 @@ def download_file(url: str, *, sha256: str | None = None, progress: Progress = l
         if target.is_file():  # another process had the lock
             return target
         try:
-            partial = _fetch(url, target, progress)
+            partial = _complete_partial_file(url, target, progress)
         except (OSError, HTTPException) as error:
             if isinstance(error, HTTPError):
                 error.close()  # it holds the connection
             raise OSError(f"Downloading {url} failed: {error}. {ANOTHER_WAY}") from error
-        if sha256 is not None and (found := _sha256(partial)) != sha256:
+        if sha256 is not None and (actual := file_sha256(partial)) != sha256:
             partial.unlink()
-            raise OSError(f"{url} should have the sha256 {sha256}, but what arrived has {found} and was removed.")
+            raise OSError(f"{url} should have the sha256 {sha256}, but what arrived has {actual} and was removed.")
         partial.replace(target)
     return target
 
 
-def _fetch(url: str, target: Path, progress: Progress) -> Path:
-    """Complete the partial file of this version, which the server's entity tag names, and give its path."""
-    with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT) as response:
+def _complete_partial_file(url: str, target: Path, progress: Progress) -> Path:
+    """Complete the partial file of this version, which the server's entity tag names, and return its path."""
+    with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS) as response:
         size, version = int(response.headers["Content-Length"] or 0), response.headers["ETag"]
     if size == 0:
         raise OSError("the server does not say how long the file is")
@@ -97,65 +99,67 @@ def _fetch(url: str, target: Path, progress: Progress) -> Path:
     with partial.open("ab") as file:
         if (free := shutil.disk_usage(target.parent).free) < size - file.tell():
             raise OSError(f"it has {size:,} bytes, {target.parent} has room for {free:,}")
-        furthest, attempts = file.tell(), 0
+        furthest, failed_attempts = file.tell(), 0
         while file.tell() < size:
             try:
-                _append(url, file, size, progress)
+                _append_rest(url, file, size, progress)
             except HTTPError:
                 raise
-            except BROKEN_LINE:
-                furthest, attempts = (furthest, attempts + 1) if file.tell() <= furthest else (file.tell(), 0)
-                if attempts == ATTEMPTS:
+            except CONNECTION_ERRORS:
+                failed_attempts = failed_attempts + 1 if file.tell() <= furthest else 0
+                furthest = max(furthest, file.tell())
+                if failed_attempts == MAX_FAILED_ATTEMPTS:
                     raise
-                time.sleep(PAUSE)
+                time.sleep(RETRY_PAUSE_SECONDS)
     return partial
 
 
-def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
+def _append_rest(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
     """Read on from the end of `file`; from the start where the server sends no parts."""
-    with urlopen(Request(url, headers={"Range": f"bytes={file.tell()}-"}), timeout=TIMEOUT) as response:
+    with urlopen(Request(url, headers={"Range": f"bytes={file.tell()}-"}), timeout=TIMEOUT_SECONDS) as response:
         if response.status != 206:
             file.truncate(0)
             file.seek(0)
-        while block := response.read(BLOCK):
+        while block := response.read(BLOCK_BYTES):
             file.write(block)
-            progress(_step(url.rpartition("/")[2], file.tell(), size))
+            progress(_progress_text(url.rpartition("/")[2], file.tell(), size))
     if file.tell() < size:
         raise ConnectionError(f"the connection broke after {file.tell():,} of {size:,} bytes")
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _download_from_hub(repository: str, progress: Progress) -> Path:
-    bar = _progress_bar(repository, progress)
+    progress_bar = _progress_bar(repository, progress)
     try:
-        with suppress(EntryNotFoundError):  # what it says can also be given on the command line
+        with suppress(EntryNotFoundError):  # its settings can also be given on the command line
             hf_hub_download(repository, "open_clip_config.json")
         with suppress(EntryNotFoundError):  # open_clip, too, takes the other file only where this one is missing
-            return Path(hf_hub_download(repository, "open_clip_model.safetensors", tqdm_class=bar))
-        return Path(hf_hub_download(repository, "open_clip_pytorch_model.bin", tqdm_class=bar))
+            return Path(hf_hub_download(repository, "open_clip_model.safetensors", tqdm_class=progress_bar))
+        return Path(hf_hub_download(repository, "open_clip_pytorch_model.bin", tqdm_class=progress_bar))
     except (OSError, EntryNotFoundError) as error:
         raise OSError(f"Downloading {repository} from the Hub failed: {error} {ANOTHER_WAY}") from error
 
 
 def _progress_bar(name: str, progress: Progress) -> type[tqdm]:
-    """A class of bars as huggingface_hub takes them, which tell `progress` instead of drawing themselves."""
+    """Return a class of progress bars for huggingface_hub that call `progress` instead of drawing themselves."""
 
-    class Bar(tqdm):
+    class ProgressBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})
 
         def display(self, *args: Any, **kwargs: Any) -> None:
-            progress(_step(name, self.n, self.total or 0))
+            progress(_progress_text(name, self.n, self.total or 0))
 
-    return Bar
+    return ProgressBar
 
 
-def _step(name: str, have: float, size: float) -> str:
-    return f"downloading {name}: {have / 1e6:,.0f} of {size / 1e6:,.0f} MB"
+def _progress_text(name: str, done_bytes: float, size_bytes: float) -> str:
+    return f"downloading {name}: {done_bytes / 1e6:,.0f} of {size_bytes / 1e6:,.0f} MB"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, read a block at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What is known of a published checkpoint, and what follows from it."""
+"""The facts about a published checkpoint, and what follows from them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ class Tower:
 
     @property
     def parameters(self) -> int:
-        """Of the layers alone, each with four projections, two linear maps and two norms."""
+        """Number of parameters of the layers alone, each with four projections, two linear maps and two norms."""
         return self.layers * (4 * self.width**2 + 2 * self.width * self.mlp + self.mlp + 9 * self.width)
 
 
@@ -30,7 +30,7 @@ class ResNet:
     blocks: tuple[int, int, int, int]
 
     def parameters(self, positions: int, embedding: int) -> int:
-        """Of the whole tower; the running statistics of its batch norms are not parameters."""
+        """Number of parameters of the whole tower; the running statistics of batch norms are not parameters."""
         half, channels = self.width // 2, self.width
         count = 9 * (3 * half + half**2 + half * self.width) + 2 * (half + half + self.width)  # stem
         for stage, blocks in enumerate(self.blocks):
@@ -44,7 +44,7 @@ class ResNet:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a text tower was trained with."""
+    """The vocabulary that a text tower was trained with."""
 
     name: str
     size: int
@@ -85,7 +85,7 @@ class OfficialCheckpoint:
     pixels: Pixels
     license: str  # the Hub's name
     imagenet: float | None  # zero-shot top-1 accuracy on ImageNet-1k, in percent
-    sources: Mapping[str, str] = field(compare=False, repr=False)  # of each group of facts
+    sources: Mapping[str, str] = field(compare=False, repr=False)  # "address, geometry": where these are stated
 
     @property
     def grid(self) -> int:
@@ -94,7 +94,7 @@ class OfficialCheckpoint:
 
     @property
     def parameters(self) -> int:
-        """Of the model under transformers' names."""
+        """Number of parameters of the model under transformers' names."""
         text = (self.vocabulary.size + self.text_length + 2) * self.text.width + self.text.parameters  # one norm
         if isinstance(self.image, ResNet):
             image = self.image.parameters(self.grid**2 + 1, self.embedding)
@@ -106,16 +106,20 @@ class OfficialCheckpoint:
         pooling = Tower(width, 1, self.image.heads, self.image.mlp).parameters - width  # a probe, and one norm less
         return image + 3 * width + pooling + text + (self.text.width + 1) * self.embedding + 2
 
+    def source_of(self, fact: str) -> str:
+        """Return where a fact such as "license" is stated."""
+        return next(source for facts, source in self.sources.items() if fact in facts.split(", "))
+
     @property
     def geometry(self) -> dict[str, Any]:
-        """What `twinlens.formats.source` compares a file with."""
+        """The facts that a file shows as well; `twinlens.formats.source` compares them. None: not known."""
         return {
             # A fixed-size SigLIP 2 is a SigLIP.
             "family": "siglip" if self.family == "siglip2" and self.image_size else self.family,
             "image grid": self.grid,
             "patch": self.patch,
-            **prefixed("image", self.image),
-            **prefixed("text", self.text),
+            **tower_geometry("image", self.image),
+            **tower_geometry("text", self.text),
             "embedding": self.embedding,
             "text length": self.text_length,
             "vocabulary": self.vocabulary.size,
@@ -125,5 +129,6 @@ class OfficialCheckpoint:
         }
 
 
-def prefixed(name: str, tower: Tower | ResNet) -> dict[str, Any]:
+def tower_geometry(name: str, tower: Tower | ResNet) -> dict[str, Any]:
+    """Return {"image width": 768, ...} for the name "image"."""
     return {f"{name} {key}": value for key, value in asdict(tower).items()}

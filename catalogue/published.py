@@ -1,14 +1,16 @@
-"""The published checkpoints that twinlens knows, a row each.
+"""The catalogue: the published checkpoints that twinlens knows, one entry each.
 
-Every fact is from the source beside it; None where no source states it, or where sources disagree. The checkpoints
-themselves were not read for this table: `check_geometry` compares each with its row when it is.
+Every fact is from the source beside it; it is None where no source states it, or where sources disagree. The
+checkpoints themselves were not read for this table: `check_geometry` compares each with its entry when it is read.
 """
 
 import difflib
 from dataclasses import replace
 from typing import Any
 
-from .official_checkpoint import HUB, OfficialCheckpoint, Pixels, ResNet, Tower, Vocabulary
+from .architectures import CLIP_ARCHITECTURES, TOWERS
+from .official_checkpoint import HUB, OfficialCheckpoint
+from .preprocessing import C4_EN, CLIP_BPE, CLIP_PIXELS, GEMMA, MC4, NAFLEX_PIXELS, SIGLIP_PIXELS
 
 _OPENAI = "openai/CLIP@d05afc4"
 _BIG_VISION = "google-research/big_vision@0127fb6"
@@ -17,63 +19,7 @@ _OPEN_CLIP = "open_clip_torch==3.3.0 open_clip"
 _DOCS = "mlfoundations/open_clip@89fb801 docs"
 _RESULTS = f"{_DOCS}/openclip_results.csv"
 
-# big_vision models/vit.py, `decode_variant`, where bigG is G; open_clip's head widths and ratios amount to the same
-TOWERS = {
-    "B": Tower(768, 12, 12, 3072),
-    "L": Tower(1024, 24, 16, 4096),
-    "So400m": Tower(1152, 27, 16, 4304),
-    "H": Tower(1280, 32, 16, 5120),
-    "g": Tower(1408, 40, 16, 6144),
-    "g-opt": Tower(1536, 40, 16, 6144),
-    "bigG": Tower(1664, 48, 16, 8192),
-}
-
-
-def _text(width: int, layers: int = 12) -> Tower:
-    return Tower(width, layers, width // 64, 4 * width)
-
-
-# open_clip's name of a model: image tower, patch, pixels a side, text tower, embedding
-CLIP_MODELS: dict[str, tuple[Tower | ResNet, int, int, Tower, int]] = {
-    "RN50": (ResNet(64, (3, 4, 6, 3)), 32, 224, _text(512), 1024),
-    "RN101": (ResNet(64, (3, 4, 23, 3)), 32, 224, _text(512), 512),
-    "RN50x4": (ResNet(80, (4, 6, 10, 6)), 32, 288, _text(640), 640),
-    "RN50x16": (ResNet(96, (6, 8, 18, 8)), 32, 384, _text(768), 768),
-    "RN50x64": (ResNet(128, (3, 15, 36, 10)), 32, 448, _text(1024), 1024),
-    "ViT-B-32": (TOWERS["B"], 32, 224, _text(512), 512),
-    "ViT-B-32-256": (TOWERS["B"], 32, 256, _text(512), 512),
-    "ViT-B-16": (TOWERS["B"], 16, 224, _text(512), 512),
-    "ViT-L-14": (TOWERS["L"], 14, 224, _text(768), 768),
-    "ViT-L-14-336": (TOWERS["L"], 14, 336, _text(768), 768),
-    "ViT-H-14": (TOWERS["H"], 14, 224, _text(1024, 24), 1024),
-    "ViT-H-14-378": (TOWERS["H"], 14, 378, _text(1024, 24), 1024),
-    "ViT-g-14": (TOWERS["g"], 14, 224, _text(1024, 24), 1024),
-    "ViT-bigG-14": (TOWERS["bigG"], 14, 224, _text(1280, 32), 1280),
-}
-
-# name, pieces, pad id, address, sha256, source
-_STORAGE = "https://storage.googleapis.com"
-_OPS_TEXT = f"{_BIG_VISION} big_vision/pp/ops_text.py"
-CLIP_BPE = Vocabulary("clip", 49408, 0, None, None, f"{_OPENAI} clip/simple_tokenizer.py, clip/clip.py `tokenize`")
-C4_EN = Vocabulary(
-    *("c4_en", 32000, 1, f"{_STORAGE}/t5-data/vocabs/cc_en.32000/sentencepiece.model"),
-    "1e5036bed065526c3c212dfbe288752391797c4bb1a284aa18c9a0b23fcaf8ec",
-    f"{_OPS_TEXT}; hash: spiece.model of the Hub's google/siglip-base-patch16-224@7fd15f0",
-)
-MC4 = Vocabulary(  # the file has 100 pieces more than the models have embeddings
-    *("mc4", 250000, 1, f"{_STORAGE}/t5-data/vocabs/mc4.250000.100extra/sentencepiece.model", None, _OPS_TEXT)
-)
-GEMMA = Vocabulary(
-    *("gemma", 256000, 0, f"{_STORAGE}/big_vision/gemma_tokenizer.model", None),
-    f"{_BIG_VISION} big_vision/pp/proj/paligemma/ops.py",
-)
-
-_HALF = (0.5, 0.5, 0.5)
-CLIP_PIXELS = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "bicubic", "shortest")
-SIGLIP_PIXELS = Pixels(_HALF, _HALF, "bilinear", "squash", antialias=False)
-NAFLEX_PIXELS = Pixels(_HALF, _HALF, "bilinear", "patches")
-
-# What the rows of one publisher share
+# What the checkpoints of one publisher share
 _SIGLIP: dict[str, Any] = {
     "family": "siglip",
     "vocabulary": C4_EN,
@@ -126,10 +72,8 @@ _META: dict[str, Any] = {
 
 
 def _clip(name: str, model: str, **facts: Any) -> OfficialCheckpoint:
-    image, patch, image_size, text, embedding = CLIP_MODELS[model]
-    towers = {"image": image, "patch": patch, "image_size": image_size, "text": text, "embedding": embedding}
     shared = {"family": "clip", "text_length": 77, "vocabulary": CLIP_BPE, "pixels": CLIP_PIXELS}
-    return OfficialCheckpoint(name=name, **{**towers, **shared, **facts})
+    return OfficialCheckpoint(name=name, **CLIP_ARCHITECTURES[model]._asdict(), **{**shared, **facts})
 
 
 def _openai(name: str, sha256: str, imagenet: float) -> OfficialCheckpoint:
@@ -183,7 +127,7 @@ def _big_vision(
     }
     return OfficialCheckpoint(
         name=name,
-        address=f"{_STORAGE}/big_vision/{file}.npz",
+        address=f"https://storage.googleapis.com/big_vision/{file}.npz",
         image=TOWERS[tower],
         patch=int(patch),
         image_size=image_size,
@@ -194,7 +138,7 @@ def _big_vision(
 
 
 # fmt: off
-_ROWS = (
+_CHECKPOINTS = (
     # OpenAI's names; sha256, ImageNet
     _openai("RN50", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762", 59.82),
     _openai("RN101", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599", 62.28),
@@ -240,7 +184,7 @@ _ROWS = (
     _open_clip("ViT-B-32:laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", 66.56, _LAION),
     _open_clip("ViT-B-16:laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", 70.23, _LAION),
     _open_clip("ViT-L-14:laion2b_s32b_b82k", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K", 75.25, _LAION,
-               pixels=replace(CLIP_PIXELS, mean=_HALF, std=_HALF)),
+               pixels=replace(CLIP_PIXELS, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))),
     _open_clip("ViT-H-14:laion2b_s32b_b79k", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", 77.96, _LAION),
     _open_clip("ViT-g-14:laion2b_s12b_b42k", "laion/CLIP-ViT-g-14-laion2B-s12B-b42K", 76.63, _LAION),
     _open_clip("ViT-g-14:laion2b_s34b_b88k", "laion/CLIP-ViT-g-14-laion2B-s34B-b88K", 78.47, _LAION),
@@ -268,14 +212,14 @@ _ROWS = (
                _META),
 )
 # fmt: on
-CATALOGUE = {row.name: row for row in _ROWS}
+CATALOGUE = {checkpoint.name: checkpoint for checkpoint in _CHECKPOINTS}
 
 
 def official_checkpoint(name: str) -> OfficialCheckpoint:
-    """The row of exactly this name. Raises ValueError with the names most like it."""
+    """Return the checkpoint of exactly this name. Raises ValueError with the names most like it."""
     if name in CATALOGUE:
         return CATALOGUE[name]
-    spelt = {known.lower(): known for known in CATALOGUE}
-    close = [spelt[match] for match in difflib.get_close_matches(name.lower(), spelt, n=3)]
+    names = {known.lower(): known for known in CATALOGUE}
+    close = [names[match] for match in difflib.get_close_matches(name.lower(), names, n=3)]
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ValueError(f"No official checkpoint is called {name!r}.{hint} `twinlens list` shows all {len(CATALOGUE)}.")

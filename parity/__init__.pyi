@@ -2,8 +2,8 @@
 
 from .certificate import Certificate as Certificate
 from .certificate import Comparison as Comparison
-from .certificate import Row as Row
-from .certificate import certify as certify
+from .certificate import OutputError as OutputError
+from .measurement import certify as certify
 from .plot import plot_certificate as plot_certificate
 from .reference import Reference as Reference
 from .reference import TowerReference as TowerReference

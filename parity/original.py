@@ -1,71 +1,98 @@
-"""The official implementations themselves, where they are installed or lie in the file."""
+"""The official implementations themselves, where they are installed or lie in the file, as subjects of a comparison."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..formats import Checkpoint
+from .measurement import Inputs, Outputs, Subject
+
+_INSTALL = "pip install '.[reference]' in the checkout of twinlens"
 
 
-def original_outputs(checkpoint: Checkpoint, pixel_values: Tensor, input_ids: Tensor) -> tuple[str, dict[str, Tensor]]:
-    """Run the original code in float32 and name it: unit embeddings of both towers, and logits.
+def original_subject(checkpoint: Checkpoint) -> Subject:
+    """Return the original code of a checkpoint as a subject: unit embeddings of both towers and logits, in float32.
 
     OpenAI's checkpoints run in `openai-clip`, or without it, where they are TorchScript archives, by themselves: that
     executes code from the file. open_clip's run in `open_clip_torch`. Raises ValueError where nothing can run one.
     """
-    makers = {"openai": _openai, "open_clip": _open_clip}
-    if checkpoint.format not in makers:
+    if checkpoint.format == "openai":
+        name, load = _openai(checkpoint)
+    elif checkpoint.format == "open_clip":
+        name, load = _open_clip(checkpoint)
+    else:
         raise ValueError(
             f"No installable package runs {checkpoint.format} checkpoints; leave out --reference original: the float64 "
             "reference is independent of twinlens and of transformers."
         )
-    name, model = makers[checkpoint.format](checkpoint)
+    return Subject(name, lambda inputs: _final_outputs(load(), inputs), final_only=True)
+
+
+def _final_outputs(model: Any, inputs: Inputs) -> Outputs:
+    """Run a model with the interface that openai-clip and open_clip_torch share."""
+    model.eval()
+    pixel_values, input_ids = map(torch.from_numpy, inputs)
     with torch.no_grad():
-        embeds = {
-            "image": torch.nn.functional.normalize(model.encode_image(pixel_values).float(), dim=-1),
-            "text": torch.nn.functional.normalize(model.encode_text(input_ids).float(), dim=-1),
-        }
-        logits = model.logit_scale.float().exp() * embeds["image"] @ embeds["text"].T
+        image_embeds = torch.nn.functional.normalize(model.encode_image(pixel_values).float(), dim=-1)
+        text_embeds = torch.nn.functional.normalize(model.encode_text(input_ids).float(), dim=-1)
+        logits = model.logit_scale.float().exp() * image_embeds @ text_embeds.T
         if (bias := getattr(model, "logit_bias", None)) is not None:
             logits = logits + bias
-    return name, {**{f"{tower}.embeds": value for tower, value in embeds.items()}, "logits_per_image": logits}
+    outputs = {"image.embeds": image_embeds, "text.embeds": text_embeds, "logits_per_image": logits}
+    return {name: output.numpy() for name, output in outputs.items()}
 
 
-def _openai(checkpoint: Checkpoint) -> tuple[str, Any]:
+def _openai(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
+    """Return the name of the implementation, and a function that loads the model."""
     try:
         from clip.model import CLIP
     except ImportError as error:
         if checkpoint.layout.container != "torchscript":
             raise ValueError(
-                f"--reference original needs openai-clip for this file, which does not import ({error}): "
-                "pip install 'twinlens[reference]'."
+                f"--reference original needs openai-clip for this file, which does not import ({error}): {_INSTALL}."
             ) from error
-        return "its own TorchScript code", torch.jit.load(str(checkpoint.path), map_location="cpu").float().eval()
-    config = checkpoint.config
-    vision, text = config.vision_config, config.text_config
-    model = CLIP(
-        config.projection_dim, vision.image_size, vision.num_hidden_layers, vision.hidden_size, vision.patch_size,
-        text.max_position_embeddings, text.vocab_size, text.hidden_size, text.num_attention_heads,
-        text.num_hidden_layers,
-    )  # fmt: skip
-    model.load_state_dict({name: tensor.float() for name, tensor in checkpoint.tensors.items()})
-    return f"openai-clip {version('openai-clip')}", model.eval()
+        return "its own TorchScript code", lambda: torch.jit.load(str(checkpoint.path), map_location="cpu").float()
+
+    def load() -> Any:
+        config = checkpoint.config
+        vision, text = config.vision_config, config.text_config
+        model = CLIP(
+            embed_dim=config.projection_dim,
+            image_resolution=vision.image_size,
+            vision_layers=vision.num_hidden_layers,
+            vision_width=vision.hidden_size,
+            vision_patch_size=vision.patch_size,
+            context_length=text.max_position_embeddings,
+            vocab_size=text.vocab_size,
+            transformer_width=text.hidden_size,
+            transformer_heads=text.num_attention_heads,
+            transformer_layers=text.num_hidden_layers,
+        )
+        model.load_state_dict({name: tensor.float() for name, tensor in checkpoint.tensors.items()})
+        return model
+
+    return f"openai-clip {version('openai-clip')}", load
 
 
-def _open_clip(checkpoint: Checkpoint) -> tuple[str, Any]:
+def _open_clip(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
+    """Return the name of the implementation, and a function that loads the model."""
     try:
         from open_clip.model import CLIP, CustomTextCLIP
     except ImportError as error:
         raise ValueError(
-            f"--reference original needs open_clip_torch for this file, which does not import ({error}): "
-            "pip install 'twinlens[reference]'."
+            f"--reference original needs open_clip_torch for this file, which does not import ({error}): {_INSTALL}."
         ) from error
-    settings = dict(checkpoint.layout.beside.get("model_cfg") or {})
+    settings = dict(checkpoint.layout.sidecar_json.get("model_cfg") or {})
     if not settings:
         raise ValueError("--reference original builds open_clip's model from open_clip_config.json, which is missing.")
-    model = (CustomTextCLIP if settings.pop("custom_text", False) else CLIP)(**settings)
+    model_class = CustomTextCLIP if settings.pop("custom_text", False) else CLIP
     prefix = checkpoint.layout.prefix
-    model.load_state_dict({name.removeprefix(prefix): value.float() for name, value in checkpoint.tensors.items()})
-    return f"open_clip_torch {version('open_clip_torch')}", model.eval()
+
+    def load() -> Any:
+        model = model_class(**settings)
+        model.load_state_dict({name.removeprefix(prefix): value.float() for name, value in checkpoint.tensors.items()})
+        return model
+
+    return f"open_clip_torch {version('open_clip_torch')}", load

@@ -1,10 +1,14 @@
-"""The certificate as a picture: error by layer on a logarithmic axis, with the bar drawn in."""
+"""A certificate as a picture: the error of every layer on a logarithmic axis, with the tolerance drawn in."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-COLORS = ("#3b6fb6", "#d1762b", "#6a9e4f", "#8b5fa8")
-FLOOR = 1e-9  # a logarithmic axis has no zero: equal to the last bit is drawn here
+_PANELS = {"image": "image tower", "text": "text tower", "logits_per_image": "logits"}  # by how names of outputs begin
+_COLORS = ("#3b6fb6", "#d1762b", "#6a9e4f", "#8b5fa8", "#7f7f7f")
+_FAILURE_COLOR = "crimson"
+_EXPONENT_OF_EQUAL = -9  # a logarithmic axis has no zero: equal to the last bit is drawn at 1e-9
 
 
 def plot_certificate(certificate: dict[str, Any], path: str | Path) -> None:
@@ -15,56 +19,78 @@ def plot_certificate(certificate: dict[str, Any], path: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Plots need matplotlib: pip install 'twinlens[plots]'.", name=error.name) from error
+        raise ModuleNotFoundError(
+            "Plots need matplotlib: pip install '.[plots]' in the checkout of twinlens.", name=error.name
+        ) from error
     if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"Expected the name of a .png, .svg or .pdf file, got {path}.")
-    widths = {name: outputs for name in _PANELS if (outputs := len(_outputs(certificate, name)))}
-    figure = Figure(figsize=(4 + 0.35 * sum(widths.values()), 4.6), layout="constrained")
-    panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=[2 + n for n in widths.values()])[
-        0
-    ]
-    for name, axes in zip(widths, panels, strict=True):
-        _draw(axes, certificate, name)
-        axes.set_title(_PANELS[name])
-    panels[0].set_ylabel("largest error (scaled as the rule says)")
-    panels[0].text(-0.4, FLOOR * 1.3, "equal", fontsize="x-small", color="0.4")
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
+
+    comparisons = certificate["comparisons"]
+    names = [output["name"] for output in comparisons[0]["outputs"]]  # the first comparison has every output
+    panels = {panel: [name for name in names if name.split(".")[0] == panel] for panel in _PANELS}
+    panels = {panel: outputs for panel, outputs in panels.items() if outputs}
+    exponents = range(_EXPONENT_OF_EQUAL, _highest_exponent(comparisons) + 1)
+
+    widths = [2 + len(outputs) for outputs in panels.values()]
+    figure = Figure(figsize=(3 + 0.35 * sum(widths), 4.6), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for axes, (panel, outputs) in zip(all_axes, panels.items(), strict=True):
+        axes.set_title(_PANELS[panel])
+        axes.set_yscale("log")
+        axes.set_ylim(10.0 ** exponents[0] / 2, 10.0 ** exponents[-1] * 2)
+        axes.set_yticks([10.0**exponent for exponent in exponents], _tick_labels(exponents), minor=False)
+        axes.minorticks_off()
+        _draw_errors(axes, certificate, outputs)
+    all_axes[0].set_ylabel("largest error")
+    all_axes[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
     source = certificate["source"]["files"][0]
     figure.suptitle(f"Parity of {source['name']}: {certificate['verdict']}", x=0.01, ha="left")
     figure.text(0.01, -0.02, f"sha256 {source['sha256']}", fontsize="x-small", color="0.4", ha="left")
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
-_PANELS = {"image": "image tower", "text": "text tower", "logits_per_image": "logits"}
+def _highest_exponent(comparisons: Sequence[dict[str, Any]]) -> int:
+    """Return the power of ten above every error, at least that above the tolerances."""
+    errors = [output["scaled_error"] or 0.0 for comparison in comparisons for output in comparison["outputs"]]
+    return math.ceil(math.log10(max(1e-3, *errors)))
 
 
-def _outputs(certificate: dict[str, Any], panel: str) -> list[str]:
-    rows = certificate["comparisons"][0]["rows"]
-    return [row["name"] for row in rows if row["name"].split(".")[0] == panel]
+def _tick_labels(exponents: Sequence[int]) -> list[str]:
+    return ["equal", *(f"$10^{{{exponent}}}$" for exponent in exponents[1:])]
 
 
-def _draw(axes: Any, certificate: dict[str, Any], panel: str) -> None:
-    names = _outputs(certificate, panel)
-    places = range(len(names))
-    for comparison, color in zip(certificate["comparisons"], COLORS, strict=False):
-        found = {row["name"]: row for row in comparison["rows"]}
-        rows = [found.get(name) or {} for name in names]
-        errors = [row.get("scaled_error") for row in rows]
-        label = f"{comparison['subject']} / {comparison['reference']}{'' if comparison['judged'] else ' (not judged)'}"
-        drawn = [max(error, FLOOR) if error is not None else float("nan") for error in errors]
-        axes.plot(places, drawn, "o-" if comparison["judged"] else "o:", color=color, markersize=4, label=label)
-        missed = [place for place, row in zip(places, rows, strict=True) if row.get("passed") is False]
-        axes.plot(missed, [drawn[place] for place in missed], "x", color="crimson", markersize=10, label="_missed")
-    bars = {row["name"]: row["bar"] for row in certificate["comparisons"][0]["rows"]}
-    axes.step([-0.5, *(place + 0.5 for place in places)], [bars[names[0]], *(bars[name] for name in names)],
-              color="crimson", linewidth=1.2, label="bar")  # fmt: skip
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=FLOOR / 2)
-    axes.set_xticks(list(places), [_short(name) for name in names], rotation=90, fontsize="x-small")
+def _draw_errors(axes: Any, certificate: dict[str, Any], names: Sequence[str]) -> None:
+    """Draw a line for each comparison, crosses where an output failed, and the tolerances of these outputs."""
+    lowest, highest = axes.get_yticks()[[0, -1]]
+    positions = range(len(names))
+    failures: list[tuple[int, float]] = []
+    for comparison, color in zip(certificate["comparisons"], _COLORS, strict=False):
+        checked, outputs = comparison["checked"], {output["name"]: output for output in comparison["outputs"]}
+        label = f"{comparison['subject']} / {comparison['reference']}{'' if checked else ' (not checked)'}"
+        errors = []
+        for position, name in enumerate(names):
+            error = outputs[name]["scaled_error"] if name in outputs else math.nan  # official code: no hidden states
+            if error is None:  # NaN, infinity, missing or of another shape
+                error = highest
+            errors.append(max(error, lowest))
+            if name in outputs and outputs[name].get("passed") is False:
+                failures.append((position, errors[-1]))
+        axes.plot(positions, errors, "o-" if checked else "o:", color=color, markersize=4, label=label)
+    tolerances = [output["tolerance"] for output in certificate["comparisons"][0]["outputs"] if output["name"] in names]
+    edges = [position - 0.5 for position in range(len(names) + 1)]
+    axes.stairs(tolerances, edges, baseline=None, color=_FAILURE_COLOR, linewidth=1.2, label="tolerance")
+    if (
+        certificate["verdict"] == "fail"
+    ):  # with or without failures among these outputs: the legend is that of one panel
+        x, y = [position for position, _ in failures], [error for _, error in failures]
+        axes.plot(x, y, "x", color=_FAILURE_COLOR, markersize=9, label="failed")
+    axes.set_xticks(positions, [_tick_label(name) for name in names], rotation=90, fontsize="x-small")
+    axes.set_xlim(edges[0] - 0.5, edges[-1] + 0.5)
     axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _short(name: str) -> str:
+def _tick_label(name: str) -> str:
     _, _, output = name.partition(".")
     return output.replace("hidden_states.", "layer ") or "logits"

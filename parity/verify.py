@@ -1,23 +1,31 @@
-"""A folder against the official checkpoint that it was converted from: when it is made, and any time again."""
+"""A converted folder against the official checkpoint that it was converted from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from PIL import Image
 from transformers import PreTrainedModel
+from typing_extensions import Unpack
 
 from .. import modeling
-from ..configuration import family_of
-from ..formats import Activation, Checkpoint, read_weights
+from ..catalogue import PHOTOGRAPH
+from ..configuration import DualEncoderConfig, SiglipVisionConfig, family_of
+from ..formats import Checkpoint, LoadOptions, check_options, read_weights
 from ..formats.source import read_source
 from ..processing import DualEncoderProcessor
-from .certificate import Certificate, certify
+from .certificate import Certificate
+from .measurement import Pairing, measure, model_subject, reference_subject
+from .original import original_subject
 
 ReferenceKind = Literal["independent", "original"]
 Progress = Callable[[str], None]
+Config = DualEncoderConfig | SiglipVisionConfig  # the second of an image tower alone
 
 
 def verify(
@@ -25,28 +33,26 @@ def verify(
     folder: str | Path,
     *,
     reference: ReferenceKind = "independent",
-    image_size: int | None = None,
-    vision_activation: Activation | None = None,
-    vision_heads: int | None = None,
     progress: Progress = lambda step: None,
+    **options: Unpack[LoadOptions],
 ) -> Certificate:
-    """Measure a converted folder against its source again; the certificate says whether it passes.
+    """Measure a converted folder against its source again, and return a certificate that says whether it passes.
 
-    `reference="original"` also runs the official implementation (`original_outputs`), which executes code from a
-    TorchScript archive where `openai-clip` is not installed. The other arguments are those of `read_source`.
+    `reference="original"` also runs the official implementation (`original_subject`), which executes code from a
+    TorchScript archive where `openai-clip` is not installed. `options` are those of `read_source`.
+    Raises FileNotFoundError where `folder` is not a converted folder.
     """
+    check_options(options)
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, expected a folder that twinlens convert wrote.")
-    checkpoint, row = read_source(
-        source, image_size=image_size, vision_activation=vision_activation, vision_heads=vision_heads, progress=progress
-    )
-    if image_size is None and row is None:  # a file shows whole patches only; the folder knows the rest
-        given = _vision(type(checkpoint.config).from_pretrained(folder)).image_size
-        if given // (patch := _vision(checkpoint.config).patch_size) * patch == _vision(checkpoint.config).image_size:
-            checkpoint, _ = read_source(
-                source, image_size=given, vision_activation=vision_activation, vision_heads=vision_heads
-            )
+    checkpoint, entry = read_source(source, progress=progress, **options)
+    if options.get("image_size") is None and entry is None:
+        # A file shows whole patches only, and the folder knows the pixels: 384 at patch 14 is 378 in a file.
+        vision = _vision_config(checkpoint.config)
+        pixels = _vision_config(type(checkpoint.config).from_pretrained(folder)).image_size
+        if pixels != vision.image_size and pixels - pixels % vision.patch_size == vision.image_size:
+            checkpoint, _ = read_source(source, **(options | LoadOptions(image_size=pixels)))
     return certify_folder(checkpoint, folder, reference=reference, progress=progress)
 
 
@@ -59,71 +65,85 @@ def certify_folder(
     notes: tuple[str, ...] = (),
     progress: Progress = lambda step: None,
 ) -> Certificate:
-    """Judge a folder as it loads; where its dtype rounds the weights, judge them unrounded and report the cost.
+    """Measure a folder as it loads. If its dtype rounds the weights, check them unrounded and report the cost.
 
-    `strict` raises ValueError where its weights are not those of the checkpoint, rounded or not.
+    With `strict`, raise ValueError if its weights are not those of the checkpoint, rounded to its dtype.
     """
     config = type(checkpoint.config).from_pretrained(folder)
     model_class = model_class_of(config)
+    transformers_class = getattr(transformers, model_class.__name__)
+    float64 = reference_subject(checkpoint)
+    stored = model_subject("twinlens", lambda: model_class.from_pretrained(folder, dtype=torch.float32))
+    transformers_model = model_subject(
+        "transformers", lambda: transformers_class.from_pretrained(folder, dtype=torch.float32)
+    )
 
-    def load_original() -> PreTrainedModel:
-        return _build_model(checkpoint, config)
+    weights = _compare_weights(checkpoint, folder, config)
+    if weights.changed:
+        if strict:
+            raise ValueError(f"{weights.changed[0]} as read back from the new folder differs from what was written.")
+        changed = ", ".join(weights.changed[:3])
+        notes += (f"{len(weights.changed)} of {weights.total} weights are not those of the source: {changed}.",)
+    if weights.rounded_to:
+        notes += (f"The weights are rounded to {weights.rounded_to}; the parity table has the cost.",)
+        ours = model_subject("twinlens", lambda: _load_unrounded(checkpoint, config))
+        stored = replace(stored, name=f"twinlens, {weights.rounded_to} weights")
+        pairings = [Pairing(ours, float64), Pairing(stored, float64, checked=False)]
+    else:
+        ours = stored
+        pairings = [Pairing(ours, float64)]
+    pairings.append(Pairing(stored, transformers_model))
+    if reference == "original":
+        original = original_subject(checkpoint)
+        pairings += [Pairing(ours, original), Pairing(original, float64)]
+    return measure(checkpoint, pairings, photograph=_photograph(folder), notes=notes, progress=progress)
 
-    def load_stored() -> PreTrainedModel:
-        return model_class.from_pretrained(folder, dtype=torch.float32)
 
+class _StoredWeights(NamedTuple):
+    """How the weights of a folder compare with those of its source."""
+
+    total: int
+    changed: list[str]  # names of those that are missing or not the source's, rounded to the folder's dtype
+    rounded_to: str | None  # the folder's dtype, if none is changed and it has not the precision of the source
+
+
+def _compare_weights(checkpoint: Checkpoint, folder: Path, config: Config) -> _StoredWeights:
     dtype = getattr(torch, str(config.dtype or "float32").removeprefix("torch."))
     stored = read_weights(folder)
     total, changed, exact = 0, [], True
-    for name, weight in checkpoint.weights():  # room for one at a time
-        expected, found = weight.float(), stored[name].float() if name in stored else torch.empty(0)
-        if not torch.equal(found, expected.to(dtype).float()):
+    for name, weight in checkpoint.weights():  # one at a time in memory
+        expected = weight.float()
+        actual = stored[name].float() if name in stored else torch.empty(0)
+        if not torch.equal(actual, expected.to(dtype).float()):
             changed.append(name)
-        exact = exact and torch.equal(found, expected)
+        exact = exact and torch.equal(actual, expected)
         total += 1
-    if changed and strict:
-        raise ValueError(f"{changed[0]} as read back from the new folder differs from what was written there.")
-    model, rounded = load_stored, None
-    if changed:
-        notes += (f"{len(changed)} of {total} weights are not those of the source: {', '.join(changed[:3])}.",)
-    elif not exact:
-        model, rounded = load_original, load_stored
-        notes += (f"The weights are rounded to {str(dtype).removeprefix('torch.')}; the parity table has the cost.",)
-    return certify(
-        checkpoint,
-        model,
-        rounded=rounded,
-        native=lambda: getattr(transformers, model_class.__name__).from_pretrained(folder, dtype=torch.float32),
-        photograph=_photograph(folder),
-        original=reference == "original",
-        notes=notes,
-        progress=progress,
-    )
+    rounded = not changed and not exact
+    return _StoredWeights(total, changed, str(dtype).removeprefix("torch.") if rounded else None)
 
 
-def _build_model(checkpoint: Checkpoint, config: Any) -> PreTrainedModel:
-    """Give our model in float32 with the official weights, every one and no other, under another configuration."""
+def _load_unrounded(checkpoint: Checkpoint, config: Config) -> PreTrainedModel:
+    """Return our model in float32 with all weights of the checkpoint, under the configuration of its folder."""
     model, info = model_class_of(config).from_pretrained(
         None, config=config, state_dict=checkpoint.state_dict(), dtype=torch.float32, output_loading_info=True
     )
     if problems := {name: sorted(keys) for name, keys in info.items() if keys}:
         raise ValueError(f"{checkpoint.path} does not fill the model exactly: {problems}.")
-    return model.eval()
+    return model
 
 
-def model_class_of(config: Any) -> Any:
-    """The class of ours for a dual encoder, or for an image tower alone."""
+def model_class_of(config: Config) -> Any:
+    """Return our model class for a dual encoder, or for an image tower alone."""
     family = family_of(config)
     return getattr(modeling, family.model if config.model_type == family.model_type else family.vision_model)
 
 
-def _photograph(folder: Path) -> npt.NDArray[Any]:
-    """Give a real picture as the folder's own processor makes it: (1, channels, height, width)."""
-    import skimage.data
-
+def _photograph(folder: Path) -> npt.NDArray[np.float32]:
+    """Return a photograph as the processor of the folder makes it, (1, channels, height, width)."""
     processor = DualEncoderProcessor.from_pretrained(folder)
-    return processor.image_processor(skimage.data.astronaut(), return_tensors="np")["pixel_values"]
+    with Image.open(PHOTOGRAPH) as image:
+        return processor.image_processor(image, return_tensors="np")["pixel_values"]
 
 
-def _vision(config: Any) -> Any:
-    return getattr(config, "vision_config", config)
+def _vision_config(config: Config) -> SiglipVisionConfig:
+    return config.vision_config if isinstance(config, DualEncoderConfig) else config

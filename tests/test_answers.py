@@ -11,8 +11,8 @@ import sentencepiece
 import torch
 import transformers
 from helpers.builders import TINY_CLIP, TINY_SIGLIP, write_big_vision, write_openai
+from helpers.photographs import PHOTOGRAPHS
 from PIL import Image
-from skimage import data
 
 import twinlens
 from twinlens.conversion import convert
@@ -25,9 +25,9 @@ TEMPLATE = "This is a photo of {}."  # the pipeline's own
 def photographs(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photographs")
     paths = []
-    for name in ("chelsea", "astronaut"):
+    for name in ("landscape", "square"):
         paths.append(folder / f"{name}.png")
-        Image.fromarray(getattr(data, name)()).save(paths[-1])
+        PHOTOGRAPHS[name].save(paths[-1])
     return paths
 
 

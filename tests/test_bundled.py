@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import twinlens
-from twinlens.catalogue import BUNDLED, bundled_checkpoint
+from twinlens.catalogue import BUNDLED, PHOTOGRAPH, bundled_checkpoint
 from twinlens.conversion import convert, export
 from twinlens.formats import inspect_source, read_checkpoint
 from twinlens.parity import verify
@@ -27,7 +27,7 @@ def converted(request, tmp_path_factory):
 
 
 def report(name: str) -> dict:
-    return json.loads(bundled_checkpoint(name)[0].with_suffix(".json").read_text())
+    return json.loads(bundled_checkpoint(name).weights.with_suffix(".json").read_text())
 
 
 def test_they_know_the_world_as_their_reports_say(converted, thorough):
@@ -45,7 +45,7 @@ def test_they_know_the_world_as_their_reports_say(converted, thorough):
 
 
 def test_they_are_small_official_files(converted, tmp_path):
-    file, _ = bundled_checkpoint(converted.name)
+    file = bundled_checkpoint(converted.name).weights
     assert file.stat().st_size < 6e6
     assert read_checkpoint(file).format == {"siglip-shapes": "big_vision", "clip-shapes": "openai"}[converted.name]
     assert inspect_source(converted.name)["files"] == inspect_source(file)["files"]
@@ -86,7 +86,7 @@ def test_one_command_makes_them(family, tmp_path, monkeypatch):
         (tmp_path / place).mkdir()
         made.append(reproduce(family, tmp_path / place, updates=2))
     first, second = (read_checkpoint(next((tmp_path / place).glob("*-shapes.[np]*"))) for place in ("first", "second"))
-    shipped = read_checkpoint(bundled_checkpoint(f"{family}-shapes")[0])
+    shipped = read_checkpoint(bundled_checkpoint(f"{family}-shapes").weights)
     assert all(torch.equal(first.tensors[name], value) for name, value in second.tensors.items())
     assert {name: value.shape for name, value in first.tensors.items()} == {
         name: value.shape for name, value in shipped.tensors.items()
@@ -98,6 +98,11 @@ def test_one_command_makes_them(family, tmp_path, monkeypatch):
 
 def test_the_folder_holds_the_weights_of_the_file(converted):
     weights = load_file(converted / "model.safetensors")
-    official = read_checkpoint(bundled_checkpoint(converted.name)[0]).state_dict()
+    official = read_checkpoint(bundled_checkpoint(converted.name).weights).state_dict()
     assert weights.keys() == official.keys()
     assert all(torch.equal(weights[name], value.float()) for name, value in official.items())
+
+
+def test_the_photograph_is_small_and_says_where_it_is_from():
+    assert PHOTOGRAPH.stat().st_size <= 64 * 1024
+    assert "Licence: CC0" in PHOTOGRAPH.with_suffix(".txt").read_text()

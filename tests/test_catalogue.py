@@ -21,16 +21,19 @@ from helpers.released_files import released_file, released_package
 
 from twinlens.catalogue import CATALOGUE, OfficialCheckpoint, official_checkpoint
 from twinlens.catalogue import download as module
-from twinlens.catalogue.download import download, download_file, locate
+from twinlens.catalogue.download import download_checkpoint, download_file, resolve_source
 from twinlens.catalogue.official_checkpoint import ResNet, Tower
 from twinlens.configuration import CLIPConfig, SiglipConfig
 from twinlens.formats import read_checkpoint
 from twinlens.formats.source import check_geometry
 from twinlens.modeling import CLIPModel, SiglipModel
 
-ROWS = list(CATALOGUE.values())
-OPEN_CLIP = [row for row in ROWS if row.format == "open_clip"]
-TRANSFORMERS = [row for row in ROWS if isinstance(row.image, Tower) and row.image_size]  # what has a configuration here
+FACTS = ("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
+ENTRIES = list(CATALOGUE.values())
+OPEN_CLIP = [entry for entry in ENTRIES if entry.format == "open_clip"]
+TRANSFORMERS = [
+    entry for entry in ENTRIES if isinstance(entry.image, Tower) and entry.image_size
+]  # what has a configuration here
 
 # Of the Hub's folders of the same weights, as embeddings-benchmark/mteb, siglip_models.py, lists them; of OpenAI's
 # as transformers counts them. The rest are millions in mlfoundations/open_clip@89fb801, docs/model_profile.csv.
@@ -67,55 +70,53 @@ MILLIONS = {
 }
 
 
-def config(row: OfficialCheckpoint) -> Any:
-    """What `read_checkpoint` infers from the row's file."""
-    vocabulary = row.vocabulary
+def config(entry: OfficialCheckpoint) -> Any:
+    """What `read_checkpoint` infers from the entry's file."""
+    vocabulary = entry.vocabulary
     towers: dict[str, dict[str, Any]] = {
-        "vision_config": {"image_size": row.grid * row.patch, "patch_size": row.patch},
+        "vision_config": {"image_size": entry.grid * entry.patch, "patch_size": entry.patch},
         "text_config": {
             "vocab_size": vocabulary.size,
-            "max_position_embeddings": row.text_length,
+            "max_position_embeddings": entry.text_length,
             "pad_token_id": vocabulary.pad,
         },
     }
-    for name, tower in (("vision_config", row.image), ("text_config", row.text)):
+    for name, tower in (("vision_config", entry.image), ("text_config", entry.text)):
         assert isinstance(tower, Tower)
         towers[name] |= {
             "hidden_size": tower.width,
             "intermediate_size": tower.mlp,
             "num_hidden_layers": tower.layers,
             "num_attention_heads": tower.heads,
-            "hidden_act": row.activation or "gelu",
+            "hidden_act": entry.activation or "gelu",
         }
-    if row.family == "clip":
-        return CLIPConfig(projection_dim=row.embedding, **towers)
-    towers["text_config"]["projection_size"] = row.embedding
+    if entry.family == "clip":
+        return CLIPConfig(projection_dim=entry.embedding, **towers)
+    towers["text_config"]["projection_size"] = entry.embedding
     return SiglipConfig(**towers)
 
 
-class TestRows:
-    @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-    def test_is_consistent(self, row: OfficialCheckpoint) -> None:
-        assert CATALOGUE[row.name] is row
-        assert row.sha256 is None or row.sha256 in row.address
-        assert row.imagenet is None or 55 < row.imagenet < 90
-        assert {fact for facts in row.sources for fact in facts.split(", ")} >= {
-            *("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
-        }
-        for tower in (row.image, row.text):
+class TestEntries:
+    @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+    def test_is_consistent(self, entry: OfficialCheckpoint) -> None:
+        assert CATALOGUE[entry.name] is entry
+        assert entry.sha256 is None or entry.sha256 in entry.address
+        assert entry.imagenet is None or 55 < entry.imagenet < 90
+        assert all(entry.source_of(fact) for fact in FACTS)
+        for tower in (entry.image, entry.text):
             assert isinstance(tower, ResNet) or tower.width % tower.heads == 0
         vocabularies = {"clip": {"clip"}, "siglip": {"c4_en", "mc4"}, "siglip2": {"gemma"}}
-        assert row.vocabulary.name in vocabularies[row.family]
+        assert entry.vocabulary.name in vocabularies[entry.family]
 
     def test_no_name_twice(self) -> None:
-        from twinlens.catalogue.published import _ROWS
+        from twinlens.catalogue.published import _CHECKPOINTS
 
-        assert len(_ROWS) == len(CATALOGUE)
-        assert len({row.address for row in _ROWS}) == len(_ROWS)
+        assert len(_CHECKPOINTS) == len(CATALOGUE)
+        assert len({entry.address for entry in _CHECKPOINTS}) == len(_CHECKPOINTS)
 
-    @pytest.mark.parametrize("row", TRANSFORMERS, ids=lambda row: row.name)
-    def test_has_a_valid_configuration(self, row: OfficialCheckpoint) -> None:
-        check_geometry(row, config(row))
+    @pytest.mark.parametrize("entry", TRANSFORMERS, ids=lambda entry: entry.name)
+    def test_has_a_valid_configuration(self, entry: OfficialCheckpoint) -> None:
+        check_geometry(entry, config(entry))
 
     @pytest.mark.parametrize("name", PARAMETERS)
     def test_parameters_are_those_published(self, name: str) -> None:
@@ -130,10 +131,10 @@ class TestRows:
         ["ViT-B/32", "ViT-bigG-14:laion2b_s39b_b160k", "siglip-so400m-patch14-384", "siglip2-giant-opt-patch16-256"],
     )
     def test_parameters_are_those_of_the_model(self, name: str) -> None:
-        row = CATALOGUE[name]
+        entry = CATALOGUE[name]
         with torch.device("meta"):
-            model = (CLIPModel if row.family == "clip" else SiglipModel)(config(row))
-        assert row.parameters == sum(parameter.numel() for parameter in model.parameters())
+            model = (CLIPModel if entry.family == "clip" else SiglipModel)(config(entry))
+        assert entry.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -155,33 +156,35 @@ class TestOfficialCode:
             for node in ast.parse(source).body
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_MODELS"
         )
-        assert models == {row.name: row.address for row in ROWS if row.format == "openai"}
+        assert models == {entry.name: entry.address for entry in ENTRIES if entry.format == "openai"}
 
-    @pytest.mark.parametrize("row", OPEN_CLIP, ids=lambda row: row.name)
-    def test_open_clip_pretrained(self, row: OfficialCheckpoint, pretrained: ModuleType) -> None:
-        official = pretrained.get_pretrained_cfg(*row.name.split(":"))
-        assert row.address == f"hf-hub:{official['hf_hub'].removesuffix('/')}"
+    @pytest.mark.parametrize("entry", OPEN_CLIP, ids=lambda entry: entry.name)
+    def test_open_clip_pretrained(self, entry: OfficialCheckpoint, pretrained: ModuleType) -> None:
+        official = pretrained.get_pretrained_cfg(*entry.name.split(":"))
+        assert entry.address == f"hf-hub:{official['hf_hub'].removesuffix('/')}"
         for name in ("mean", "std", "interpolation", "resize_mode"):
-            assert getattr(row.pixels, name) == official[name]
+            assert getattr(entry.pixels, name) == official[name]
         quick = official.get("quick_gelu", False)
-        assert row.activation == (None if row.name == "ViT-B-16:dfn2b" else "quick_gelu" if quick else "gelu")
+        assert entry.activation == (None if entry.name == "ViT-B-16:dfn2b" else "quick_gelu" if quick else "gelu")
 
-    @pytest.mark.parametrize("row", [row for row in ROWS if row.family == "clip"], ids=lambda row: row.name)
-    def test_open_clip_geometry(self, row: OfficialCheckpoint) -> None:
-        model = row.name.partition(":")[0].replace("/", "-").replace("@336px", "-336")
+    @pytest.mark.parametrize(
+        "entry", [entry for entry in ENTRIES if entry.family == "clip"], ids=lambda entry: entry.name
+    )
+    def test_open_clip_geometry(self, entry: OfficialCheckpoint) -> None:
+        model = entry.name.partition(":")[0].replace("/", "-").replace("@336px", "-336")
         folder = released_package("open_clip_torch==3.3.0") / "open_clip" / "model_configs"
         official = json.loads((folder / f"{model}.json").read_text())
         vision, text = official["vision_cfg"], official["text_cfg"]
-        assert (row.embedding, row.image_size) == (official["embed_dim"], vision["image_size"])
-        assert (row.text_length, row.vocabulary.size) == (text["context_length"], text["vocab_size"])
-        assert row.text == Tower(text["width"], text["layers"], text["heads"], 4 * text["width"])
-        if isinstance(row.image, ResNet):
-            assert row.image == ResNet(vision["width"], tuple(vision["layers"]))
+        assert (entry.embedding, entry.image_size) == (official["embed_dim"], vision["image_size"])
+        assert (entry.text_length, entry.vocabulary.size) == (text["context_length"], text["vocab_size"])
+        assert entry.text == Tower(text["width"], text["layers"], text["heads"], 4 * text["width"])
+        if isinstance(entry.image, ResNet):
+            assert entry.image == ResNet(vision["width"], tuple(vision["layers"]))
         else:
             width = vision["width"]
             mlp = int(width * vision.get("mlp_ratio", 4.0))
-            assert row.patch == vision["patch_size"]
-            assert row.image == Tower(width, vision["layers"], width // vision.get("head_width", 64), mlp)
+            assert entry.patch == vision["patch_size"]
+            assert entry.image == Tower(width, vision["layers"], width // vision.get("head_width", 64), mlp)
 
 
 class TestLookup:
@@ -195,10 +198,10 @@ class TestLookup:
             official_checkpoint("xyz")
 
     def test_geometry_compares_grids(self) -> None:
-        row = CATALOGUE["siglip-so400m-patch14-384"]
-        inferred = config(row)
-        assert (row.image_size, inferred.vision_config.image_size) == (384, 378)
-        check_geometry(row, inferred)
+        entry = CATALOGUE["siglip-so400m-patch14-384"]
+        inferred = config(entry)
+        assert (entry.image_size, inferred.vision_config.image_size) == (384, 378)
+        check_geometry(entry, inferred)
 
     def test_geometry_names_every_difference(self, tmp_path: Path) -> None:
         write_openai(tmp_path / "clip.pt", **TINY_CLIP)
@@ -277,7 +280,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server, and an empty HF_HOME."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(module, "RETRY_PAUSE_SECONDS", 0.0)
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
@@ -359,7 +362,7 @@ class TestDownload:
         server.breaks = [2_000, 1_000] * 9
         with pytest.raises(OSError, match="the connection broke"):
             download_file(f"{server.address}/a.pt")
-        assert len(ranges(server)) == 1 + module.ATTEMPTS
+        assert len(ranges(server)) == 1 + module.MAX_FAILED_ATTEMPTS
 
     def test_wrong_hash_leaves_nothing(self, server: Server, tmp_path: Path) -> None:
         server.files["/a.pt"] = BODY
@@ -408,14 +411,14 @@ class TestDownload:
 
 
 class TestHub:
-    ROW = CATALOGUE["ViT-B-32:laion2b_s34b_b79k"]
+    ENTRY = CATALOGUE["ViT-B-32:laion2b_s34b_b79k"]
     FOLDER = "/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main"
 
     def test_configuration_lies_beside_the_weights(self, server: Server, tmp_path: Path) -> None:
         for name in ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
             server.files[f"{self.FOLDER}/{name}"] = name.encode() + BODY
         steps: list[str] = []
-        path = download(self.ROW, progress=steps.append)
+        path = download_checkpoint(self.ENTRY, progress=steps.append)
         assert path.name == "open_clip_model.safetensors"
         assert path.read_bytes() == b"open_clip_model.safetensors" + BODY
         assert (path.parent / "open_clip_config.json").read_bytes().startswith(b"open_clip_config.json")
@@ -424,32 +427,32 @@ class TestHub:
 
     def test_pickled_weights_where_there_are_no_others(self, server: Server) -> None:
         server.files[f"{self.FOLDER}/open_clip_pytorch_model.bin"] = BODY
-        assert download(self.ROW).read_bytes() == BODY
+        assert download_checkpoint(self.ENTRY).read_bytes() == BODY
 
     def test_nothing_there(self, server: Server) -> None:
         with pytest.raises(OSError, match="Downloading laion/CLIP-ViT-B-32-laion2B-s34B-b79K from the Hub failed: "):
-            download(self.ROW)
+            download_checkpoint(self.ENTRY)
 
-    def test_other_rows_are_checked(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_entries_are_checked(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[tuple[str, str | None]] = []
         monkeypatch.setattr(module, "download_file", lambda url, *, sha256, progress: calls.append((url, sha256)))
-        row = CATALOGUE["ViT-B/32"]
-        download(row)
-        assert calls == [(row.address, row.sha256)]
+        entry = CATALOGUE["ViT-B/32"]
+        download_checkpoint(entry)
+        assert calls == [(entry.address, entry.sha256)]
 
 
-class TestLocate:
+class TestResolveSource:
     def test_path_comes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "RN50").touch()
-        assert locate("RN50") == (Path("RN50"), None)
+        assert resolve_source("RN50") == (Path("RN50"), None)
 
     def test_name_is_downloaded(self, server: Server) -> None:
         server.files[f"{TestHub.FOLDER}/open_clip_model.safetensors"] = BODY
-        path, row = locate(TestHub.ROW.name)
+        path, entry = resolve_source(TestHub.ENTRY.name)
         assert path.read_bytes() == BODY
-        assert row is TestHub.ROW
+        assert entry is TestHub.ENTRY
 
     def test_neither(self) -> None:
         with pytest.raises(FileNotFoundError, match=r"^ViT-B/23: no such file\. No official .* 'ViT-B/32'"):
-            locate("ViT-B/23")
+            resolve_source("ViT-B/23")

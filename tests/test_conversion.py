@@ -212,20 +212,20 @@ class TestDType:
         convert(clip_file, tmp_path / "folder")
         assert inspect_source(tmp_path / "folder")["dtypes"].keys() == {"float32"}
 
-    def test_rounding_is_measured_but_not_judged(self, clip_file: Path, tmp_path: Path) -> None:
+    def test_rounding_is_measured_but_not_checked(self, clip_file: Path, tmp_path: Path) -> None:
         certificate = convert(clip_file, tmp_path / "folder", dtype="bfloat16")
         assert certificate is not None
         assert certificate.passed
         rounding = certificate.comparisons[1]
-        assert not rounding.judged
-        assert rounding.summary["logits_per_image"].error > 1e-3
+        assert not rounding.checked
+        assert rounding.worst_layers["logits_per_image"].error > 1e-3
         assert "rounded to bfloat16" in certificate.notes[-1]
         assert inspect_source(tmp_path / "folder")["dtypes"].keys() == {"bfloat16"}
 
     def test_keep(self, tmp_path: Path) -> None:
         certificate = convert(write(tmp_path / "checkpoint", "bfloat16"), tmp_path / "folder", dtype="keep")
         assert certificate is not None
-        assert all(comparison.judged for comparison in certificate.comparisons)
+        assert all(comparison.checked for comparison in certificate.comparisons)
         assert inspect_source(tmp_path / "folder")["dtypes"].keys() == {"bfloat16"}
 
     def test_keep_needs_one_dtype(self, clip_file: Path, tmp_path: Path) -> None:
@@ -295,15 +295,15 @@ TOWERS = ("text_config", "vision_config")
 
 
 class TestMistakes:
-    """Deliberate mistakes in an otherwise sound conversion: each must miss a bar of what users see."""
+    """Deliberate mistakes in an otherwise sound conversion: each must exceed a tolerance of what users see."""
 
     @staticmethod
     def assert_refused(source: Path) -> None:
         folder = source.parent / "folder"
-        with pytest.raises(ParityError, match=r"The conversion is wrong: .* the bar is .*--no-verify") as failure:
+        with pytest.raises(ParityError, match=r"The conversion is wrong: .* the tolerance is .*--no-verify") as failure:
             convert(source, folder)
         assert sorted(source.parent.iterdir()) == [source]
-        summary = failure.value.certificate.comparisons[0].summary
+        summary = failure.value.certificate.comparisons[0].worst_layers
         assert not all(summary[name].passed for name in ("image.embeds", "text.embeds", "logits_per_image"))
 
     @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ class TestCertificate:
 
     def test_every_layer_is_in_it(self, certificate: Certificate) -> None:
         (comparison,) = certificate.comparisons
-        names = [row.name for row in comparison.rows]
+        names = [output.name for output in comparison.outputs]
         for tower, layers in (("image", 3), ("text", 2)):
             states = [f"{tower}.hidden_states.{layer}" for layer in range(layers + 1)]
             outputs = [*states, *(f"{tower}.{name}" for name in ("last_hidden_state", "pooler_output", "embeds"))]
@@ -398,7 +398,7 @@ class TestCertificate:
         assert "pass" in text
         assert "FAIL" not in text
         lines = certificate.markdown().splitlines()
-        assert len(lines) == 2 + len(certificate.comparisons[0].summary)
+        assert len(lines) == 2 + len(certificate.comparisons[0].worst_layers)
         assert len({line.count("|") for line in lines}) == 1
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -414,7 +414,7 @@ class TestCertificate:
         certificate.save(tmp_path / "parity.json")
         written = json.loads((tmp_path / "parity.json").read_text(), parse_constant=pytest.fail)
         assert written["verdict"] == "fail"
-        assert any(row["error"] is None for row in written["comparisons"][0]["rows"])
+        assert any(output["error"] is None for output in written["comparisons"][0]["outputs"])
 
     def test_a_missing_layer_fails(self, source: Path) -> None:
         checkpoint = read_checkpoint(source)
@@ -425,14 +425,16 @@ class TestCertificate:
         certificate = certify(checkpoint, model)
         assert last is not model.vision_model.encoder.layers[-1]
         assert not certificate.passed
-        assert math.isnan(certificate.comparisons[0].rows[3].error)
+        assert math.isnan(certificate.comparisons[0].outputs[3].error)
 
     @pytest.mark.parametrize("case", ["archive", "v1"])
     def test_massive_activations_do_not_fail(self, case: str, tmp_path: Path) -> None:
-        """A channel of 1e3, as trained towers have: its float32 spacing alone is twice the bar."""
+        """A channel of 1e3, as trained towers have: its float32 spacing alone is twice the tolerance."""
         source = write(tmp_path / "sound", case)
         checkpoint = read_checkpoint(source)
-        tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()} | checkpoint.layout.integers
+        tensors = {
+            name: tensor.float() for name, tensor in checkpoint.tensors.items()
+        } | checkpoint.layout.integer_buffers
         bias = {
             "archive": "visual.transformer.resblocks.0.mlp.c_proj.bias",
             "v1": "params/img/Transformer/encoderblock_0/MlpBlock_0/Dense_1/bias",
@@ -443,11 +445,11 @@ class TestCertificate:
         massive = massive if case == "archive" else massive.with_suffix(".npz")
         certificate = certify(read_checkpoint(massive), DualEncoderModel.from_pretrained(massive))
         assert certificate.passed
-        assert max(row.error for row in certificate.comparisons[0].rows) > 3e-5
+        assert max(output.error for output in certificate.comparisons[0].outputs) > 3e-5
 
     def test_another_dtype_is_refused(self, source: Path) -> None:
         model = DualEncoderModel.from_pretrained(source, dtype=torch.bfloat16)
-        with pytest.raises(ValueError, match=r"bars hold for float32 on the CPU. Got a model in torch.bfloat16"):
+        with pytest.raises(ValueError, match=r"tolerances hold for float32 on the CPU. Got a model in torch.bfloat16"):
             certify(read_checkpoint(source), model)
 
 
@@ -550,6 +552,10 @@ class TestRefusals:
             convert(source, tmp_path / "folder", overwrite=True)
         assert source.exists()
 
+    def test_unknown_option(self, source: Path, tmp_path: Path) -> None:
+        with pytest.raises(TypeError, match=r"no option called 'image_szie'\. Did you mean image_size"):
+            convert(source, tmp_path / "folder", image_szie=32)  # type: ignore[call-arg]
+
     def test_destination_is_a_file(self, source: Path) -> None:
         with pytest.raises(FileExistsError, match=r"is a file, expected a folder"):
             convert(source, source)
@@ -559,7 +565,7 @@ class TestRefusals:
 
 def convert_and_die(source: Path, number: signal.Signals) -> None:
     def die(step: str) -> None:
-        if step == "transformers":
+        if step == "running transformers":
             os.kill(os.getpid(), number)
 
     convert(source, source.parent / "folder", progress=die)
@@ -599,7 +605,7 @@ class TestAllOrNothing:
 
     def test_interrupt(self, source: Path, tmp_path: Path) -> None:
         def interrupt(step: str) -> None:
-            if step == "transformers":
+            if step == "running transformers":
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):

@@ -39,11 +39,13 @@ from twinlens.formats import (
     Checkpoint,
     FormatError,
     big_vision,
+    inspect_source,
     is_checkpoint_file,
     layout_from_dict,
     open_clip,
     openai,
     read_checkpoint,
+    read_source,
     timm,
     to_official,
     write_tensors,
@@ -178,7 +180,7 @@ class TestReading:
         checkpoint = read(source, case)
         integers = {name: tensor for name, tensor in written.items() if not tensor.is_floating_point()}
         assert_same(bits({**checkpoint.tensors, **integers}), bits(written))
-        assert_same(dict(checkpoint.layout.integers), integers)
+        assert_same(dict(checkpoint.layout.integer_buffers), integers)
         assert checkpoint.path == source
         families = {"openai": OPENAI, "big_vision": BIG_VISION, "open_clip": OPEN_CLIP, "transformers": TRANSFORMERS}
         expected = next((name for name, cases in families.items() if case in cases), case)
@@ -336,7 +338,7 @@ class TestRoundTrip:
         assert_same({"": official["txt/pos_embedding"][0]}, {"": weights[name]})
         assert not official["txt/Encoder_0/pos_embedding"].any()
 
-    @pytest.mark.parametrize("fault", [{"format": "flax"}, {"sizes": 3, "depth": 1}, {"summands": {"t": {}}}])
+    @pytest.mark.parametrize("fault", [{"format": "flax"}, {"sizes": 3, "depth": 1}, {"merged_sources": {"t": {}}}])
     def test_layouts_that_are_not_sound(self, fault: dict, source: Path) -> None:
         write(source, "old")
         with pytest.raises(FormatError, match="the layout is not sound"):
@@ -356,7 +358,7 @@ class TestRoundTrip:
         for case in CASES:
             (tmp_path / case).mkdir()
             write(tmp_path / case / "file", case)
-            for row in read(tmp_path / case / "file", case).layout.table():
+            for row in read(tmp_path / case / "file", case).layout.rules():
                 used |= {(re.sub(r"_?\d+", "#", s), row.operation.name.removeprefix("stacked ")) for s in row.sources}
         tables = (openai.VISION, openai.TEXT, openai.BLOCK, big_vision.BLOCK, big_vision.PATCH_EMBEDDING)
         tables += ([openai.VISION_PROJECTION, openai.TEXT_PROJECTION, openai.LOGIT_SCALE, open_clip.SCALE_AND_ZERO],)
@@ -373,7 +375,7 @@ class TestRoundTrip:
 
     def test_rows_do_not_overlap(self, case: str, source: Path) -> None:
         write(source, case)
-        table = read(source, case).layout.table()
+        table = read(source, case).layout.rules()
         for names in ([n for row in table for n in row.sources], [n for row in table for n in row.targets]):
             assert len(names) == len(set(names))
 
@@ -489,6 +491,16 @@ class TestWhatFilesDoNotSay:
             assert (text.hidden_act, text.num_attention_heads, text.pad_token_id) == (act, heads, pad)
             assert text.layer_norm_eps == 1e-6
 
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [("image_szie", "Did you mean image_size"), ("colour", "The options are image_size, vi")],
+    )
+    @pytest.mark.parametrize("function", [read_checkpoint, read_source, inspect_source])
+    def test_unknown_options(self, function: Callable, name: str, hint: str, source: Path) -> None:
+        write(source, "v1")
+        with pytest.raises(TypeError, match=f"no option called '{name}'. {hint}"):
+            function(source, **{name: 1})
+
     def test_names_of_activations(self, source: Path) -> None:
         with pytest.raises(ValueError, match=r"vision_activation must be one of quick_gelu, gelu, .*, got 'relu'"):
             read_checkpoint(source, vision_activation="relu")  # type: ignore[arg-type]
@@ -576,10 +588,10 @@ class TestWhatFilesDoNotSay:
         }
         content = {"model_cfg": TINY_CLIP_JSON, "preprocess_cfg": pixels}
         write_beside(source, tensors, "safetensors", "open_clip_config.json", content)
-        settings = read_checkpoint(source).layout.image_settings()
+        settings = read_checkpoint(source).image_settings
         assert settings == {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 2}
         write(source, "v1")
-        assert read_checkpoint(source).layout.image_settings() == {}
+        assert read_checkpoint(source).image_settings == {}
 
 
 class TestFolders:
@@ -596,7 +608,7 @@ class TestFolders:
         written = write(tmp_path / name, case)
         checkpoint = read(tmp_path, case)
         assert (checkpoint.path, checkpoint.files) == (tmp_path, (tmp_path / name,))
-        assert_same(bits({**checkpoint.tensors, **checkpoint.layout.integers}), bits(written))
+        assert_same(bits({**checkpoint.tensors, **checkpoint.layout.integer_buffers}), bits(written))
         assert is_checkpoint_file(tmp_path) == case.startswith("open_clip")
 
     def test_open_clip_comes_before_transformers(self, tmp_path: Path) -> None:
@@ -670,7 +682,7 @@ class TestRefusedWeights:
         written = write(source, case)
         checkpoint = read(source, case)
         for name in list(written)[:: 1 if thorough else SAMPLE]:
-            if name in checkpoint.layout.integers or re.search(
+            if name in checkpoint.layout.integer_buffers or re.search(
                 r"MAPHead|head/|(Encoder_0|Transformer)/pos|(^|/)(t|b)$|attn_pool.latent|conv1.weight|text_projection",
                 name,
             ):

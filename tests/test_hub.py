@@ -17,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub
 import pytest
 import safetensors.torch
-import skimage.data
 import torch
 import yaml
 from helpers.builders import (
@@ -32,9 +31,9 @@ from helpers.builders import (
     write_openai,
     write_transformers,
 )
+from helpers.photographs import PHOTOGRAPHS
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
-from PIL import Image
 
 from twinlens.catalogue import CATALOGUE, OfficialCheckpoint
 from twinlens.conversion import convert
@@ -156,7 +155,7 @@ class TestCard:
         processor.save_pretrained(folder)
         blocks = re.findall(r"```python\n(.*?)```", model_card(checkpoint, processor, None, ()), flags=re.DOTALL)
         assert len(blocks) == 2
-        images = [Image.fromarray(image) for image in (skimage.data.chelsea(), skimage.data.rocket())]
+        images = [PHOTOGRAPHS["landscape"], PHOTOGRAPHS["square"]]
         for code in blocks:
             _, statements = code.split("\n\n")  # after the import
             assert len(statements.splitlines()) <= 3

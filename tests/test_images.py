@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
+from helpers.photographs import PHOTOGRAPHS, cat, cat_levels
 from helpers.released_files import released_package
 from PIL import Image, ImageOps
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -25,7 +25,6 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor, image_steps
 
-PHOTOGRAPHS = {name: getattr(skimage.data, name) for name in ("astronaut", "chelsea", "coffee", "rocket", "camera")}
 IMAGE_PROCESSORS = {
     "CLIP": (CLIPImageProcessor, CLIPImageProcessorPil),
     "SigLIP": (SiglipImageProcessor, SiglipImageProcessorPil),
@@ -47,10 +46,6 @@ SIZES = {
     "odder": (223, 301),
     "even": (640, 480),
 }
-
-
-def cat() -> Image.Image:
-    return Image.fromarray(skimage.data.chelsea())
 
 
 def stored(image: Image.Image, form: str, **settings: Any) -> bytes:
@@ -471,7 +466,7 @@ class TestExplain:
 
 @pytest.fixture(params=PHOTOGRAPHS)
 def photograph(request: pytest.FixtureRequest) -> Image.Image:
-    return Image.fromarray(PHOTOGRAPHS[request.param]())
+    return PHOTOGRAPHS[request.param]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -490,7 +485,7 @@ class TestInputsAndSettings:
     @pytest.mark.parametrize("size", [(224, 224), (225, 224), (37, 1000), (1000, 37), (31, 50), (1, 1), (223, 300)])
     def test_sizes_equal_transformers(self, image_processors: tuple[type, type], size: tuple[int, int]) -> None:
         ours, theirs = (processor() for processor in image_processors)
-        image = Image.fromarray(skimage.data.chelsea()).resize(size)
+        image = cat().resize(size)
         assert torch.equal(ours(image)["pixel_values"], theirs(image, return_tensors="pt")["pixel_values"])
 
     @pytest.mark.parametrize(
@@ -509,7 +504,7 @@ class TestInputsAndSettings:
     )
     def test_settings_equal_transformers(self, image_processors: tuple[type, type], settings: dict[str, Any]) -> None:
         ours, theirs = (processor() for processor in image_processors)
-        image = Image.fromarray(skimage.data.chelsea())
+        image = cat()
         pixels = ours(image, **settings)["pixel_values"]
         assert torch.equal(pixels, theirs(image, return_tensors="pt", **settings)["pixel_values"])
 
@@ -519,7 +514,7 @@ class TestInputsAndSettings:
     )
     def test_every_mode_is_accepted(self, image_processors: tuple[type, type], mode: str) -> None:
         ours, theirs = (processor() for processor in image_processors)
-        image = Image.fromarray(skimage.data.chelsea())
+        image = cat()
         for step in {"La": ("LA", "La"), "PA": ("P", "PA"), "RGBa": ("RGBA", "RGBa")}.get(mode, (mode,)):
             image = image.convert(step)
         pixels = ours(image)["pixel_values"]
@@ -535,7 +530,7 @@ class TestInputsAndSettings:
             assert torch.equal(SiglipImageProcessor()(image)["pixel_values"], torch.ones(1, 3, 224, 224))
 
     def test_every_kind_of_input_gives_the_same_pixels(self, tmp_path: Path) -> None:
-        levels = skimage.data.chelsea()
+        levels = cat_levels()
         image = Image.fromarray(levels)
         image.save(tmp_path / "cat.png")
         fractions = levels / np.float32(255)
@@ -561,13 +556,13 @@ class TestInputsAndSettings:
             assert torch.equal(mixed, expected.expand(len(inputs), -1, -1, -1))
 
     def test_fractions_are_never_rescaled_twice(self) -> None:
-        fractions = skimage.data.chelsea() / 255
+        fractions = cat_levels() / 255
         processor = SiglipImageProcessor()
         once = processor(fractions, do_rescale=False)["pixel_values"]
         assert torch.equal(processor(fractions, do_rescale=True)["pixel_values"], once)
 
     def test_grey_arrays(self) -> None:
-        grey = skimage.data.camera()
+        grey = np.array(PHOTOGRAPHS["grey"])
         expected = SiglipImageProcessor()(Image.fromarray(grey))["pixel_values"]
         for given in (grey, grey[..., None], grey[None], torch.from_numpy(grey)):
             assert torch.equal(SiglipImageProcessor()(given)["pixel_values"], expected)
@@ -618,7 +613,7 @@ class TestInputsAndSettings:
 
     def test_json_is_transformers_own_both_ways(self, image_processors: tuple[type, type], tmp_path: Path) -> None:
         ours, theirs = image_processors
-        image = Image.fromarray(skimage.data.coffee())
+        image = cat()
         settings = {"size": {"height": 50, "width": 60}, "resample": 2, "image_mean": [0.1, 0.2, 0.3]}
         ours(**settings).save_pretrained(tmp_path / "ours")
         theirs(**settings).save_pretrained(tmp_path / "theirs")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
+from helpers.photographs import cat, cat_levels
 from helpers.text_corpus import SENTENCES, official_siglip, trained_sentencepiece
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
@@ -49,7 +49,7 @@ class TestProcessor:
         config.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
         check_folder(tmp_path, processor, CLIPProcessor)
-        outputs = processor(images=skimage.data.chelsea(), text=["a cat", "a dog!"])
+        outputs = processor(images=cat_levels(), text=["a cat", "a dog!"])
         assert outputs["pixel_values"].shape == (1, 3, 96, 96)
         assert outputs["input_ids"].shape == outputs["attention_mask"].shape == (2, 77)
         assert processor(text="a cat", padding=True)["input_ids"].tolist() == [[49406, 320, 2368, 49407]]
@@ -69,7 +69,7 @@ class TestProcessor:
         config.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
         check_folder(tmp_path, processor, SiglipProcessor)
-        outputs = processor(images=[skimage.data.chelsea()] * 2, text="a cat")
+        outputs = processor(images=[cat_levels()] * 2, text="a cat")
         assert outputs.keys() == {"pixel_values", "input_ids"}
         assert outputs["pixel_values"].shape == (2, 3, 48, 48)
         assert outputs["input_ids"].tolist() == official_siglip(train(kind), ["a cat"], pad, 16)
@@ -84,7 +84,7 @@ class TestProcessor:
         assert type(again) is Siglip2Processor
         assert type(plain.tokenizer).__name__ == "Siglip2Tokenizer"
         assert again(text=SENTENCES)["input_ids"].tolist() == official_siglip(train("bpe"), SENTENCES, 0, 64)
-        image = skimage.data.coffee()
+        image = cat_levels()
         expected = processor(image)
         for other in (again, plain):
             outputs = other(images=Image.fromarray(image), return_tensors="pt")
@@ -98,7 +98,7 @@ class TestProcessor:
         processor = build_processor(config)
         processor.save_pretrained(tmp_path)
         kept = DualEncoderProcessor.from_pretrained(tmp_path)
-        image = Image.fromarray(skimage.data.chelsea()).convert("P")
+        image = cat().convert("P")
         expected = processor(image)["pixel_values"]
         assert torch.equal(kept(image)["pixel_values"], expected)
         by_hand = type(processor.image_processor)(
@@ -139,16 +139,16 @@ class TestProcessor:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
         processor = DualEncoderProcessor.from_pretrained(tmp_path)
         assert type(processor) is CLIPProcessor
-        assert processor(skimage.data.chelsea())["pixel_values"].shape == (1, 3, 50, 50)
-        expected = CLIPImageProcessorPil(size={"shortest_edge": 60}, crop_size=50)(skimage.data.chelsea())
-        assert np.array_equal(processor(skimage.data.chelsea())["pixel_values"], np.stack(expected["pixel_values"]))
+        assert processor(cat_levels())["pixel_values"].shape == (1, 3, 50, 50)
+        expected = CLIPImageProcessorPil(size={"shortest_edge": 60}, crop_size=50)(cat_levels())
+        assert np.array_equal(processor(cat_levels())["pixel_values"], np.stack(expected["pixel_values"]))
 
     def test_official_files(self, train: Callable[[str], Path], tmp_path: Path) -> None:
         source = Path(__file__).parent / "fixtures" / "siglip_v2_scanned" / "checkpoint.npz"
         processor = DualEncoderProcessor.from_pretrained(source)
         assert type(processor) is SiglipProcessor
         assert processor.image_processor.resample == Image.Resampling.BILINEAR
-        pixels = processor(skimage.data.chelsea())["pixel_values"]
+        pixels = processor(cat_levels())["pixel_values"]
         assert (
             pixels.shape[1:]
             == np.load(source.with_name("inputs.npz"))["pixel_values_nhwc"].transpose(0, 3, 1, 2).shape[1:]
@@ -177,7 +177,7 @@ class TestProcessor:
         with pytest.raises(ValueError, match="images, text or both, got neither"):
             processor()
         with pytest.raises(TypeError, match="setting named do_resise"):
-            processor(images=skimage.data.chelsea(), do_resise=False)
+            processor(images=cat_levels(), do_resise=False)
         with pytest.raises(ValueError, match=r"text_cleanup is for SigLIP.* got 'lower'"):
             build_processor(CLIPConfig(), text_cleanup="lower")
         with pytest.raises(FileNotFoundError, match="nothing is neither a file"):
@@ -203,7 +203,7 @@ def check_folder(folder: Path, processor: DualEncoderProcessor, family: type) ->
     again, plain = DualEncoderProcessor.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     assert type(again) is family
     assert type(plain).__name__ == family.__name__
-    image, texts = Image.fromarray(skimage.data.coffee()), [text for text in SENTENCES if "<" not in text]
+    image, texts = cat(), [text for text in SENTENCES if "<" not in text]
     expected = processor(images=image, text=texts)
     assert again.to_dict() == processor.to_dict()
     for other in (again, plain):

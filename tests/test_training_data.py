@@ -463,7 +463,7 @@ class TestTars:
     def test_a_package_that_is_not_there(self, tmp_path, monkeypatch, package):
         monkeypatch.setitem(sys.modules, package, None)
         source = write_shards(tmp_path, 1, 1) if package == "webdataset" else "some/set"
-        with pytest.raises(ImportError, match=rf"{package}.*pip install 'twinlens\[train\]'"):
+        with pytest.raises(ImportError, match=rf"{package}.*pip install '\.\[train\]'"):
             load_pairs(source)
 
 

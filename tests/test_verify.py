@@ -62,16 +62,16 @@ class TestVerify:
         kept = json.loads((folder / "parity.json").read_text())
         assert certificate.to_dict() == kept | {"notes": []}  # there, that the folder has no tokenizer
         assert certificate.inputs["images"] == 4
-        assert certificate.inputs["photograph"] == "astronaut of scikit-image, the last image"
+        assert certificate.inputs["photograph"] == "twinlens/catalogue/assets/cat.jpg, the last image"
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_rounded_folders(self, siglip: tuple[Path, Path], dtype: str, tmp_path: Path) -> None:
         convert(siglip[0], tmp_path / "rounded", image_size=44, dtype=dtype)
         certificate = verify(siglip[0], tmp_path / "rounded")
         assert certificate.passed
-        assert [item.judged for item in certificate.comparisons] == [True, False, True]
+        assert [item.checked for item in certificate.comparisons] == [True, False, True]
         assert f"rounded to {dtype}" in certificate.notes[-1]
-        assert not all(row.passed for row in certificate.comparisons[1].rows)
+        assert not all(output.passed for output in certificate.comparisons[1].outputs)
 
     def test_a_changed_weight_fails(self, siglip: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
         source, folder = siglip[0], shutil.copytree(siglip[1], tmp_path / "folder")
@@ -139,15 +139,26 @@ class TestPlot:
                 assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 50
         else:
             drawing = file.read_text()
-            for text in ("layer 2", "image tower", "text tower", "bar", "twinlens / transformers"):
+            for text in ("layer 2", "image tower", "text tower", "tolerance", "twinlens / transformers"):
                 assert f"<!-- {text} -->" in drawing
+
+    def test_failures_are_drawn(self, clip: tuple[Path, Path], tmp_path: Path) -> None:
+        certificate = json.loads((clip[1] / "parity.json").read_text())
+        certificate["verdict"] = "fail"
+        large, unmeasured = certificate["comparisons"][0]["outputs"][:2]
+        large |= {"scaled_error": 5.0, "passed": False}
+        unmeasured |= {"scaled_error": None, "passed": False}
+        plot_certificate(certificate, tmp_path / "parity.svg")
+        drawing = (tmp_path / "parity.svg").read_text()
+        assert "<!-- failed -->" in drawing
+        assert "<!-- $10^{1}$ -->" in drawing  # the axis goes as far as the largest error
 
     def test_refusals(self, clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         certificate = json.loads((clip[1] / "parity.json").read_text())
         with pytest.raises(ValueError, match=r"\.png, \.svg or \.pdf file, got .*parity\.jpg"):
             plot_certificate(certificate, tmp_path / "parity.jpg")
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'twinlens\[plots\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[plots\]'"):
             plot_certificate(certificate, tmp_path / "parity.png")
 
 
@@ -164,8 +175,8 @@ class TestOriginalCode:
         three_ways = [(item.subject, item.reference) for item in certificate.comparisons[-2:]]
         assert three_ways == [("twinlens", "openai-clip 1.0.1"), ("openai-clip 1.0.1", "float64")]
         for comparison in certificate.comparisons[-2:]:
-            assert [row.name for row in comparison.rows] == ["image.embeds", "text.embeds", "logits_per_image"]
-            assert all(row.passed for row in comparison.rows)
+            assert [output.name for output in comparison.outputs] == ["image.embeds", "text.embeds", "logits_per_image"]
+            assert all(output.passed for output in comparison.outputs)
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # TorchScript's own
     def test_torchscript_archive_runs_itself(self, tmp_path: Path) -> None:
@@ -244,13 +255,13 @@ class TestNames:
             vocabulary=Vocabulary("tiny", text.vocab_size, 1, None, None, ""),
         )  # fmt: skip
         source = importlib.import_module("twinlens.formats.source")
-        monkeypatch.setattr(source, "locate", lambda name, progress: (tmp_path / "file.npz", row))
+        monkeypatch.setattr(source, "resolve_source", lambda name, progress: (tmp_path / "file.npz", row))
         convert(row.name, tmp_path / "folder")
         assert verify(row.name, tmp_path / "folder").passed
         assert json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())["size"]["height"] == 44
         assert f"base_model: google/{row.name}" in (tmp_path / "folder" / "README.md").read_text()
         other = replace(row, text_length=text.max_position_embeddings + 1)
-        monkeypatch.setattr(source, "locate", lambda name, progress: (tmp_path / "file.npz", other))
+        monkeypatch.setattr(source, "resolve_source", lambda name, progress: (tmp_path / "file.npz", other))
         with pytest.raises(ValueError, match=f"not the official {row.name}: text length 16, expected 17"):
             convert(row.name, tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()

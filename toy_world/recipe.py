@@ -66,7 +66,7 @@ class Recipe:
 
     def vocabulary_file(self) -> Path:
         """Return the path of the vocabulary."""
-        return bundled_checkpoint(self.name)[1]
+        return bundled_checkpoint(self.name).vocabulary
 
     def processor(self) -> DualEncoderProcessor:
         """Return the processor with the official preprocessing of the family."""

@@ -36,7 +36,7 @@ def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dr
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError(f"LoRA needs peft ({error}): pip install 'twinlens[train]'.") from error
+        raise ImportError(f"LoRA needs peft ({error}): pip install '.[train]' in the checkout of twinlens.") from error
     if rank < 1:
         raise ValueError(f"Expected a rank of at least 1, got {rank}.")
     targets = r".*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"

@@ -89,9 +89,11 @@ def dry_run(plan: TrainingPlan) -> MemoryEstimate:
 def _check_packages() -> None:
     """Raise ImportError unless the packages are installed that only logs and the card need, at the end of a run."""
     if not is_tensorboard_available():
-        raise ImportError("Logs need tensorboardX or tensorboard: pip install 'twinlens[train]'.")
+        raise ImportError("Logs need tensorboardX or tensorboard: pip install '.[train]' in the checkout of twinlens.")
     if find_spec("matplotlib") is None:
-        raise ImportError("The curves in the model card need matplotlib: pip install 'twinlens[train]'.")
+        raise ImportError(
+            "The curves in the model card need matplotlib: pip install '.[train]' in the checkout of twinlens."
+        )
 
 
 def load(plan: TrainingPlan) -> "tuple[DualEncoderModel | PeftModel, DualEncoderProcessor]":

@@ -300,7 +300,9 @@ def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"This source needs datasets ({error}): pip install 'twinlens[train]'.") from error
+        raise ImportError(
+            f"This source needs datasets ({error}): pip install '.[train]' in the checkout of twinlens."
+        ) from error
     return datasets
 
 

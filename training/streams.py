@@ -148,7 +148,9 @@ class TarStream(Stream):
             import webdataset  # noqa: F401  (before a worker needs it)
             from braceexpand import braceexpand
         except ImportError as error:
-            raise ImportError(f"Tars need webdataset ({error}): pip install 'twinlens[train]'.") from error
+            raise ImportError(
+                f"Tars need webdataset ({error}): pip install '.[train]' in the checkout of twinlens."
+            ) from error
         self.image_kinds = (image_column,) if image_column else IMAGE_KINDS
         self.text_kinds = (text_column,) if text_column else TEXT_KINDS
         self.shards = list(braceexpand(shards))

@@ -1,0 +1,208 @@
+"""The measurement behind a certificate: every subject computes its outputs from the same inputs; pairs are compared."""
+
+import math
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from .._version import __version__
+from ..configuration import DualEncoderConfig, SiglipVisionConfig
+from ..formats import Checkpoint
+from ..formats.inspection import describe_checkpoint
+from .certificate import SCALED_OUTPUTS, Certificate, Comparison, OutputError, output_kind
+from .reference import reference_forward
+
+FLOAT64 = "float64"  # the name of the float64 reference in a certificate
+
+Outputs = Mapping[str, npt.NDArray[Any]]  # by names such as `image.hidden_states.3` and `logits_per_image`
+
+
+class Inputs(NamedTuple):
+    """What every subject computes its outputs from."""
+
+    pixel_values: npt.NDArray[np.float32]  # (images, 3, height, width)
+    input_ids: npt.NDArray[np.int64]  # (texts, length); no texts for an image tower alone
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What computes outputs: a model of twinlens or transformers, the official code, or the float64 reference."""
+
+    name: str  # in the certificate
+    compute: Callable[[Inputs], Outputs]  # loads the weights and lets go of them, so that one model at a time is alive
+    final_only: bool = False  # its outputs are embeddings and logits, without hidden states
+
+
+class Pairing(NamedTuple):
+    """Two subjects to compare. Without `checked` the errors are reported, and the tolerances do not apply."""
+
+    subject: Subject
+    reference: Subject
+    checked: bool = True
+
+
+def certify(checkpoint: Checkpoint, model: PreTrainedModel) -> Certificate:
+    """Compare a float32 model on the CPU with the float64 reference run on the official weights of `checkpoint`."""
+    ours = model_subject("twinlens", lambda: model)
+    return measure(checkpoint, [Pairing(ours, reference_subject(checkpoint))])
+
+
+def measure(
+    checkpoint: Checkpoint,
+    pairings: Sequence[Pairing],
+    *,
+    photograph: npt.NDArray[np.float32] | None = None,
+    seed: int = 0,
+    notes: tuple[str, ...] = (),
+    progress: Callable[[str], None] = lambda step: None,
+) -> Certificate:
+    """Compute the outputs of every subject once, compare them pair by pair, and return the certificate.
+
+    The inputs are generated from `seed`; `photograph` (1, 3, height, width), as the processor makes it, is one more
+    image.
+    """
+    inputs = generate_inputs(checkpoint.config, seed)
+    if photograph is not None:
+        inputs = inputs._replace(pixel_values=np.concatenate([inputs.pixel_values, photograph.astype(np.float32)]))
+    subjects = dict.fromkeys(subject for pairing in pairings for subject in pairing[:2])
+    outputs: dict[Subject, Outputs] = {}
+    # The float64 reference runs last: the process keeps the memory that it frees.
+    for subject in sorted(subjects, key=lambda subject: subject.name == FLOAT64):
+        progress(f"running {subject.name}")
+        outputs[subject] = subject.compute(inputs)
+    return Certificate(
+        source=describe_checkpoint(checkpoint),
+        inputs={
+            "seed": seed,
+            "images": len(inputs.pixel_values),
+            "texts": len(inputs.input_ids),
+            "photograph": None if photograph is None else "twinlens/catalogue/assets/cat.jpg, the last image",
+        },
+        comparisons=tuple(
+            Comparison(
+                subject.name,
+                reference.name,
+                compare(outputs[subject], outputs[reference], final_only=subject.final_only),
+                checked,
+            )
+            for subject, reference, checked in pairings
+        ),
+        versions={
+            "twinlens": __version__,
+            **{library.__name__: str(library.__version__) for library in (torch, transformers, np)},
+            "python": platform.python_version(),
+        },
+        notes=notes,
+    )
+
+
+def compare(outputs: Outputs, expected: Outputs, *, final_only: bool = False) -> tuple[OutputError, ...]:
+    """Return the error of every output that is expected; with `final_only`, of those that are there."""
+    errors = []
+    for name, stored in expected.items():
+        output = outputs.get(name)
+        if output is None and final_only:
+            continue
+        reference = stored.astype(np.float64)
+        token_max = np.abs(reference).max(-1, keepdims=True)  # shape = [..., length, 1]
+        reference_max = float(token_max.max())
+        if output is None or output.shape != reference.shape or not np.isfinite(output).all():
+            errors.append(OutputError(name, math.nan, math.nan, reference_max))
+            continue
+        error = np.abs(output - reference)
+        scale = np.maximum(1, token_max) if output_kind(name) in SCALED_OUTPUTS else 1
+        errors.append(OutputError(name, float(error.max()), float((error / scale).max()), reference_max))
+    return tuple(errors)
+
+
+def generate_inputs(config: DualEncoderConfig | SiglipVisionConfig, seed: int) -> Inputs:
+    """Return three images (noise, waves, blank; -1..1), four texts (full length, short, one token, ids after the end).
+
+    There are no texts for an image tower alone.
+    """
+    rng = np.random.default_rng(seed)
+    vision, text = (
+        (config.vision_config, config.text_config) if isinstance(config, DualEncoderConfig) else (config, None)
+    )
+    size = vision.image_size
+    rows, columns = np.mgrid[0:size, 0:size] / size
+    frequency, phase = rng.uniform(-20, 20, (2, 3, 1, 1)), rng.uniform(0, 6, (3, 1, 1))
+    waves = np.sin(frequency[0] * rows + frequency[1] * columns + phase)
+    # The blank image leaves biases and positions alone, whose small variance lets a wrong epsilon show.
+    images = np.stack([rng.uniform(-1, 1, waves.shape), waves, np.zeros(waves.shape)]).astype(np.float32)
+
+    if text is None:
+        return Inputs(images, np.zeros((0, 1), np.int64))
+    length, vocabulary = text.max_position_embeddings, text.vocab_size
+    if text.pooling == "first_eos":
+        # OpenAI's start and end are the two highest ids, and the end is found by argmax. Taking both from the size of
+        # the vocabulary, not from the configuration, lets a wrong `eos_token_id` show.
+        ids = rng.integers(1, vocabulary - 2, (4, length))
+        ids[:, 0] = vocabulary - 2
+        ids[range(4), [length - 1, length // 2, 2, length // 2]] = vocabulary - 1
+        ids[1, length // 2 + 1 :] = 0
+        ids[2, 3:] = vocabulary - 1  # hub folders pad with the end of text
+    else:
+        ids = rng.integers(2, vocabulary, (4, length))
+        ids[1, length // 2 :] = ids[2, 1:] = text.pad_token_id or 0
+    return Inputs(images, ids)
+
+
+def model_subject(name: str, load: Callable[[], PreTrainedModel]) -> Subject:
+    """Return a model of twinlens or transformers as a subject. `load` must return it in float32 on the CPU."""
+    return Subject(name, lambda inputs: _model_outputs(load(), inputs))
+
+
+def reference_subject(checkpoint: Checkpoint) -> Subject:
+    """Return the float64 reference on the official weights of a checkpoint."""
+
+    def compute(inputs: Inputs) -> Outputs:
+        reference = reference_forward(
+            checkpoint.tensors,
+            *inputs,
+            sidecar_json=checkpoint.layout.sidecar_json,
+            vision_activation=checkpoint.options.get("vision_activation"),
+            vision_heads=checkpoint.options.get("vision_heads"),
+        )
+        outputs = _tower_outputs("image", reference.image, reference.image.embeds)
+        if reference.text is not None and reference.logits_per_image is not None:
+            outputs |= _tower_outputs("text", reference.text, reference.text.embeds)
+            outputs["logits_per_image"] = reference.logits_per_image
+        return outputs
+
+    return Subject(FLOAT64, compute)
+
+
+def _model_outputs(model: PreTrainedModel, inputs: Inputs) -> Outputs:
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        raise ValueError(f"The tolerances hold for float32 on the CPU. Got a model in {model.dtype} on {model.device}.")
+    model.eval()
+    pixel_values, input_ids = map(torch.from_numpy, inputs)
+    with torch.inference_mode():
+        if len(input_ids) == 0:
+            image = model(pixel_values=pixel_values, output_hidden_states=True)
+            return _tower_outputs("image", image, torch.nn.functional.normalize(image.pooler_output, dim=-1))
+        result = model(pixel_values=pixel_values, input_ids=input_ids, output_hidden_states=True)
+    return {
+        **_tower_outputs("image", result.vision_model_output, result.image_embeds),
+        **_tower_outputs("text", result.text_model_output, result.text_embeds),
+        "logits_per_image": result.logits_per_image.numpy(),
+    }
+
+
+def _tower_outputs(name: str, tower: Any, embeds: npt.ArrayLike) -> dict[str, npt.NDArray[Any]]:
+    """Name the outputs of a tower, which are transformers' or a `TowerReference`."""
+    outputs = {
+        **{f"hidden_states.{index}": state for index, state in enumerate(tower.hidden_states)},
+        "last_hidden_state": tower.last_hidden_state,
+        "pooler_output": tower.pooler_output,
+        "embeds": embeds,
+    }
+    return {f"{name}.{output}": np.asarray(value) for output, value in outputs.items()}

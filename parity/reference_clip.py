@@ -1,0 +1,137 @@
+"""The float64 reference of CLIP: OpenAI's names (open_clip's own towers have them too) and transformers'.
+
+Sources: openai/CLIP `clip/model.py@d05afc4`; open_clip 3.3.0 `model.py`, `transformer.py`; transformers 5.23.0
+`models/clip/modeling_clip.py`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import transformers
+
+from .reference_layers import (
+    Array,
+    Block,
+    Ids,
+    Reference,
+    Settings,
+    TowerReference,
+    WeightAndBias,
+    embed_patches,
+    encode,
+    layer_norm,
+    tower_reference,
+)
+from .reference_weights import FileFacts, to_float64, torch_blocks, torch_pair, weights_below
+
+
+class _ImageTower(NamedTuple):
+    """Weights of CLIP's vision transformer."""
+
+    patch_kernel: Array  # (width, 3, size, size)
+    class_token: Array  # (width,)
+    positions: Array  # (1 + patches, width)
+    norm_before: WeightAndBias
+    blocks: Iterable[Block]
+    norm_after: WeightAndBias
+    projection: Array  # (width, dim)
+
+    def forward(self, pixels: Array, settings: Settings) -> TowerReference:
+        x = embed_patches(pixels, self.patch_kernel)
+        class_token = np.broadcast_to(self.class_token, (len(x), 1, x.shape[-1]))
+        x = np.concatenate([class_token, x], axis=1) + self.positions
+        states = encode(layer_norm(x, self.norm_before, settings.eps), self.blocks, settings)
+        pooled = layer_norm(states[-1][:, 0], self.norm_after, settings.eps)
+        return tower_reference(states, states[-1], pooled @ self.projection)
+
+
+class _TextTower(NamedTuple):
+    """Weights of CLIP's text transformer."""
+
+    tokens: Any  # (vocabulary, width), as stored: only the rows that are used become float64
+    positions: Array  # (length, width)
+    blocks: Iterable[Block]
+    norm_after: WeightAndBias
+    projection: Array  # (width, dim)
+
+    def forward(self, ids: Ids, end_of_text: Ids, settings: Settings) -> TowerReference:
+        x = to_float64(self.tokens[ids]) + self.positions[: ids.shape[1]]
+        states = encode(x, self.blocks, settings)
+        last = layer_norm(states[-1], self.norm_after, settings.eps)
+        return tower_reference(states, last, last[np.arange(len(ids)), end_of_text] @ self.projection)
+
+
+def _reference(image: TowerReference, text: TowerReference, logit_scale: Array) -> Reference:
+    return Reference(image, text, np.exp(logit_scale) * image.embeds @ text.embeds.T)
+
+
+def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+    """Run a CLIP under OpenAI's names. open_clip's own towers differ in activation, heads and epsilon."""
+    weight = weights_below(tensors)
+    text_prefix = "text." if "text.ln_final.weight" in tensors else ""  # open_clip's CustomTextCLIP
+    image_tower = _ImageTower(
+        patch_kernel=weight("visual.conv1.weight"),
+        class_token=weight("visual.class_embedding"),
+        positions=weight("visual.positional_embedding"),
+        norm_before=torch_pair(weight, "visual.ln_pre"),
+        blocks=torch_blocks(tensors, "visual.transformer.resblocks."),
+        norm_after=torch_pair(weight, "visual.ln_post"),
+        projection=weight("visual.proj"),
+    )
+    text_tower = _TextTower(
+        tokens=tensors[f"{text_prefix}token_embedding.weight"],
+        positions=weight(f"{text_prefix}positional_embedding"),
+        blocks=torch_blocks(tensors, f"{text_prefix}transformer.resblocks."),
+        norm_after=torch_pair(weight, f"{text_prefix}ln_final"),
+        projection=weight(f"{text_prefix}text_projection"),
+    )
+    image_width, text_width = image_tower.positions.shape[-1], text_tower.positions.shape[-1]
+    image_settings = Settings(
+        facts.vision_heads or image_width // facts.open_clip("vision_cfg").get("head_width", 64),
+        facts.open_clip_activation("vision_cfg") or facts.vision_activation or "quick_gelu",
+        facts.open_clip_eps("vision_cfg"),
+    )
+    text_settings = Settings(
+        facts.open_clip("text_cfg").get("heads", text_width // 64),
+        facts.open_clip_activation("text_cfg") or facts.vision_activation or "quick_gelu",
+        facts.open_clip_eps("text_cfg"),
+        causal=True,
+    )
+    end_of_text = ids.argmax(-1)  # it has the highest id
+    return _reference(
+        image_tower.forward(pixels, image_settings),
+        text_tower.forward(ids, end_of_text, text_settings),
+        weight("logit_scale"),
+    )
+
+
+def transformers_clip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+    """Run a CLIP under transformers' names."""
+    weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
+    vision, text = config.vision_config, config.text_config
+    image_tower = _ImageTower(
+        patch_kernel=weight("vision_model.embeddings.patch_embedding.weight"),
+        class_token=weight("vision_model.embeddings.class_embedding"),
+        positions=weight("vision_model.embeddings.position_embedding.weight"),
+        norm_before=torch_pair(weight, "vision_model.pre_layrnorm"),
+        blocks=torch_blocks(tensors, "vision_model.encoder.layers."),
+        norm_after=torch_pair(weight, "vision_model.post_layernorm"),
+        projection=weight("visual_projection.weight").T,
+    )
+    text_tower = _TextTower(
+        tokens=tensors["text_model.embeddings.token_embedding.weight"],
+        positions=weight("text_model.embeddings.position_embedding.weight"),
+        blocks=torch_blocks(tensors, "text_model.encoder.layers."),
+        norm_after=torch_pair(weight, "text_model.final_layer_norm"),
+        projection=weight("text_projection.weight").T,
+    )
+    # Old folders say 2, which is not the id: their end of text, too, has the highest.
+    end_of_text = ids.argmax(-1) if text.eos_token_id == 2 else (ids == text.eos_token_id).argmax(-1)
+    return _reference(
+        image_tower.forward(pixels, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
+        text_tower.forward(
+            ids, end_of_text, Settings(text.num_attention_heads, text.hidden_act, text.layer_norm_eps, causal=True)
+        ),
+        weight("logit_scale"),
+    )
