@@ -79,7 +79,7 @@ def download_file(url: str, *, sha256: str | None = None, progress: Progress = l
             if isinstance(error, HTTPError):
                 error.close()  # it holds the connection
             raise OSError(f"Downloading {url} failed: {error}. {ANOTHER_WAY}") from error
-        if sha256 is not None and (found := _sha256(partial)) != sha256:
+        if sha256 is not None and (found := file_sha256(partial)) != sha256:
             partial.unlink()
             raise OSError(f"{url} should have the sha256 {sha256}, but what arrived has {found} and was removed.")
         partial.replace(target)
@@ -124,14 +124,6 @@ def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
         raise ConnectionError(f"the connection broke after {file.tell():,} of {size:,} bytes")
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _download_from_hub(repository: str, progress: Progress) -> Path:
     bar = _progress_bar(repository, progress)
     try:
@@ -159,3 +151,12 @@ def _progress_bar(name: str, progress: Progress) -> type[tqdm]:
 
 def _step(name: str, have: float, size: float) -> str:
     return f"downloading {name}: {have / 1e6:,.0f} of {size / 1e6:,.0f} MB"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, read a block at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -3,5 +3,5 @@
 from .convert import ParityError as ParityError
 from .convert import convert as convert
 from .export import export as export
-from .push import Push as Push
+from .push import PushPlan as PushPlan
 from .push import push as push

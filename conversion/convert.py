@@ -1,37 +1,32 @@
-"""An official checkpoint file becomes a folder that plain transformers loads, with the proof that nothing changed."""
+"""An official checkpoint becomes a folder that plain transformers loads, with the proof that nothing changed."""
 
 import copy
 import logging
-import os
-import secrets
-import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, NoReturn, get_args
+from typing import Literal, get_args
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
+from typing_extensions import Unpack
 
-from ..catalogue import BUNDLED, bundled_checkpoint
+from ..catalogue import BUNDLED, OfficialCheckpoint, bundled_checkpoint
 from ..catalogue.download import download_file
 from ..configuration import family_of
-from ..formats import Activation, Checkpoint, write_safetensors
-from ..formats.source import read_source
+from ..formats import Checkpoint, LoadOptions, check_options, read_source, write_safetensors
 from ..formats.table import is_finite
 from ..parity.certificate import Certificate
 from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
+from .atomic import complete_or_absent
 from .export import save_layout
 from .model_card import model_card
 
 logger = logging.getLogger(__name__)
 
 DType = Literal["float32", "float16", "bfloat16", "keep"]
-NO_TOKENIZER = (
+Progress = Callable[[str], None]
+WITHOUT_TOKENIZER = (
     "The folder has no tokenizer, so it takes images and token ids, not text. "
     "Convert again with --tokenizer and the vocabulary that the model was trained with."
 )
@@ -54,55 +49,45 @@ def convert(
     folder: str | Path,
     *,
     tokenizer: str | Path | None = None,
-    image_size: int | None = None,
     text_cleanup: str | None = None,
     preprocessing: Preprocessing = "official",
-    vision_activation: Activation | None = None,
-    vision_heads: int | None = None,
     dtype: DType | None = None,
     verify: bool = True,
     overwrite: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Progress = lambda step: None,
+    **options: Unpack[LoadOptions],
 ) -> Certificate | None:
-    """Convert an official checkpoint to a transformers folder, measured against the references; None without `verify`.
+    """Convert an official checkpoint to a transformers folder; return the measured parity, None without `verify`.
 
-    `source` is a file, a folder, or a name of the catalogue, which is downloaded and has to have the geometry, and the
-    hash where one is published, that stand there; a vocabulary that is published comes with it. `image_size`,
-    `vision_activation` and `vision_heads` are those of `read_checkpoint`. The folder remembers the layout of the
-    source, for the way back.
-    `dtype` is float32 unless given; "keep" is the file's own where it has only one. The folder appears complete or not
-    at all. Raises ParityError where a bar is missed, FileExistsError for a destination that is not empty.
+    `source` is a file, a folder, or a name of the catalogue. A name is downloaded, and has to have the geometry that
+    its entry states, and the hash where one is published; a published vocabulary comes with it. `options` are those of
+    `read_checkpoint`: `image_size`, `vision_activation`, `vision_heads`. `dtype` is float32 unless given; "keep" is
+    the file's own where it has only one. The folder remembers the layout of the source, for the way back.
+    The folder appears complete or not at all. Raises ParityError where a tolerance is missed, FileExistsError for a
+    destination that is not empty, FormatError for a source that cannot be converted.
     """
+    check_options(options)
     folder = Path(folder).expanduser().resolve()
     _check_destination(Path(source), folder, overwrite)
-    checkpoint, row = read_source(
-        source,
-        image_size=image_size,
-        vision_activation=vision_activation,
-        vision_heads=vision_heads,
-        progress=progress,
-    )
-    if tokenizer is None and str(source) in BUNDLED and not Path(source).exists():
-        tokenizer = bundled_checkpoint(str(source))[1]
-    if row is not None and tokenizer is None and row.vocabulary.address:
-        tokenizer = download_file(row.vocabulary.address, sha256=row.vocabulary.sha256, progress=progress)
+    checkpoint, entry = read_source(source, progress=progress, **options)
     stored_dtype = _stored_dtype(checkpoint, dtype)
+    tokenizer = tokenizer or _published_vocabulary(source, entry, progress)
     processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
-    notes: tuple[str, ...] = (NO_TOKENIZER,) if processor.tokenizer is None else ()
-
-    with _complete_or_absent(folder, overwrite) as partial:
+    notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
+    certificate = None
+    with complete_or_absent(folder, overwrite=overwrite) as (partial,):
         progress("writing weights")
+        partial.mkdir()
         _save_model(checkpoint, stored_dtype, partial)
         processor.save_pretrained(partial)
         save_layout(checkpoint.layout, partial)
-        certificate = None
         if verify:
             certificate = certify_folder(checkpoint, partial, strict=True, notes=notes, progress=progress)
             if not certificate.passed:
                 raise ParityError(certificate)
             certificate.save(partial / "parity.json")
             notes = certificate.notes
-        card = model_card(checkpoint, processor, certificate, notes, row)
+        card = model_card(checkpoint, processor, certificate, notes, entry)
         (partial / "README.md").write_text(card, encoding="utf-8")
     for note in notes:
         logger.warning(note)
@@ -114,32 +99,44 @@ def _stored_dtype(checkpoint: Checkpoint, dtype: DType | None) -> torch.dtype:
         raise ValueError(f"dtype must be one of {', '.join(get_args(DType))}, got {dtype!r}.")
     if dtype != "keep":
         return getattr(torch, dtype or "float32")
-    found = {tensor.dtype for tensor in checkpoint.tensors.values()}
-    if len(found) > 1:
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+    dtypes = {tensor.dtype for tensor in checkpoint.tensors.values()}
+    if len(dtypes) > 1:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         raise ValueError(f"dtype keep needs a file with one dtype, {checkpoint.path} has {names}. Choose one of them.")
-    return found.pop()
+    return dtypes.pop()
+
+
+def _published_vocabulary(source: str | Path, entry: OfficialCheckpoint | None, progress: Progress) -> Path | None:
+    """Return the vocabulary that comes with a name of the catalogue, None where none is published."""
+    if str(source) in BUNDLED and not Path(source).exists():
+        return bundled_checkpoint(str(source))[1]
+    if entry is None or entry.vocabulary.address is None:
+        return None
+    return download_file(entry.vocabulary.address, sha256=entry.vocabulary.sha256, progress=progress)
 
 
 def _processor(
     checkpoint: Checkpoint, preprocessing: Preprocessing, *, tokenizer: str | Path | None, text_cleanup: str | None
 ) -> DualEncoderProcessor:
-    """Build it from what the checkpoint says; a folder of transformers has its own."""
+    """Build the processor from what the checkpoint states; a folder of transformers has its own."""
     folder, config = checkpoint.files[0].parent, checkpoint.config
     if checkpoint.format == "transformers" and (folder / "preprocessor_config.json").is_file():
-        chosen = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
-        return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **chosen)
+        text_settings = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
+        return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **text_settings)
     family = family_of(config)
     if config.model_type != family.model_type:  # an image tower alone
         config = family.config(vision_config=config.to_dict())
-    settings = checkpoint.layout.image_settings()
     return build_processor(
-        config, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing, **settings
+        config,
+        tokenizer=tokenizer,
+        text_cleanup=text_cleanup,
+        preprocessing=preprocessing,
+        **checkpoint.image_settings,
     )
 
 
 def _save_model(checkpoint: Checkpoint, dtype: torch.dtype, folder: Path) -> None:
-    """Write what `save_pretrained` of our model with these weights would, without two of them in memory."""
+    """Write the files that `save_pretrained` of our model would, without holding the weights in memory twice."""
     config = copy.deepcopy(checkpoint.config)
     model_class = model_class_of(config)
     with torch.device("meta"):
@@ -172,67 +169,3 @@ def _check_destination(source: Path, folder: Path, overwrite: bool) -> None:
             raise FileExistsError(f"{source} lies in {folder}, which --overwrite would remove. Move one of them.")
     elif folder.exists():
         raise FileExistsError(f"{folder} is a file, expected a folder.")
-
-
-@contextmanager
-def _complete_or_absent(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a hidden sibling to fill; rename it to `folder` as the last step, or remove it on any error or signal."""
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    with _termination_as_exception():
-        try:
-            partial.mkdir(parents=True)
-            yield partial
-            _sync(partial)
-            _replace(folder, partial, overwrite)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in new_parents:
-                with suppress(OSError):
-                    parent.rmdir()
-            if isinstance(error, (OSError, SafetensorError)):  # no space, no permission, ...
-                raise OSError(f"Writing {folder} failed: {error}") from error
-            raise
-
-
-def _replace(folder: Path, partial: Path, overwrite: bool) -> None:
-    old = partial.with_suffix(".old")
-    try:
-        if folder.exists() and overwrite:
-            folder.rename(old)
-        elif folder.exists():
-            folder.rmdir()  # it was empty when we began; if it no longer is, this fails
-        partial.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk hold every file before the rename makes them visible, all with the usual permissions."""
-    mode = (folder / "config.json").stat().st_mode
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)  # safetensors lets nobody but the owner read
-            with path.open("rb+") as stream:
-                os.fsync(stream.fileno())
-
-
-@contextmanager
-def _termination_as_exception() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that what was begun is removed; a handler of the caller's stays in place."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

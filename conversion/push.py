@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
@@ -22,8 +22,8 @@ from ..formats import read_json
 from .export import LAYOUT_FILE
 
 PROOF = "parity.json"
-# Left by an earlier push, weights would be loaded instead of the new ones, and what is said of them would be wrong.
-_STALE = re.compile(rf"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|{PROOF}|{LAYOUT_FILE}")
+# Weights of an earlier push could be loaded instead of the new ones, and its proof would be of other weights.
+_STALE_FILES = re.compile(rf"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|{PROOF}|{LAYOUT_FILE}")
 _REMEDIES = {
     401: "Log in with `hf auth login`, or set HF_TOKEN to a token that may write.",
     403: "The token may not do this: take one that may write there, from the settings of your account.",
@@ -32,8 +32,8 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Push:
-    """What goes to the Hub."""
+class PushPlan:
+    """Everything that a push sends to the Hub, or would send, and removes there."""
 
     repository: str
     revision: str
@@ -42,11 +42,11 @@ class Push:
     files: dict[str, int]  # path in the repository -> bytes
     left_out: tuple[str, ...]  # hidden files and folders, and caches
     proof: str | None  # the verdict in parity.json, None without one
-    removed: tuple[str, ...] = ()  # of an earlier push, in the same commit; not known before the Hub was asked
-    url: str | None = None  # of the commit, None before it
+    removed: tuple[str, ...] = ()  # files of an earlier push, not known before the Hub was asked
+    url: str | None = None  # the address of the commit, None before it
 
     def describe(self) -> str:
-        """All of it, a fact a line."""
+        """Return all of it in words, a fact a line."""
         visibility = {None: "as it is; a new one as its owner's settings say", True: "private", False: "public"}
         lines = [
             ("repository", self.repository),
@@ -71,7 +71,7 @@ def push(
     commit_message: str | None = None,
     dry_run: bool = False,
     token: str | None = None,
-) -> Push:
+) -> PushPlan:
     """Upload a model folder to a repository of the Hub, which is created if need be, as is the branch `revision`.
 
     One commit brings all files and removes what an earlier push left of other weights and their proof. `dry_run` asks
@@ -83,8 +83,8 @@ def push(
         validate_repo_id(repository)
     except HFValidationError as error:
         raise ValueError(f"Expected a repository such as owner/name, got {repository!r}. {error}") from error
-    files, left_out = _contents(folder)
-    plan = Push(
+    files, left_out = _files_to_upload(folder)
+    plan = PushPlan(
         repository=repository,
         revision=revision or constants.DEFAULT_REVISION,
         private=private,
@@ -96,11 +96,11 @@ def push(
     _check_complete(folder, files, plan.proof)
     if dry_run:
         return plan
-    with _explained(repository):
+    with _readable_errors(repository):
         return _push(folder, plan, HfApi(token=token or True))
 
 
-def _push(folder: Path, plan: Push, api: HfApi) -> Push:
+def _push(folder: Path, plan: PushPlan, api: HfApi) -> PushPlan:
     repository = api.create_repo(plan.repository, private=plan.private, exist_ok=True).repo_id  # now with its owner
     if plan.revision != constants.DEFAULT_REVISION and not plan.revision.startswith("refs/"):
         api.create_branch(repository, branch=plan.revision, exist_ok=True)
@@ -111,7 +111,7 @@ def _push(folder: Path, plan: Push, api: HfApi) -> Push:
             f"{'private' if found.private else 'public'} one. Change that in its settings on the Hub, or name another."
         )
     there = [file.rfilename for file in found.siblings or []]
-    removed = tuple(name for name in there if _STALE.fullmatch(name) and name not in plan.files)
+    removed = tuple(name for name in there if _STALE_FILES.fullmatch(name) and name not in plan.files)
     commit = api.create_commit(
         repository,
         operations=[
@@ -124,8 +124,8 @@ def _push(folder: Path, plan: Push, api: HfApi) -> Push:
     return replace(plan, repository=repository, private=found.private, removed=removed, url=commit.commit_url)
 
 
-def _contents(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
-    """All files of a folder by their relative paths, with sizes; and what of it stays here."""
+def _files_to_upload(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the files of a folder by relative path, with their sizes, and the paths that are left out."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder, expected one that holds a model.")
     files: dict[str, int] = {}
@@ -165,29 +165,28 @@ def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> N
 
 
 @contextmanager
-def _explained(repository: str) -> Iterator[None]:
-    """Have what huggingface_hub raises, pages included, say in one line what to do."""
+def _readable_errors(repository: str) -> Iterator[None]:
+    """Turn the errors of huggingface_hub, web pages included, into one line that says what to do."""
     try:
         yield
     except (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, RuntimeError) as error:
-        # It wraps what stopped the upload of a file.
+        # huggingface_hub wraps the error that stopped the upload of a file.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        raise _explanation(repository, cause) from error
+        raise _readable_error(repository, cause) from error
 
 
-def _explanation(repository: str, error: BaseException) -> OSError:
-    said = " ".join(str(error).split())
+def _readable_error(repository: str, error: BaseException) -> OSError:
+    reason = " ".join(str(error).split())
     if isinstance(error, OfflineModeIsEnabled):
         return OSError("HF_HUB_OFFLINE forbids to push. Unset it, or look at the --dry-run.")
     if isinstance(error, LocalTokenNotFoundError):
         return PermissionError(f"Pushing to {repository} needs a token, and none is stored. {_REMEDIES[401]}")
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        said = " ".join((error.server_message or "without a reason").split()).rstrip(".")
-        text = (
-            f"Pushing to {repository} failed: the Hub answered {status}, {said}. {_REMEDIES.get(status, 'Try again.')}"
-        )
+        reason = " ".join((error.server_message or "without a reason").split()).rstrip(".")
+        remedy = _REMEDIES.get(status, "Try again.")
+        text = f"Pushing to {repository} failed: the Hub answered {status}, {reason}. {remedy}"
         return PermissionError(text) if status in (401, 403) else OSError(text)
     if isinstance(error, HTTPError):
-        return OSError(f"Pushing to {repository} failed: {constants.ENDPOINT} cannot be reached ({said}).")
-    return OSError(f"Pushing to {repository} failed: {said}. Try again.")
+        return OSError(f"Pushing to {repository} failed: {constants.ENDPOINT} cannot be reached ({reason}).")
+    return OSError(f"Pushing to {repository} failed: {reason}. Try again.")

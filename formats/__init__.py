@@ -1,35 +1,39 @@
 """Official checkpoint files: safe readers, and tables that turn them into transformers' names and back."""
 
 from .big_vision import BigVisionLayout
-from .checkpoint import Checkpoint, is_checkpoint_file, layout_from_dict, read_checkpoint, to_official
+from .checkpoint import LAYOUTS, Checkpoint, is_checkpoint_file, layout_from_dict, read_checkpoint, to_official
+from .errors import FormatError
 from .families import differences
 from .inspection import inspect_source
-from .layout import Activation, Choices, Layout, read_json
+from .layout import Layout, read_json
 from .open_clip import OpenClipLayout
 from .openai import OpenAILayout
+from .options import Activation, LoadOptions, check_options, pop_options
 from .reader import read_weights
 from .source import read_source
-from .table import FormatError
 from .timm import TimmLayout
 from .torch_file import write_archive
 from .transformers_folder import TransformersLayout
 from .writer import write_safetensors, write_tensors
 
 __all__ = [
+    "LAYOUTS",
     "Activation",
     "BigVisionLayout",
     "Checkpoint",
-    "Choices",
     "FormatError",
     "Layout",
+    "LoadOptions",
     "OpenAILayout",
     "OpenClipLayout",
     "TimmLayout",
     "TransformersLayout",
+    "check_options",
     "differences",
     "inspect_source",
     "is_checkpoint_file",
     "layout_from_dict",
+    "pop_options",
     "read_checkpoint",
     "read_json",
     "read_source",

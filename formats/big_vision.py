@@ -1,4 +1,4 @@
-"""SigLIP and fixed-size SigLIP 2 (google-research/big_vision, models/vit.py and two_towers.py): rows and geometry."""
+"""SigLIP and fixed-size SigLIP 2 (google-research/big_vision, models/vit.py and two_towers.py): rules and geometry."""
 
 import re
 from collections.abc import Mapping
@@ -9,135 +9,125 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..configuration import SiglipConfig
+from .errors import FormatError
 from .families import siglip_config, siglip_vision_config, sizes_of, tower
-from .layout import Choices, Layout, decide, number_of_layers
-from .table import (
-    ADD,
-    FLATTEN,
-    IDENTITY_HEAD,
-    KERNEL,
-    OUT_KERNEL,
-    PATCHES,
-    SQUEEZE,
-    FormatError,
-    Row,
-    expand,
-    expand_layers,
-    join,
-    row,
-)
+from .layout import Layout, number_of_layers
+from .operations import ADD, FLATTEN, IDENTITY_HEAD, KERNEL, OUT_KERNEL, PATCHES, SQUEEZE, join
+from .options import LoadOptions, resolve_option
+from .table import Rule, expand, expand_layers, rule
 
 ATTENTION = "MultiHeadDotProductAttention_0"
 BLOCK = (
-    row("LayerNorm_0/scale", "layer_norm1.weight", ".width"),
-    row("LayerNorm_0/bias", "layer_norm1.bias", ".width"),
-    row(f"{ATTENTION}/query/kernel", "self_attn.q_proj.weight", ".width .heads .head_dim", KERNEL),
-    row(f"{ATTENTION}/query/bias", "self_attn.q_proj.bias", ".heads .head_dim", FLATTEN),
-    row(f"{ATTENTION}/key/kernel", "self_attn.k_proj.weight", ".width .heads .head_dim", KERNEL),
-    row(f"{ATTENTION}/key/bias", "self_attn.k_proj.bias", ".heads .head_dim", FLATTEN),
-    row(f"{ATTENTION}/value/kernel", "self_attn.v_proj.weight", ".width .heads .head_dim", KERNEL),
-    row(f"{ATTENTION}/value/bias", "self_attn.v_proj.bias", ".heads .head_dim", FLATTEN),
-    row(f"{ATTENTION}/out/kernel", "self_attn.out_proj.weight", ".heads .head_dim .width", OUT_KERNEL),
-    row(f"{ATTENTION}/out/bias", "self_attn.out_proj.bias", ".width"),
-    row("LayerNorm_1/scale", "layer_norm2.weight", ".width"),
-    row("LayerNorm_1/bias", "layer_norm2.bias", ".width"),
-    row("MlpBlock_0/Dense_0/kernel", "mlp.fc1.weight", ".width .mlp", KERNEL),
-    row("MlpBlock_0/Dense_0/bias", "mlp.fc1.bias", ".mlp"),
-    row("MlpBlock_0/Dense_1/kernel", "mlp.fc2.weight", ".mlp .width", KERNEL),
-    row("MlpBlock_0/Dense_1/bias", "mlp.fc2.bias", ".width"),
+    rule("LayerNorm_0/scale", "layer_norm1.weight", ".width"),
+    rule("LayerNorm_0/bias", "layer_norm1.bias", ".width"),
+    rule(f"{ATTENTION}/query/kernel", "self_attn.q_proj.weight", ".width .heads .head_dim", KERNEL),
+    rule(f"{ATTENTION}/query/bias", "self_attn.q_proj.bias", ".heads .head_dim", FLATTEN),
+    rule(f"{ATTENTION}/key/kernel", "self_attn.k_proj.weight", ".width .heads .head_dim", KERNEL),
+    rule(f"{ATTENTION}/key/bias", "self_attn.k_proj.bias", ".heads .head_dim", FLATTEN),
+    rule(f"{ATTENTION}/value/kernel", "self_attn.v_proj.weight", ".width .heads .head_dim", KERNEL),
+    rule(f"{ATTENTION}/value/bias", "self_attn.v_proj.bias", ".heads .head_dim", FLATTEN),
+    rule(f"{ATTENTION}/out/kernel", "self_attn.out_proj.weight", ".heads .head_dim .width", OUT_KERNEL),
+    rule(f"{ATTENTION}/out/bias", "self_attn.out_proj.bias", ".width"),
+    rule("LayerNorm_1/scale", "layer_norm2.weight", ".width"),
+    rule("LayerNorm_1/bias", "layer_norm2.bias", ".width"),
+    rule("MlpBlock_0/Dense_0/kernel", "mlp.fc1.weight", ".width .mlp", KERNEL),
+    rule("MlpBlock_0/Dense_0/bias", "mlp.fc1.bias", ".mlp"),
+    rule("MlpBlock_0/Dense_1/kernel", "mlp.fc2.weight", ".mlp .width", KERNEL),
+    rule("MlpBlock_0/Dense_1/bias", "mlp.fc2.bias", ".width"),
 )
 PATCH_EMBEDDING = (
-    row("embedding/kernel", "embeddings.patch_embedding.weight", ".patch .patch 3 .width", PATCHES),
-    row("embedding/bias", "embeddings.patch_embedding.bias", ".width"),
+    rule("embedding/kernel", "embeddings.patch_embedding.weight", ".patch .patch 3 .width", PATCHES),
+    rule("embedding/bias", "embeddings.patch_embedding.bias", ".width"),
 )
-IMAGE_POSITIONS = row("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
+IMAGE_POSITIONS = rule("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
 OLD_IMAGE_POSITIONS = IMAGE_POSITIONS._replace(sources=("Transformer/pos_embedding",))
 QUERY_KEY_VALUE = " ".join(f"MAPHead_0/{ATTENTION}/{part}/{{0}}" for part in ("query", "key", "value"))
 IMAGE_POOLING = (
-    row("Transformer/encoder_norm/scale", "post_layernorm.weight", ".width"),
-    row("Transformer/encoder_norm/bias", "post_layernorm.bias", ".width"),
-    row("MAPHead_0/probe", "head.probe", "1 1 .width"),
-    row(QUERY_KEY_VALUE.format("kernel"), "head.attention.in_proj_weight", ".width .heads .head_dim", join(KERNEL)),
-    row(QUERY_KEY_VALUE.format("bias"), "head.attention.in_proj_bias", ".heads .head_dim", join(FLATTEN)),
-    row(f"MAPHead_0/{ATTENTION}/out/kernel", "head.attention.out_proj.weight", ".heads .head_dim .width", OUT_KERNEL),
-    row(f"MAPHead_0/{ATTENTION}/out/bias", "head.attention.out_proj.bias", ".width"),
-    row("MAPHead_0/LayerNorm_0/scale", "head.layernorm.weight", ".width"),
-    row("MAPHead_0/LayerNorm_0/bias", "head.layernorm.bias", ".width"),
-    row("MAPHead_0/MlpBlock_0/Dense_0/kernel", "head.mlp.fc1.weight", ".width .mlp", KERNEL),
-    row("MAPHead_0/MlpBlock_0/Dense_0/bias", "head.mlp.fc1.bias", ".mlp"),
-    row("MAPHead_0/MlpBlock_0/Dense_1/kernel", "head.mlp.fc2.weight", ".mlp .width", KERNEL),
-    row("MAPHead_0/MlpBlock_0/Dense_1/bias", "head.mlp.fc2.bias", ".width"),
+    rule("Transformer/encoder_norm/scale", "post_layernorm.weight", ".width"),
+    rule("Transformer/encoder_norm/bias", "post_layernorm.bias", ".width"),
+    rule("MAPHead_0/probe", "head.probe", "1 1 .width"),
+    rule(QUERY_KEY_VALUE.format("kernel"), "head.attention.in_proj_weight", ".width .heads .head_dim", join(KERNEL)),
+    rule(QUERY_KEY_VALUE.format("bias"), "head.attention.in_proj_bias", ".heads .head_dim", join(FLATTEN)),
+    rule(f"MAPHead_0/{ATTENTION}/out/kernel", "head.attention.out_proj.weight", ".heads .head_dim .width", OUT_KERNEL),
+    rule(f"MAPHead_0/{ATTENTION}/out/bias", "head.attention.out_proj.bias", ".width"),
+    rule("MAPHead_0/LayerNorm_0/scale", "head.layernorm.weight", ".width"),
+    rule("MAPHead_0/LayerNorm_0/bias", "head.layernorm.bias", ".width"),
+    rule("MAPHead_0/MlpBlock_0/Dense_0/kernel", "head.mlp.fc1.weight", ".width .mlp", KERNEL),
+    rule("MAPHead_0/MlpBlock_0/Dense_0/bias", "head.mlp.fc1.bias", ".mlp"),
+    rule("MAPHead_0/MlpBlock_0/Dense_1/kernel", "head.mlp.fc2.weight", ".mlp .width", KERNEL),
+    rule("MAPHead_0/MlpBlock_0/Dense_1/bias", "head.mlp.fc2.bias", ".width"),
 )
-TOKENS = row("Embed_0/embedding", "embeddings.token_embedding.weight", ".vocabulary .width")
-TEXT_POSITIONS = row("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
+TOKENS = rule("Embed_0/embedding", "embeddings.token_embedding.weight", ".vocabulary .width")
+TEXT_POSITIONS = rule("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
 # Old text towers added a second table in the encoder by mistake; `text_transformer.load` merges the two as well.
-TEXT_POSITIONS_TWICE = row(
+TEXT_POSITIONS_TWICE = rule(
     "pos_embedding Encoder_0/pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", ADD
 )
 TEXT_NORM = (
-    row("Encoder_0/encoder_norm/scale", "final_layer_norm.weight", ".width"),
-    row("Encoder_0/encoder_norm/bias", "final_layer_norm.bias", ".width"),
+    rule("Encoder_0/encoder_norm/scale", "final_layer_norm.weight", ".width"),
+    rule("Encoder_0/encoder_norm/bias", "final_layer_norm.bias", ".width"),
 )
-HEAD = (row("head/kernel", "head.weight", ".width embed", KERNEL), row("head/bias", "head.bias", "embed"))
-# A tower without a head is one whose head changes nothing; transformers has no class without one.
-TEXT_NORM_WITHOUT_HEAD = row(
+HEAD = (rule("head/kernel", "head.weight", ".width embed", KERNEL), rule("head/bias", "head.bias", "embed"))
+# A tower without a head: see `operations.IDENTITY_HEAD`.
+TEXT_NORM_WITHOUT_HEAD = rule(
     "Encoder_0/encoder_norm/scale Encoder_0/encoder_norm/bias",
     "final_layer_norm.weight final_layer_norm.bias head.weight head.bias",
     ".width",
     IDENTITY_HEAD,
 )
-# What tells SigLIP from the other two-tower models of big_vision, whose poolings and losses are others.
-ALWAYS = {
+# The other two-tower models of big_vision pool and compare in other ways. SigLIP has all of these parameters ...
+REQUIRED_NAMES = {
     "img/MAPHead_0/": "attention pooling of images (img/MAPHead_0)",
     "txt/": "text tower (txt)",
     "t$": "temperature (t)",
     "b$": "bias of the sigmoid loss (b)",
 }
-NEVER = {
+# ... and none of these.
+FORBIDDEN_NAMES = {
     "img/cls$": "a class token (img/cls)",
     "img/head/": "an image projection (img/head)",
     "txt/MAPHead_0/": "attention pooling of texts (txt/MAPHead_0)",
 }
-LOGITS = (row("t", "logit_scale", "1"), row("b", "logit_bias", "1"))
+LOGITS = (rule("t", "logit_scale", "1"), rule("b", "logit_bias", "1"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BigVisionLayout(Layout):
-    """The layouts that released files of SigLIP and SigLIP 2 have, and every mixture of them."""
+    """The layouts that released files of SigLIP and SigLIP 2 have, in every combination of their traits."""
 
     format: ClassVar[str] = "big_vision"
     containers: ClassVar[tuple[str, ...]] = ("npz",)
 
-    image_scanned: bool  # all layers in one array, on a leading axis
+    image_scanned: bool  # all layers are in one array, on a leading axis
     text_scanned: bool
-    old_image_positions: bool  # under `img/Transformer/`
-    text_positions_twice: bool
+    old_image_positions: bool  # the image position table is under `img/Transformer/`
+    text_positions_twice: bool  # two text position tables, which the model adds
     text_head: bool
 
     @classmethod
-    def of(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "BigVisionLayout | None":
+    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "BigVisionLayout | None":
         if not any(re.match("(params/)?(img|txt)/", name) for name in tensors):
             return None
         prefix = "params/" if any(name.startswith("params/") for name in tensors) else ""
-        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        _refuse_other_models(inside)
+        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        _refuse_other_models(weights)
         image, text = "img/Transformer/encoderblock", "txt/Encoder_0/encoderblock"
-        image_stack, text_stack = _stacked_layers(inside, f"{image}/"), _stacked_layers(inside, f"{text}/")
+        image_stack, text_stack = _stacked_layers(weights, f"{image}/"), _stacked_layers(weights, f"{text}/")
         return cls(
             container=container,
             prefix=prefix,
-            image_layers=image_stack or number_of_layers(inside, rf"{image}_(\d+)/"),
-            text_layers=text_stack or number_of_layers(inside, rf"{text}_(\d+)/"),
+            image_layers=image_stack or number_of_layers(weights, rf"{image}_(\d+)/"),
+            text_layers=text_stack or number_of_layers(weights, rf"{text}_(\d+)/"),
             image_scanned=image_stack > 0,
             text_scanned=text_stack > 0,
-            old_image_positions="img/Transformer/pos_embedding" in inside and "img/pos_embedding" not in inside,
-            text_positions_twice="txt/Encoder_0/pos_embedding" in inside,
-            text_head=any(name.startswith("txt/head/") for name in inside),
+            old_image_positions="img/Transformer/pos_embedding" in weights and "img/pos_embedding" not in weights,
+            text_positions_twice="txt/Encoder_0/pos_embedding" in weights,
+            text_head=any(name.startswith("txt/head/") for name in weights),
         )
 
     @classmethod
-    def of_config(cls, config: SiglipConfig) -> "BigVisionLayout":
-        """The file of a model with this configuration, as SigLIP was released."""
+    def from_config(cls, config: SiglipConfig) -> "BigVisionLayout":
+        """Return the layout of a model with this configuration, as SigLIP was released."""
         return cls(
             container="npz",
             prefix="params/",
@@ -151,7 +141,7 @@ class BigVisionLayout(Layout):
             text_head=True,
         )
 
-    def table(self) -> list[Row]:
+    def rules(self) -> list[Rule]:
         image, text = f"{self.prefix}img/", f"{self.prefix}txt/"
         image_block = f"{image}Transformer/encoderblock{'' if self.image_scanned else '_{n}'}/"
         text_block = f"{text}Encoder_0/encoderblock{'' if self.text_scanned else '_{n}'}/"
@@ -166,10 +156,11 @@ class BigVisionLayout(Layout):
             *expand(LOGITS, "", self.prefix),
         ]
 
-    def config(self, choices: Choices) -> SiglipConfig:
-        """Geometry from the shapes."""
-        activation = decide("vision-activation", choices.vision_activation, "gelu_pytorch_tanh", "the activation")
-        decide("vision-heads", choices.vision_heads, self.sizes["vision.heads"], "the number of heads")
+    def config(self, options: LoadOptions) -> SiglipConfig:
+        """Geometry is from the shapes; the activation is that of every SigLIP of big_vision."""
+        chosen = options.get("vision_activation")
+        activation = resolve_option("vision_activation", chosen, "gelu_pytorch_tanh", "the activation")
+        resolve_option("vision_heads", options.get("vision_heads"), self.sizes["vision.heads"], "the number of heads")
         towers = []
         for name, layers in (("vision", self.image_layers), ("text", self.text_layers)):
             width, heads, head_dim = (self.sizes[f"{name}.{size}"] for size in ("width", "heads", "head_dim"))
@@ -178,7 +169,7 @@ class BigVisionLayout(Layout):
                     f"the {name} tower has {heads} heads of {head_dim}, expected them to fill its width {width}."
                 )
             towers.append(tower(self.sizes, name, layers, heads=heads, activation=activation, eps=1e-6))
-        vision = siglip_vision_config(self.sizes, towers[0], choices.image_size)
+        vision = siglip_vision_config(self.sizes, towers[0], options.get("image_size"))
         return siglip_config(self.sizes, vision, towers[1], scanned=self.text_scanned)
 
 
@@ -190,10 +181,10 @@ def _refuse_other_models(tensors: Mapping[str, Tensor]) -> None:
     def has(pattern: str) -> bool:
         return any(re.match(pattern, name) for name in tensors)
 
-    wrong = [f"no {what}" for pattern, what in ALWAYS.items() if not has(pattern)]
-    wrong += [what for pattern, what in NEVER.items() if has(pattern)]
-    if wrong:
-        raise FormatError(f"expected a SigLIP of big_vision, but this model has {', '.join(wrong)}.")
+    faults = [f"no {what}" for pattern, what in REQUIRED_NAMES.items() if not has(pattern)]
+    faults += [what for pattern, what in FORBIDDEN_NAMES.items() if has(pattern)]
+    if faults:
+        raise FormatError(f"expected a SigLIP of big_vision, but this model has {', '.join(faults)}.")
 
 
 def _stacked_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:

@@ -4,24 +4,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
+from typing_extensions import Unpack
 
 from ..configuration import DualEncoderConfig, SiglipVisionConfig
 from . import table
 from .big_vision import BigVisionLayout
-from .layout import Activation, Choices, Layout, dtypes_of
-from .open_clip import CONFIG, OpenClipLayout
+from .errors import FormatError
+from .layout import Layout, dtypes_of
+from .open_clip import OpenClipLayout
+from .open_clip_config import CONFIG_FILE
 from .openai import OpenAILayout, ResNetLayout
+from .options import LoadOptions, check_options
 from .reader import read_files, weight_files
-from .table import FormatError
 from .timm import TimmLayout
 from .transformers_folder import TransformersLayout
 
 # In the order in which they are asked whether a file is theirs.
-LAYOUTS: tuple[type[Layout], ...] = (
+_CANDIDATES: tuple[type[Layout], ...] = (
     TransformersLayout,
     TimmLayout,
     OpenClipLayout,
@@ -29,32 +32,50 @@ LAYOUTS: tuple[type[Layout], ...] = (
     OpenAILayout,
     BigVisionLayout,
 )
+LAYOUTS: dict[str, type[Layout]] = {  # by format
+    layout.format: layout for layout in _CANDIDATES if layout is not ResNetLayout
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A sound official file or folder: every name, shape and value was checked against the table of its layout."""
+    """A sound official file or folder: every name, shape and value was checked against the rules of its layout."""
 
     path: Path
-    files: tuple[Path, ...]  # that hold the weights: `path` itself, or some in this folder
+    files: tuple[Path, ...]  # the files that hold the weights: `path` itself, or some in this folder
     tensors: Mapping[str, Tensor] = field(repr=False)  # weights under their official names, as stored
     layout: Layout
-    choices: Choices
+    options: LoadOptions
     config: DualEncoderConfig | SiglipVisionConfig  # the second of an image tower alone
+    published_pixels: Mapping[str, Any] = field(default_factory=dict)  # of a named checkpoint, in open_clip's terms
+    notes: tuple[str, ...] = ()  # what whoever uses the checkpoint should know, a sentence or two each
 
     @property
     def format(self) -> str:
         """ "openai", "big_vision", "open_clip", "timm" or "transformers"."""
         return self.layout.format
 
+    @property
+    def image_settings(self) -> dict[str, Any]:
+        """What the source states about pixels, as settings of transformers' image processors.
+
+        Raises FormatError for what the family's image processor cannot do; the model can be loaded all the same.
+        """
+        config = self.config
+        vision = config if isinstance(config, SiglipVisionConfig) else config.vision_config
+        try:
+            return self.layout.image_settings(vision.image_size, self.published_pixels)
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}") from error
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights in transformers' names and shapes and the file's dtypes, in memory one at a time."""
-        rows = sorted(self.layout.table(), key=lambda row: row.targets)  # files are written faster from start to end
-        return table.to_transformers(rows, self.tensors)
+        """Yield the weights in transformers' names and shapes and the file's dtypes, in memory one at a time."""
+        rules = sorted(self.layout.rules(), key=lambda rule: rule.targets)  # files are written faster from start to end
+        return table.to_transformers(rules, self.tensors)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All `weights`, each alone in its memory, which it may share with `tensors`."""
-        return {name: table.own(tensor) for name, tensor in self.weights()}
+        """Return all `weights`, each alone in its memory, which it may share with `tensors`."""
+        return {name: table.contiguous_copy(tensor) for name, tensor in self.weights()}
 
 
 def is_checkpoint_file(source: Any) -> bool:
@@ -62,89 +83,80 @@ def is_checkpoint_file(source: Any) -> bool:
     if not isinstance(source, (str, PathLike)):
         return False
     path = Path(source)
-    return path.is_file() or ((path / CONFIG).is_file() and not (path / "config.json").is_file())
+    return path.is_file() or ((path / CONFIG_FILE).is_file() and not (path / "config.json").is_file())
 
 
-def read_checkpoint(
-    path: str | PathLike[str],
-    *,
-    image_size: int | None = None,
-    vision_activation: Activation | None = None,
-    vision_heads: int | None = None,
-) -> Checkpoint:
+def read_checkpoint(path: str | PathLike[str], **options: Unpack[LoadOptions]) -> Checkpoint:
     """Read an official file, or a folder of open_clip, timm or transformers, without executing anything in it.
 
-    `image_size` is the resolution in pixels where patches do not fill it (patch 14 at 384). `vision_activation` and
-    `vision_heads` are those of the image tower where the file cannot say them. Raises FormatError, with everything
-    that is wrong, or FileNotFoundError.
+    `options` are what the file may not state (`LoadOptions`): `image_size`, `vision_activation`, `vision_heads`.
+    Raises FormatError with everything that is wrong, FileNotFoundError, or TypeError for an unknown option.
     """
+    check_options(options)
     path = Path(path)
-    if vision_activation not in (None, *get_args(Activation)):
-        raise ValueError(
-            f"vision_activation must be one of {', '.join(get_args(Activation))}, got {vision_activation!r}."
-        )
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file, expected an official checkpoint.")
     try:
-        return _read(path, Choices(image_size, vision_activation, vision_heads))
+        return _read(path, options)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
-        # The weights are sound by then; only the JSON beside them, or its strict configuration, raises these.
+        # The weights are sound by then; only the JSON in their folder, or its strict configuration, raises these.
         raise FormatError(f"{path}: its configuration is not sound: {' '.join(repr(error).split())}") from error
 
 
 def to_official(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """The reverse of `Checkpoint.state_dict`: all that a file of this layout holds, in its dtypes.
+    """Return all that a file of this layout holds, in its dtypes: the reverse of `Checkpoint.state_dict`.
 
     Raises FormatError with every name and shape that does not fit the layout.
     """
-    rows = layout.table()
-    official = table.to_official(rows, state_dict, layout.sizes)
-    for row in rows:
-        if row.operation.lossy and all(name in layout.summands for name in row.sources):
-            sources = [layout.summands[name] for name in row.sources]
+    rules = layout.rules()
+    official = table.to_official(rules, state_dict, layout.sizes)
+    for rule in rules:
+        if rule.operation.lossy and all(name in layout.merged_sources for name in rule.sources):
+            # What was merged comes back as it was, unless the merged weight was trained on since.
+            sources = [layout.merged_sources[name] for name in rule.sources]
             if all(
                 value.to(state_dict[name].dtype).equal(state_dict[name])
-                for name, value in zip(row.targets, row.operation.forward(sources), strict=True)
+                for name, value in zip(rule.targets, rule.operation.forward(sources), strict=True)
             ):
-                official |= zip(row.sources, sources, strict=True)
+                official |= zip(rule.sources, sources, strict=True)
     weights = {name: value.to(layout.dtype(name) or value.dtype) for name, value in official.items()}
-    return {**weights, **layout.integers}
+    return {**weights, **layout.integer_buffers}
 
 
 def layout_from_dict(values: Mapping[str, Any]) -> Layout:
-    """The layout that `Layout.to_dict` described. Raises FormatError where it is of no known format, or unsound."""
-    formats = {layout.format: layout for layout in LAYOUTS if layout is not ResNetLayout}
+    """Return the layout that `Layout.to_dict` described. Raises FormatError for an unknown format or unsound fields."""
     try:
-        return formats[values["format"]].from_dict({name: value for name, value in values.items() if name != "format"})
+        layout = LAYOUTS[values["format"]]
+        return layout.from_dict({name: value for name, value in values.items() if name != "format"})
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise FormatError(f"the layout is not sound: {' '.join(repr(error).split())}") from error
 
 
-def _read(path: Path, choices: Choices) -> Checkpoint:
+def _read(path: Path, options: LoadOptions) -> Checkpoint:
     files = weight_files(path)
     container, tensors = read_files(files)
     layout = _find_layout(container, tensors, files[0].parent)
     weights = tensors
-    if layout.integers:
-        weights = {name: tensor for name, tensor in tensors.items() if name not in layout.integers}
-    rows = layout.table()
-    sizes, violations = table.solve(rows, weights)
+    if layout.integer_buffers:
+        weights = {name: tensor for name, tensor in tensors.items() if name not in layout.integer_buffers}
+    rules = layout.rules()
+    sizes, violations = table.solve(rules, weights)
     if violations:
         raise FormatError(f"this is not a sound {layout.format} checkpoint: {'; '.join(violations)}.")
     layout = replace(
         layout,
         sizes={**layout.sizes, **sizes},
         dtypes=dtypes_of(weights),
-        summands={name: weights[name] for row in rows if row.operation.lossy for name in row.sources},
+        merged_sources={name: weights[name] for rule in rules if rule.operation.lossy for name in rule.sources},
     )
-    return Checkpoint(path, tuple(files), weights, layout, choices, layout.config(choices))
+    return Checkpoint(path, tuple(files), weights, layout, options, layout.config(options))
 
 
 def _find_layout(container: str, tensors: Mapping[str, Tensor], folder: Path) -> Layout:
-    for candidate in LAYOUTS:
-        if layout := candidate.of(container, tensors, folder):
+    for candidate in _CANDIDATES:
+        if layout := candidate.detect(container, tensors, folder):
             return layout
     raise FormatError(
         "expected the weights of a CLIP or SigLIP as OpenAI, big_vision, open_clip, timm or transformers write them, "

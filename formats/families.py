@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig, SiglipVisionConfig
-from .table import FormatError
+from .errors import FormatError
 
 # What the forward pass depends on; special ids are not among it, for old folders have harmless wrong ones.
 _TOWER = (
@@ -16,7 +16,7 @@ _TOWER = (
     "hidden_act",
     "layer_norm_eps",
 )
-_MATTERS = {
+FORWARD_FIELDS = {
     "vision_config": (*_TOWER, "image_size", "patch_size", "num_channels", "vision_use_head"),
     "text_config": (*_TOWER, "vocab_size", "max_position_embeddings", "projection_size"),
 }
@@ -121,7 +121,7 @@ def differences(wanted: DualEncoderConfig, given: DualEncoderConfig) -> list[str
     if wanted.model_type != given.model_type:
         return [f"model_type would be {given.model_type}, this model's is {wanted.model_type}"]
     found = []
-    for part, names in _MATTERS.items():
+    for part, names in FORWARD_FIELDS.items():
         for name in names:
             value, other = (getattr(getattr(config, part), name, None) for config in (wanted, given))
             if value != other:

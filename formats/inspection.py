@@ -1,6 +1,5 @@
-"""What a file or folder is: family, geometry, dtypes, parameters, hash. Nothing in it is executed."""
+"""Descriptions of files and folders: family, geometry, dtypes, parameters, hash. Nothing in them is executed."""
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -10,29 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from typing_extensions import Unpack
 
+from ..catalogue.download import file_sha256
 from ..configuration import DualEncoderConfig
 from .checkpoint import Checkpoint
 from .layout import Layout, read_json
+from .options import LoadOptions, check_options
 from .source import read_source
 
 # safetensors' names of dtypes -> torch's
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
 
-def inspect_source(source: str | Path, **choices: Any) -> dict[str, Any]:
+def inspect_source(source: str | Path, **options: Unpack[LoadOptions]) -> dict[str, Any]:
     """Describe an official checkpoint, or a transformers folder from its config.json and its safetensors headers.
 
-    `source` and `choices` are those of `convert`: a name is downloaded.
+    `source` and `options` are those of `read_source`: a name of the catalogue is downloaded.
     """
+    check_options(options)
     folder = Path(source)
     if read_json(folder / "config.json", {}).get("model_type") and any(folder.glob("*.safetensors")):
         return _describe_folder(folder)
-    return describe_checkpoint(read_source(source, **choices)[0])
+    return describe_checkpoint(read_source(source, **options)[0])
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """JSON-ready: files with size and sha256, format, layout, family, geometry, dtypes (values of each), parameters."""
+    """Return, ready for JSON, the files with size and sha256, format, layout, family, geometry, dtypes and parameters.
+
+    `dtypes` counts the values of each dtype.
+    """
     tensors = ((str(tensor.dtype).removeprefix("torch."), tensor.numel()) for tensor in checkpoint.tensors.values())
     return {
         "format": checkpoint.format,
@@ -44,7 +50,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _describe_layout(layout: Layout) -> str:
-    """Its container and what is special about it: "npz, prefix params/, text scanned, text head"."""
+    """Return its container and its traits: "npz, prefix params/, text scanned, text head"."""
     parts = [layout.container]
     for field in fields(layout):
         value, name = getattr(layout, field.name), field.name.replace("_", " ")
@@ -69,7 +75,7 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
 
 
 def _safetensors_header(file: Path) -> dict[str, Any]:
-    """Its first eight bytes are the length of a JSON object, which follows: name -> dtype, shape, place."""
+    """Read the header: eight bytes with the length of a JSON object, then the object, name -> dtype, shape, place."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > file.stat().st_size:
@@ -78,11 +84,7 @@ def _safetensors_header(file: Path) -> dict[str, Any]:
 
 
 def _describe_file(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return {"name": file.name, "bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    return {"name": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:

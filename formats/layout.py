@@ -1,4 +1,4 @@
-"""What a format has to say about its files: traits, rows and geometry, and what is remembered for the way back."""
+"""One file of one format: its container, traits and geometry, and everything that writing it back bit by bit needs."""
 
 import base64
 import json
@@ -7,76 +7,89 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from ..configuration import DualEncoderConfig, SiglipVisionConfig
-from .table import FormatError, Row
+from .errors import FormatError
+from .options import LoadOptions
+from .table import Rule
 
-LayoutType = TypeVar("LayoutType", bound="Layout")
-Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
-ChoiceType = TypeVar("ChoiceType", int, str)
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the caller says about a file that may not say it itself."""
-
-    image_size: int | None = None  # pixels a side, where patches do not fill them (patch 14 at 384)
-    vision_activation: Activation | None = None
-    vision_heads: int | None = None
+_TENSOR_FIELDS = ("integer_buffers", "merged_sources")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout(ABC):
-    """What differs between two files of one format, and is needed to write one back bit by bit."""
+    """Everything in which two files of one format differ, their weights apart."""
 
     format: ClassVar[str]
-    containers: ClassVar[tuple[str, ...]]  # that can be written, the usual one first
+    containers: ClassVar[tuple[str, ...]]  # the kinds of file that can be written, the usual one first
 
     container: str  # "torchscript", "torch", "torch/state_dict" (nested), "safetensors" or "npz"
     image_layers: int
     text_layers: int
-    prefix: str = ""  # of every name
-    beside: Mapping[str, Any] = field(default_factory=dict)  # the JSON that lies beside the file, for formats with one
-    sizes: Mapping[str, int] = field(default_factory=dict)  # what `table.solve` found
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # of weights by name; of all others under ""
-    integers: Mapping[str, Tensor] = field(default_factory=dict, compare=False)  # buffers that are not weights
-    summands: Mapping[str, Tensor] = field(default_factory=dict, compare=False)  # of sums, which forget them
+    prefix: str = ""  # before every name
+    sidecar_json: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the JSON file that the format has in the same folder
+    sizes: Mapping[str, int] = field(
+        default_factory=dict
+    )  # named sizes of the rules' shapes, as `table.solve` found them
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # dtypes by name of weight; under "" that of all others
+    # Tensors of the file that are not weights, such as OpenAI's `input_resolution`.
+    integer_buffers: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    # The arrays that a lossy operation merged (`operations.ADD`); kept because a sum cannot be split again.
+    merged_sources: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     @classmethod
     @abstractmethod
-    def of(cls: type[LayoutType], container: str, tensors: Mapping[str, Tensor], folder: Path) -> LayoutType | None:
-        """The layout of a file in `folder`, None if of another format. Raises FormatError for unsupported variants."""
+    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> Self | None:
+        """Return the layout of a file in `folder`, None where it is of another format.
+
+        Raises FormatError for variants of this format that are not supported.
+        """
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """Return the layout in which models with this configuration are released.
+
+        Raises FormatError where this version cannot write the format.
+        """
+        raise FormatError(f"{cls.format} files are read, but this version does not write them.")
 
     @abstractmethod
-    def table(self) -> list[Row]:
-        """All rows, with full names."""
+    def rules(self) -> list[Rule]:
+        """Return all rules, with full names."""
 
     @abstractmethod
-    def config(self, choices: Choices) -> DualEncoderConfig | SiglipVisionConfig:
-        """The configuration that `sizes` and `choices` amount to. Raises FormatError where they contradict."""
+    def config(self, options: LoadOptions) -> DualEncoderConfig | SiglipVisionConfig:
+        """Return the configuration that follows from `sizes` and `options`. Raises FormatError where they disagree."""
 
-    def image_settings(self) -> dict[str, Any]:
-        """What the file says about pixels, in the names of transformers' image processors."""
+    def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the source states about pixels, as settings of transformers' image processors.
+
+        `published` is what the catalogue knows about the checkpoint, in open_clip's terms. Raises FormatError for
+        what the image processors cannot do.
+        """
         return {}
 
     def dtype(self, name: str) -> torch.dtype | None:
-        """That of a weight in the file; None where any will do."""
+        """Return the dtype of a weight in the file, None where any will do."""
         dtype = self.dtypes.get(name, self.dtypes.get(""))
         return None if dtype is None else getattr(torch, dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `layout_from_dict` is the reverse."""
+        """Return all of it ready for JSON; `layout_from_dict` is the reverse."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {"format": self.format, **values, **{name: _pack(values[name]) for name in ("integers", "summands")}}
+        return {"format": self.format, **values, **{name: _pack(values[name]) for name in _TENSOR_FIELDS}}
 
     @classmethod
-    def from_dict(cls: type[LayoutType], values: Mapping[str, Any]) -> LayoutType:
-        """A layout from the fields that `to_dict` gave."""
-        return cls(**{**values, **{name: _unpack(values[name]) for name in ("integers", "summands")}})
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return a layout from the fields that `to_dict` gave."""
+        return cls(**{**values, **{name: _unpack(values[name]) for name in _TENSOR_FIELDS}})
 
 
 def _pack(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -99,14 +112,14 @@ def _unpack(packed: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """`Layout.dtypes` of weights: the commonest dtype, and the names that have another."""
+    """Return `Layout.dtypes` of weights: the commonest dtype under "", and the names that have another."""
     names = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
     commonest = max(sorted(set(names.values())), key=list(names.values()).count)
     return {"": commonest, **{name: dtype for name, dtype in names.items() if dtype != commonest}}
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The object in a JSON file, `default` where there is no such file."""
+    """Return the object in a JSON file, `default` where there is no such file."""
     if not path.is_file():
         return default
     try:
@@ -119,14 +132,8 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 def number_of_layers(names: Iterable[str], pattern: str) -> int:
-    """How many different numbers `pattern` captures in `names`; at least 1, so that a file without layers lacks one."""
+    """Return how many different numbers `pattern` captures in `names`, at least 1.
+
+    A file without layers is thus one whose only layer is missing, and is refused by name.
+    """
     return max(1, len({match[1] for name in names if (match := re.match(pattern, name))}))
-
-
-def decide(option: str, chosen: ChoiceType | None, known: ChoiceType | None, what: str) -> ChoiceType:
-    """What the file says, or else the caller. Raises FormatError where neither does, or where they differ."""
-    if chosen is None and known is None:
-        raise FormatError(f"the file does not say {what}; say it with --{option} ({option.replace('-', '_')}=...).")
-    if None not in (chosen, known) and chosen != known:
-        raise FormatError(f"--{option} {chosen} was given, but {what} can only be {known} in this file.")
-    return known if chosen is None else chosen  # type: ignore[return-value]

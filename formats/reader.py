@@ -18,8 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from . import torch_file
+from .errors import FormatError
 from .layout import read_json
-from .table import FormatError
 
 _MOST_UNPACKED = 2  # times the size of the file; weights hardly compress
 # What weights are called in folders, the best first; an index names several files.

@@ -1,61 +1,70 @@
-"""What a conversion starts from: a file, a folder, or a name of the catalogue."""
+"""The source of a conversion: a file, a folder, or a name of the catalogue."""
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import Unpack
 
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.download import locate
 from ..catalogue.official_checkpoint import Tower, prefixed
 from ..configuration import DualEncoderConfig, TowerConfig
 from .checkpoint import Checkpoint, read_checkpoint
-from .layout import Activation
+from .open_clip import OpenClipLayout
+from .open_clip_pixels import STATED_PIXELS, disagreements
+from .options import LoadOptions, check_options
 
 
 def read_source(
-    source: str | Path,
-    *,
-    image_size: int | None = None,
-    vision_activation: Activation | None = None,
-    vision_heads: int | None = None,
-    progress: Callable[[str], None] = lambda step: None,
+    source: str | Path, *, progress: Callable[[str], None] = lambda step: None, **options: Unpack[LoadOptions]
 ) -> tuple[Checkpoint, OfficialCheckpoint | None]:
-    """Read a checkpoint, and give its row where `source` is a name of the catalogue.
+    """Read a checkpoint, and return it with its entry in the catalogue where `source` is a name of it.
 
-    A named one is downloaded and must have the geometry that stands there, and the hash where one is published; the
-    row also says what its file does not. The other arguments are those of `read_checkpoint`.
+    A named checkpoint is downloaded and must have the geometry that its entry states, and the hash where one is
+    published; the entry also says what the file does not. `options` are those of `read_checkpoint`.
     """
-    path, row = locate(source, progress=progress)
-    if row is not None:
-        image_size = image_size or row.image_size
-        if row.format == "open_clip":  # whose JSON may not contradict it
-            vision_activation = vision_activation or row.activation
-            vision_heads = vision_heads or getattr(row.image, "heads", None)
+    check_options(options)
+    path, entry = locate(source, progress=progress)
+    if entry is not None:
+        options = _with_published_options(options, entry)
     progress(f"reading {path.name}")
-    checkpoint = read_checkpoint(
-        path, image_size=image_size, vision_activation=vision_activation, vision_heads=vision_heads
-    )
-    if row is not None:
-        check_geometry(row, checkpoint.config)
-    return checkpoint, row
+    checkpoint = read_checkpoint(path, **options)
+    if entry is not None:
+        check_geometry(entry, checkpoint.config)
+        if isinstance(
+            checkpoint.layout, OpenClipLayout
+        ):  # other files are preprocessed as their family's own code does
+            pixels = {name: value for name, value in asdict(entry.pixels).items() if name in STATED_PIXELS}
+            notes = disagreements(checkpoint.layout.preprocess_cfg, pixels)
+            checkpoint = replace(checkpoint, published_pixels=pixels, notes=notes)
+    return checkpoint, entry
 
 
-def check_geometry(row: OfficialCheckpoint, config: DualEncoderConfig) -> None:
-    """Raise ValueError, with every difference, where a file's configuration is not that of the row.
+def _with_published_options(options: LoadOptions, entry: OfficialCheckpoint) -> LoadOptions:
+    published = LoadOptions(image_size=entry.image_size)
+    if entry.format == "open_clip":  # the JSON of an open_clip repository may not contradict it
+        published |= {"vision_activation": entry.activation, "vision_heads": getattr(entry.image, "heads", None)}
+    return published | LoadOptions(**{name: value for name, value in options.items() if value is not None})  # type: ignore[typeddict-item]
+
+
+def check_geometry(entry: OfficialCheckpoint, config: DualEncoderConfig) -> None:
+    """Raise ValueError, with every difference, where a file's configuration is not that of its catalogue entry.
 
     Grids are compared, not pixels: 384 at patch 14 is 27x27 in a file, which says no more.
     """
-    found = _geometry(config)
-    wrong = [
-        f"{name} {found.get(name)!r}, expected {expected!r}"
-        for name, expected in row.geometry.items()
-        if expected is not None and found.get(name) != expected
+    actual = _geometry(config)
+    differences = [
+        f"{name} {actual.get(name)!r}, expected {expected!r}"
+        for name, expected in entry.geometry.items()
+        if expected is not None and actual.get(name) != expected
     ]
-    if wrong:
-        raise ValueError(f"This is not the official {row.name}: {'; '.join(wrong)}.")
+    if differences:
+        raise ValueError(f"This is not the official {entry.name}: {'; '.join(differences)}.")
 
 
-def _geometry(config: Any) -> dict[str, Any]:
+def _geometry(config: DualEncoderConfig) -> dict[str, Any]:
     vision, text = config.vision_config, config.text_config
     return {
         "family": config.model_type,

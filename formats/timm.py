@@ -8,56 +8,59 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from ..configuration import SiglipVisionConfig
+from .errors import FormatError
 from .families import siglip_vision_config, tower
-from .layout import Activation, Choices, Layout, decide, number_of_layers, read_json
-from .table import CONCATENATE, SPLIT, SQUEEZE, Row, expand, expand_layers, row
+from .layout import Layout, number_of_layers, read_json
+from .operations import CONCATENATE, SPLIT, SQUEEZE
+from .options import Activation, LoadOptions, resolve_option
+from .table import Rule, expand, expand_layers, rule
 
 BLOCK = (
-    row("norm1.weight", "layer_norm1.weight", ".width"),
-    row("norm1.bias", "layer_norm1.bias", ".width"),
-    row(
+    rule("norm1.weight", "layer_norm1.weight", ".width"),
+    rule("norm1.bias", "layer_norm1.bias", ".width"),
+    rule(
         "attn.qkv.weight",
         "self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight",
         "3*.width .width",
         SPLIT,
     ),
-    row("attn.qkv.bias", "self_attn.q_proj.bias self_attn.k_proj.bias self_attn.v_proj.bias", "3*.width", SPLIT),
-    row("attn.proj.weight", "self_attn.out_proj.weight", ".width .width"),
-    row("attn.proj.bias", "self_attn.out_proj.bias", ".width"),
-    row("norm2.weight", "layer_norm2.weight", ".width"),
-    row("norm2.bias", "layer_norm2.bias", ".width"),
-    row("mlp.fc1.weight", "mlp.fc1.weight", ".mlp .width"),
-    row("mlp.fc1.bias", "mlp.fc1.bias", ".mlp"),
-    row("mlp.fc2.weight", "mlp.fc2.weight", ".width .mlp"),
-    row("mlp.fc2.bias", "mlp.fc2.bias", ".width"),
+    rule("attn.qkv.bias", "self_attn.q_proj.bias self_attn.k_proj.bias self_attn.v_proj.bias", "3*.width", SPLIT),
+    rule("attn.proj.weight", "self_attn.out_proj.weight", ".width .width"),
+    rule("attn.proj.bias", "self_attn.out_proj.bias", ".width"),
+    rule("norm2.weight", "layer_norm2.weight", ".width"),
+    rule("norm2.bias", "layer_norm2.bias", ".width"),
+    rule("mlp.fc1.weight", "mlp.fc1.weight", ".mlp .width"),
+    rule("mlp.fc1.bias", "mlp.fc1.bias", ".mlp"),
+    rule("mlp.fc2.weight", "mlp.fc2.weight", ".width .mlp"),
+    rule("mlp.fc2.bias", "mlp.fc2.bias", ".width"),
 )
 VISION = (
-    row("patch_embed.proj.weight", "embeddings.patch_embedding.weight", ".width 3 .patch .patch"),
-    row("patch_embed.proj.bias", "embeddings.patch_embedding.bias", ".width"),
-    row("pos_embed", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE),
-    row("norm.weight", "post_layernorm.weight", ".width"),
-    row("norm.bias", "post_layernorm.bias", ".width"),
-    row("attn_pool.latent", "head.probe", "1 1 .width"),
-    row(
+    rule("patch_embed.proj.weight", "embeddings.patch_embedding.weight", ".width 3 .patch .patch"),
+    rule("patch_embed.proj.bias", "embeddings.patch_embedding.bias", ".width"),
+    rule("pos_embed", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE),
+    rule("norm.weight", "post_layernorm.weight", ".width"),
+    rule("norm.bias", "post_layernorm.bias", ".width"),
+    rule("attn_pool.latent", "head.probe", "1 1 .width"),
+    rule(
         "attn_pool.q.weight attn_pool.kv.weight",
         "head.attention.in_proj_weight",
         ".width .width | 2*.width .width",
         CONCATENATE,
     ),
-    row("attn_pool.q.bias attn_pool.kv.bias", "head.attention.in_proj_bias", ".width | 2*.width", CONCATENATE),
-    row("attn_pool.proj.weight", "head.attention.out_proj.weight", ".width .width"),
-    row("attn_pool.proj.bias", "head.attention.out_proj.bias", ".width"),
-    row("attn_pool.norm.weight", "head.layernorm.weight", ".width"),
-    row("attn_pool.norm.bias", "head.layernorm.bias", ".width"),
-    row("attn_pool.mlp.fc1.weight", "head.mlp.fc1.weight", ".mlp .width"),
-    row("attn_pool.mlp.fc1.bias", "head.mlp.fc1.bias", ".mlp"),
-    row("attn_pool.mlp.fc2.weight", "head.mlp.fc2.weight", ".width .mlp"),
-    row("attn_pool.mlp.fc2.bias", "head.mlp.fc2.bias", ".width"),
+    rule("attn_pool.q.bias attn_pool.kv.bias", "head.attention.in_proj_bias", ".width | 2*.width", CONCATENATE),
+    rule("attn_pool.proj.weight", "head.attention.out_proj.weight", ".width .width"),
+    rule("attn_pool.proj.bias", "head.attention.out_proj.bias", ".width"),
+    rule("attn_pool.norm.weight", "head.layernorm.weight", ".width"),
+    rule("attn_pool.norm.bias", "head.layernorm.bias", ".width"),
+    rule("attn_pool.mlp.fc1.weight", "head.mlp.fc1.weight", ".mlp .width"),
+    rule("attn_pool.mlp.fc1.bias", "head.mlp.fc1.bias", ".mlp"),
+    rule("attn_pool.mlp.fc2.weight", "head.mlp.fc2.weight", ".width .mlp"),
+    rule("attn_pool.mlp.fc2.bias", "head.mlp.fc2.bias", ".width"),
 )
 
 
 class Trunk(NamedTuple):
-    """What timm's name of a model means."""
+    """The model that a name of timm stands for."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -88,46 +91,61 @@ TRUNKS = {
 }
 
 
-def tower_rows(layers: int, source: str, target: str) -> list[Row]:
-    """The rows of the tower, whose names begin with `source`."""
+def tower_rules(layers: int, source: str, target: str) -> list[Rule]:
+    """Return the rules of the tower, whose official names begin with `source`."""
     blocks = expand_layers(BLOCK, "vision", layers, f"{source}blocks.{{n}}.", f"{target}encoder.layers.{{n}}.")
     return [*expand(VISION, "vision", source, target), *blocks]
 
 
-def tower_config(sizes: Mapping[str, int], layers: int, name: str | None, choices: Choices) -> SiglipVisionConfig:
-    """Geometry from the shapes; heads and activation from timm's `name`, or else from the caller."""
+def tower_config(sizes: Mapping[str, int], layers: int, name: str | None, options: LoadOptions) -> SiglipVisionConfig:
+    """Return the geometry from the shapes; heads and activation from timm's `name`, or else from `options`."""
     trunk = TRUNKS.get(name or "")
     model = f"a timm model named {name}" if name else "a timm model without its name"
-    activation = decide(
-        "vision-activation", choices.vision_activation, trunk and trunk.hidden_act, f"the activation of {model}"
+    activation = resolve_option(
+        "vision_activation", options.get("vision_activation"), trunk and trunk.hidden_act, f"the activation of {model}"
     )
-    heads = decide(
-        "vision-heads", choices.vision_heads, trunk and trunk.num_attention_heads, f"the number of heads of {model}"
+    heads = resolve_option(
+        "vision_heads",
+        options.get("vision_heads"),
+        trunk and trunk.num_attention_heads,
+        f"the number of heads of {model}",
     )
     fields = tower(sizes, "vision", layers, heads=heads, activation=activation, eps=1e-6)
-    return siglip_vision_config(sizes, fields, choices.image_size or (trunk and trunk.image_size))
+    return siglip_vision_config(sizes, fields, options.get("image_size") or (trunk and trunk.image_size))
+
+
+def trunk_name(config: SiglipVisionConfig) -> str:
+    """Return timm's name of this image tower. Raises FormatError where it has none."""
+    for name, trunk in TRUNKS.items():
+        if all(getattr(config, field) == value for field, value in trunk._asdict().items()):
+            return name
+    geometry = ", ".join(f"{field} {getattr(config, field)}" for field in Trunk._fields)
+    raise FormatError(
+        f"open_clip knows SigLIP's image towers by timm's names, and none of them has {geometry} "
+        "(base, large and so400m at patch 16, 16 and 14 compute exact GELU there, the others tanh)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimmLayout(Layout):
-    """The image tower alone; `config.json` of a timm folder names its architecture."""
+    """The image tower alone; the config.json of a timm folder names its architecture."""
 
     format: ClassVar[str] = "timm"
     containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch")
 
     @classmethod
-    def of(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "TimmLayout | None":
+    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "TimmLayout | None":
         if "attn_pool.latent" not in tensors:
             return None
         return cls(
             container=container,
             image_layers=number_of_layers(tensors, r"blocks\.(\d+)\."),
             text_layers=0,
-            beside=read_json(folder / "config.json", {}),
+            sidecar_json=read_json(folder / "config.json", {}),
         )
 
-    def table(self) -> list[Row]:
-        return tower_rows(self.image_layers, "", "")
+    def rules(self) -> list[Rule]:
+        return tower_rules(self.image_layers, "", "")
 
-    def config(self, choices: Choices) -> SiglipVisionConfig:
-        return tower_config(self.sizes, self.image_layers, self.beside.get("architecture"), choices)
+    def config(self, options: LoadOptions) -> SiglipVisionConfig:
+        return tower_config(self.sizes, self.image_layers, self.sidecar_json.get("architecture"), options)

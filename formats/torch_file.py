@@ -14,7 +14,7 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 from torch import Tensor, nn
 
-from .table import FormatError
+from .errors import FormatError
 
 _DTYPES = {
     "HalfStorage": torch.float16,
@@ -130,7 +130,7 @@ class _Parameter(_Inert):
         return tensor
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Unpickler(pickle._Unpickler):
     """Knows tensors, ordered dicts and inert modules, and refuses every other name that a pickle asks for.
 
     Python's own implementation: the one in C makes a table as long as the largest index that a pickle remembers a value

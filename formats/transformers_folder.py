@@ -1,66 +1,69 @@
-"""transformers' own files: names that are ours, under the geometry that `config.json` states."""
+"""transformers' own files: their names are ours, and their geometry is what config.json states."""
 
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from ..configuration import FAMILIES, DualEncoderConfig, family_of
 from .big_vision import BigVisionLayout
+from .errors import FormatError
 from .families import sizes_of
-from .layout import Choices, Layout, read_json
+from .layout import Layout, read_json
 from .openai import OpenAILayout
-from .table import KEEP, FormatError, Row, targets
+from .operations import KEEP
+from .options import LoadOptions
+from .table import Rule, targets
 
-# The layouts whose rows lead to every name that transformers has for a family.
-_OWN_LAYOUTS: dict[str, type[Any]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
+# The layouts whose rules lead to every name that transformers has for a family: the first of its `official_formats`.
+_OWN_LAYOUTS: dict[str, type[Layout]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
 POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # the names of buffers in old folders, which hold 0, 1, 2, ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersLayout(Layout):
-    """Weights beside their `config.json`: all that the rows of another format lead to."""
+    """Weights in a folder with their config.json: all names that the rules of the family's own format lead to."""
 
     format: ClassVar[str] = "transformers"
     containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch")
 
     @classmethod
-    def of(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "TransformersLayout | None":
+    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "TransformersLayout | None":
         if not any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
             return None
-        beside = read_json(folder / "config.json")
-        if beside is None:
+        sidecar_json = read_json(folder / "config.json")
+        if sidecar_json is None:
             raise FormatError(
                 "these are weights of transformers, which say neither heads nor activation without the config.json of "
                 "their folder; put it beside them."
             )
-        layout = cls.of_config(_config(beside))
-        integers = {name: tensor for name, tensor in tensors.items() if re.search(POSITION_IDS_BUFFERS, name)}
-        return cls(**{**vars(layout), "container": container, "beside": beside, "integers": integers})
+        layout = cls.from_config(_config(sidecar_json))
+        integer_buffers = {name: tensor for name, tensor in tensors.items() if re.search(POSITION_IDS_BUFFERS, name)}
+        return replace(layout, container=container, sidecar_json=sidecar_json, integer_buffers=integer_buffers)
 
     @classmethod
-    def of_config(cls, config: DualEncoderConfig) -> "TransformersLayout":
-        """The weights of a model with this configuration."""
+    def from_config(cls, config: DualEncoderConfig) -> "TransformersLayout":
+        """Return the layout of a model with this configuration."""
         return cls(
             container="safetensors",
-            beside=config.to_dict(),
+            sidecar_json=config.to_dict(),
             image_layers=config.vision_config.num_hidden_layers,
             text_layers=config.text_config.num_hidden_layers,
             sizes=sizes_of(config),
         )
 
-    def table(self) -> list[Row]:
-        config = _config(self.beside)
-        layout = _OWN_LAYOUTS[family_of(config).official_formats[0]].of_config(config)
-        shapes = targets(layout.table(), sizes_of(config))
-        return [Row((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
+    def rules(self) -> list[Rule]:
+        config = _config(self.sidecar_json)
+        layout = _OWN_LAYOUTS[family_of(config).official_formats[0]].from_config(config)
+        shapes = targets(layout.rules(), sizes_of(config))
+        return [Rule((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
 
-    def config(self, choices: Choices) -> DualEncoderConfig:
-        return _config(self.beside)
+    def config(self, options: LoadOptions) -> DualEncoderConfig:
+        return _config(self.sidecar_json)
 
 
 def _config(values: Mapping[str, object]) -> DualEncoderConfig:

@@ -1,6 +1,5 @@
 """`from_pretrained` for official checkpoint files, and for the base classes that stand for every family."""
 
-from dataclasses import fields
 from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,11 @@ import torch
 from transformers import PreTrainedConfig
 
 from ..configuration import FAMILIES
-from ..formats import Choices, is_checkpoint_file, read_checkpoint
+from ..formats import is_checkpoint_file, pop_options, read_checkpoint
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-CHECKPOINT_OPTIONS = tuple(field.name for field in fields(Choices))
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -58,8 +56,7 @@ class LoadsOfficialFiles:
     @classmethod
     def _from_checkpoint_file(cls, file: Any, *args: Any, **kwargs: Any) -> Any:
         """Hand the file's configuration and weights to transformers, as it takes them without a folder."""
-        options = {name: kwargs.pop(name) for name in CHECKPOINT_OPTIONS if name in kwargs}
-        checkpoint = read_checkpoint(file, **options)
+        checkpoint = read_checkpoint(file, **pop_options(kwargs))
         model_class = cls.class_for(checkpoint.config)
         # A tower takes its part of the configuration; transformers takes its part of the weights.
         config = getattr(checkpoint.config, model_class.config_class.base_config_key or "", checkpoint.config)

@@ -202,9 +202,9 @@ def certify(
         checkpoint.tensors,
         pixel_values,
         input_ids,
-        beside=checkpoint.layout.beside,
-        vision_activation=checkpoint.choices.vision_activation,
-        vision_heads=checkpoint.choices.vision_heads,
+        beside=checkpoint.layout.sidecar_json,
+        vision_activation=checkpoint.options.get("vision_activation"),
+        vision_heads=checkpoint.options.get("vision_heads"),
     )
     expected = _reference_outputs(reference)
     comparisons = [Comparison("twinlens", "float64", _rows(ours, expected))]

@@ -62,7 +62,7 @@ def _open_clip(checkpoint: Checkpoint) -> tuple[str, Any]:
             f"--reference original needs open_clip_torch for this file, which does not import ({error}): "
             "pip install 'twinlens[reference]'."
         ) from error
-    settings = dict(checkpoint.layout.beside.get("model_cfg") or {})
+    settings = dict(checkpoint.layout.sidecar_json.get("model_cfg") or {})
     if not settings:
         raise ValueError("--reference original builds open_clip's model from open_clip_config.json, which is missing.")
     model = (CustomTextCLIP if settings.pop("custom_text", False) else CLIP)(**settings)

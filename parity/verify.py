@@ -8,10 +8,11 @@ import numpy.typing as npt
 import torch
 import transformers
 from transformers import PreTrainedModel
+from typing_extensions import Unpack
 
 from .. import modeling
 from ..configuration import family_of
-from ..formats import Activation, Checkpoint, read_weights
+from ..formats import Checkpoint, LoadOptions, check_options, read_weights
 from ..formats.source import read_source
 from ..processing import DualEncoderProcessor
 from .certificate import Certificate, certify
@@ -25,28 +26,24 @@ def verify(
     folder: str | Path,
     *,
     reference: ReferenceKind = "independent",
-    image_size: int | None = None,
-    vision_activation: Activation | None = None,
-    vision_heads: int | None = None,
     progress: Progress = lambda step: None,
+    **options: Unpack[LoadOptions],
 ) -> Certificate:
     """Measure a converted folder against its source again; the certificate says whether it passes.
 
     `reference="original"` also runs the official implementation (`original_outputs`), which executes code from a
-    TorchScript archive where `openai-clip` is not installed. The other arguments are those of `read_source`.
+    TorchScript archive where `openai-clip` is not installed. `options` are those of `read_source`.
     """
+    check_options(options)
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, expected a folder that twinlens convert wrote.")
-    checkpoint, row = read_source(
-        source, image_size=image_size, vision_activation=vision_activation, vision_heads=vision_heads, progress=progress
-    )
-    if image_size is None and row is None:  # a file shows whole patches only; the folder knows the rest
+    checkpoint, entry = read_source(source, progress=progress, **options)
+    if options.get("image_size") is None and entry is None:
+        # A file shows whole patches only; the folder knows the rest.
         given = _vision(type(checkpoint.config).from_pretrained(folder)).image_size
         if given // (patch := _vision(checkpoint.config).patch_size) * patch == _vision(checkpoint.config).image_size:
-            checkpoint, _ = read_source(
-                source, image_size=given, vision_activation=vision_activation, vision_heads=vision_heads
-            )
+            checkpoint, _ = read_source(source, **{**options, "image_size": given})
     return certify_folder(checkpoint, folder, reference=reference, progress=progress)
 
 

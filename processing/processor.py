@@ -9,7 +9,7 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
 from ..configuration import FAMILIES, DualEncoderConfig
-from ..formats import is_checkpoint_file, read_checkpoint
+from ..formats import is_checkpoint_file, pop_options, read_checkpoint
 from .contract import image_contract, numbered, text_contract
 from .image_processors import (
     CLIPImageProcessor,
@@ -110,9 +110,8 @@ class DualEncoderProcessor(ProcessorMixin):
         }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
         if is_checkpoint_file(source):
-            choices = ("image_size", "vision_activation", "vision_heads")
-            checkpoint = read_checkpoint(source, **{name: kwargs[name] for name in choices if name in kwargs})
-            config, image_settings = checkpoint.config, checkpoint.layout.image_settings() | image_settings
+            checkpoint = read_checkpoint(source, **pop_options(kwargs))
+            config, image_settings = checkpoint.config, checkpoint.image_settings | image_settings
             cls._family(config.model_type, source)
             chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
             return build_processor(config, tokenizer=tokenizer, **chosen, **image_settings)

@@ -49,7 +49,7 @@ class TestBackToTheSource:
         source = tmp_path / "source"
         written = write(source, case)
         checkpoint = read(source, case)
-        convert(source, tmp_path / "folder", verify=False, **vars(checkpoint.choices))
+        convert(source, tmp_path / "folder", verify=False, **checkpoint.options)
         container = checkpoint.layout.container
         (tmp_path / "out").mkdir()
         target = tmp_path / "out" / f"weights{SUFFIXES.get(container, '.pt')}"

@@ -178,7 +178,7 @@ class TestReading:
         checkpoint = read(source, case)
         integers = {name: tensor for name, tensor in written.items() if not tensor.is_floating_point()}
         assert_same(bits({**checkpoint.tensors, **integers}), bits(written))
-        assert_same(dict(checkpoint.layout.integers), integers)
+        assert_same(dict(checkpoint.layout.integer_buffers), integers)
         assert checkpoint.path == source
         families = {"openai": OPENAI, "big_vision": BIG_VISION, "open_clip": OPEN_CLIP, "transformers": TRANSFORMERS}
         expected = next((name for name, cases in families.items() if case in cases), case)
@@ -336,7 +336,7 @@ class TestRoundTrip:
         assert_same({"": official["txt/pos_embedding"][0]}, {"": weights[name]})
         assert not official["txt/Encoder_0/pos_embedding"].any()
 
-    @pytest.mark.parametrize("fault", [{"format": "flax"}, {"sizes": 3, "depth": 1}, {"summands": {"t": {}}}])
+    @pytest.mark.parametrize("fault", [{"format": "flax"}, {"sizes": 3, "depth": 1}, {"merged_sources": {"t": {}}}])
     def test_layouts_that_are_not_sound(self, fault: dict, source: Path) -> None:
         write(source, "old")
         with pytest.raises(FormatError, match="the layout is not sound"):
@@ -356,7 +356,7 @@ class TestRoundTrip:
         for case in CASES:
             (tmp_path / case).mkdir()
             write(tmp_path / case / "file", case)
-            for row in read(tmp_path / case / "file", case).layout.table():
+            for row in read(tmp_path / case / "file", case).layout.rules():
                 used |= {(re.sub(r"_?\d+", "#", s), row.operation.name.removeprefix("stacked ")) for s in row.sources}
         tables = (openai.VISION, openai.TEXT, openai.BLOCK, big_vision.BLOCK, big_vision.PATCH_EMBEDDING)
         tables += ([openai.VISION_PROJECTION, openai.TEXT_PROJECTION, openai.LOGIT_SCALE, open_clip.SCALE_AND_ZERO],)
@@ -373,7 +373,7 @@ class TestRoundTrip:
 
     def test_rows_do_not_overlap(self, case: str, source: Path) -> None:
         write(source, case)
-        table = read(source, case).layout.table()
+        table = read(source, case).layout.rules()
         for names in ([n for row in table for n in row.sources], [n for row in table for n in row.targets]):
             assert len(names) == len(set(names))
 
@@ -576,10 +576,10 @@ class TestWhatFilesDoNotSay:
         }
         content = {"model_cfg": TINY_CLIP_JSON, "preprocess_cfg": pixels}
         write_beside(source, tensors, "safetensors", "open_clip_config.json", content)
-        settings = read_checkpoint(source).layout.image_settings()
+        settings = read_checkpoint(source).image_settings
         assert settings == {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 2}
         write(source, "v1")
-        assert read_checkpoint(source).layout.image_settings() == {}
+        assert read_checkpoint(source).image_settings == {}
 
 
 class TestFolders:
@@ -596,7 +596,7 @@ class TestFolders:
         written = write(tmp_path / name, case)
         checkpoint = read(tmp_path, case)
         assert (checkpoint.path, checkpoint.files) == (tmp_path, (tmp_path / name,))
-        assert_same(bits({**checkpoint.tensors, **checkpoint.layout.integers}), bits(written))
+        assert_same(bits({**checkpoint.tensors, **checkpoint.layout.integer_buffers}), bits(written))
         assert is_checkpoint_file(tmp_path) == case.startswith("open_clip")
 
     def test_open_clip_comes_before_transformers(self, tmp_path: Path) -> None:
@@ -670,7 +670,7 @@ class TestRefusedWeights:
         written = write(source, case)
         checkpoint = read(source, case)
         for name in list(written)[:: 1 if thorough else SAMPLE]:
-            if name in checkpoint.layout.integers or re.search(
+            if name in checkpoint.layout.integer_buffers or re.search(
                 r"MAPHead|head/|(Encoder_0|Transformer)/pos|(^|/)(t|b)$|attn_pool.latent|conv1.weight|text_projection",
                 name,
             ):

@@ -98,7 +98,7 @@ def outcome(path: Path, expected: dict[str, torch.Tensor], checks_values: bool) 
     signal.alarm(SECONDS)
     try:
         checkpoint = read_checkpoint(path)
-        held = {**checkpoint.tensors, **checkpoint.layout.integers}
+        held = {**checkpoint.tensors, **checkpoint.layout.integer_buffers}
         checkpoint.state_dict()
     except FormatError as refusal:
         message = str(refusal)

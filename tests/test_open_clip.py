@@ -89,7 +89,7 @@ def test_reference_and_models(name: str, official: tuple[Path, Any, Any]) -> Non
     checkpoint = read_checkpoint(root / name, **choices(name))
     assert checkpoint.format == "open_clip"
     result = reference_forward(
-        checkpoint.tensors, inputs["pixels"], inputs["ids"], beside=checkpoint.layout.beside, **choices(name)
+        checkpoint.tensors, inputs["pixels"], inputs["ids"], beside=checkpoint.layout.sidecar_json, **choices(name)
     )
     np.testing.assert_allclose(result.image.embeds, outputs[name]["images"], rtol=0, atol=1e-13)
     np.testing.assert_allclose(result.text.embeds, outputs[name]["texts"], rtol=0, atol=1e-13)
@@ -145,10 +145,10 @@ def test_json_is_that_of_open_clip(name: str, packages: list[Path]) -> None:
             "projection_size": released["embed_dim"],
         },
     )
-    layout = OpenClipLayout.of_config(config)
+    layout = OpenClipLayout.from_config(config)
     if text.get("proj_type") == "none":
-        layout = dataclasses.replace(layout, text_head=False).described(config)
-    written = layout.beside["model_cfg"]
+        layout = dataclasses.replace(layout, text_head=False).with_model_cfg(config)
+    written = layout.sidecar_json["model_cfg"]
     for model in (written, released):
         ratio = model["text_cfg"].pop("mlp_ratio", 4)
         model["text_cfg"]["mlp"] = int(model["text_cfg"]["width"] * ratio)
@@ -210,7 +210,7 @@ class TestMistakes:
     @staticmethod
     def assert_refused(source: Path, case: str) -> None:
         with pytest.raises(ParityError, match="The conversion is wrong"):
-            convert(source, source.parent / "folder", **vars(read(source, case).choices))
+            convert(source, source.parent / "folder", **read(source, case).options)
         assert not (source.parent / "folder").exists()
 
     @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ class TestMistakes:
     ) -> None:
         write(tmp_path / "source", case)
         checkpoint = read(tmp_path / "source", case)
-        load = functools.partial(twinlens.DualEncoderModel.from_pretrained, checkpoint.path, **vars(checkpoint.choices))
+        load = functools.partial(twinlens.DualEncoderModel.from_pretrained, checkpoint.path, **checkpoint.options)
         assert certify(checkpoint, load()).passed
         monkeypatch.setattr(getattr(twinlens, tower), "pooling", pooling)
         assert not certify(checkpoint, load()).passed

@@ -180,7 +180,7 @@ def test_openai_model_in_float64(clip_source, tmp_path):
 def test_transformers_in_float64(family, old, tmp_path):
     write_transformers(tmp_path / "weights", family, old=old)
     checkpoint = read_checkpoint(tmp_path / "weights")
-    values = {name: value for name, value in checkpoint.layout.beside.items() if name != "torch_dtype"}
+    values = {name: value for name, value in checkpoint.layout.sidecar_json.items() if name != "torch_dtype"}
     model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**values), attn_implementation="sdpa")
     model.load_state_dict(checkpoint.tensors)
     rng = np.random.default_rng(0)
@@ -188,7 +188,7 @@ def test_transformers_in_float64(family, old, tmp_path):
     ids[:, 9] = 98
     with torch.no_grad():
         outputs = model.double().eval()(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(ids))
-    result = reference_forward(checkpoint.tensors, pixels, ids, beside=checkpoint.layout.beside)
+    result = reference_forward(checkpoint.tensors, pixels, ids, beside=checkpoint.layout.sidecar_json)
     np.testing.assert_allclose(result.image.embeds, outputs.image_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.text.embeds, outputs.text_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.logits_per_image, outputs.logits_per_image, rtol=0, atol=1e-12)
