@@ -44,7 +44,8 @@ def complete_or_absent(*paths: Path, overwrite: bool = False) -> Iterator[tuple[
 
 def _mode_of_new_files(path: Path) -> int:
     """Return the permissions that the user gives new files; safetensors lets nobody but the owner read its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
     path.touch()
     mode = path.stat().st_mode
     path.unlink()

@@ -21,7 +21,7 @@ from ..formats import (
     write_tensors,
 )
 from ..formats.open_clip_config import CONFIG_FILE
-from ..formats.open_clip_pixels import preprocess_cfg
+from ..formats.pixels import preprocess_cfg
 from ..formats.table import is_finite
 from ..processing import DualEncoderProcessor
 from .atomic import complete_or_absent

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
-from . import open_clip_pixels, openai, timm
+from . import openai, timm
 from .errors import FormatError
 from .families import clip_config, siglip_config, sizes_of, tower
 from .layout import Layout, number_of_layers, read_json
 from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, siglip_model_cfg
 from .operations import DROP_ZERO, FLATTEN, IDENTITY_HEAD
 from .options import Activation, LoadOptions, resolve_option
+from .pixels import CLIP_RESIZE_MODES, SIGLIP_RESIZE_MODES, image_settings
 from .table import Rule, expand, rule
 
 TEXT_HEAD = (
@@ -144,8 +145,8 @@ class OpenClipLayout(Layout):
 
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
         stated = {name: value for name, value in self.preprocess_cfg.items() if value is not None}
-        modes = open_clip_pixels.SIGLIP_RESIZE_MODES if self.trunk else open_clip_pixels.CLIP_RESIZE_MODES
-        return open_clip_pixels.image_settings({**published, **stated}, image_size, modes)
+        modes = SIGLIP_RESIZE_MODES if self.trunk else CLIP_RESIZE_MODES
+        return image_settings({**published, **stated}, "preprocess_cfg", image_size=image_size, resize_modes=modes)
 
     @property
     def preprocess_cfg(self) -> Mapping[str, Any]:

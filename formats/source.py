@@ -13,8 +13,8 @@ from ..catalogue.official_checkpoint import Tower, prefixed
 from ..configuration import DualEncoderConfig, TowerConfig
 from .checkpoint import Checkpoint, read_checkpoint
 from .open_clip import OpenClipLayout
-from .open_clip_pixels import STATED_PIXELS, disagreements
 from .options import LoadOptions, check_options
+from .pixels import STATED_PIXELS, disagreements
 
 
 def read_source(

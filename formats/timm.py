@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from .families import siglip_vision_config, tower
 from .layout import Layout, number_of_layers, read_json
 from .operations import CONCATENATE, SPLIT, SQUEEZE
 from .options import Activation, LoadOptions, resolve_option
+from .pixels import SIGLIP_RESIZE_MODES, image_settings
 from .table import Rule, expand, expand_layers, rule
 
 BLOCK = (
@@ -149,3 +150,13 @@ class TimmLayout(Layout):
 
     def config(self, options: LoadOptions) -> SiglipVisionConfig:
         return tower_config(self.sizes, self.image_layers, self.sidecar_json.get("architecture"), options)
+
+    def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
+        """Mean, deviation and filter are those stated.
+
+        The crop is not, for timm states its own evaluation on ImageNet there (`crop_pct` 0.9); all SigLIPs were trained
+        on whole images.
+        """
+        cfg = self.sidecar_json.get("pretrained_cfg") or {}
+        stated = {name: cfg.get(name) for name in ("mean", "std", "interpolation")}
+        return image_settings(stated, "pretrained_cfg", image_size=image_size, resize_modes=SIGLIP_RESIZE_MODES)

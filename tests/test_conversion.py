@@ -552,6 +552,10 @@ class TestRefusals:
             convert(source, tmp_path / "folder", overwrite=True)
         assert source.exists()
 
+    def test_unknown_option(self, source: Path, tmp_path: Path) -> None:
+        with pytest.raises(TypeError, match="no option called 'image_szie'. Did you mean image_size"):
+            convert(source, tmp_path / "folder", image_szie=32)  # type: ignore[call-arg]
+
     def test_destination_is_a_file(self, source: Path) -> None:
         with pytest.raises(FileExistsError, match=r"is a file, expected a folder"):
             convert(source, source)

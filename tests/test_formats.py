@@ -39,11 +39,13 @@ from twinlens.formats import (
     Checkpoint,
     FormatError,
     big_vision,
+    inspect_source,
     is_checkpoint_file,
     layout_from_dict,
     open_clip,
     openai,
     read_checkpoint,
+    read_source,
     timm,
     to_official,
     write_tensors,
@@ -488,6 +490,16 @@ class TestWhatFilesDoNotSay:
             text = read_checkpoint(source, **TRUNK_CHOICES).config.text_config
             assert (text.hidden_act, text.num_attention_heads, text.pad_token_id) == (act, heads, pad)
             assert text.layer_norm_eps == 1e-6
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [("image_szie", "Did you mean image_size"), ("colour", "options are image_size, vision_activ")],
+    )
+    @pytest.mark.parametrize("function", [read_checkpoint, read_source, inspect_source])
+    def test_unknown_options(self, function: Callable, name: str, hint: str, source: Path) -> None:
+        write(source, "v1")
+        with pytest.raises(TypeError, match=f"no option called '{name}'. {hint}"):
+            function(source, **{name: 1})
 
     def test_names_of_activations(self, source: Path) -> None:
         with pytest.raises(ValueError, match=r"vision_activation must be one of quick_gelu, gelu, .*, got 'relu'"):

@@ -1,4 +1,4 @@
-"""`preprocess_cfg` of open_clip_config.json: how images become pixels, as settings of image processors, and back.
+"""How a source states that images become pixels, in open_clip's terms: as settings of image processors, and back.
 
 The reference is `open_clip.transform.image_transform_v2`, which resizes an image in one of three ways: "shortest"
 brings its shorter side to the model's size and cuts out the middle, "squash" changes its aspect, "longest" fits all of
@@ -12,7 +12,6 @@ from typing import Any
 from PIL import Image
 
 from .errors import FormatError
-from .open_clip_config import CONFIG_FILE
 
 STATED_PIXELS = ("mean", "std", "interpolation", "resize_mode")
 CLIP_RESIZE_MODES = ("shortest", "squash")
@@ -20,20 +19,23 @@ SIGLIP_RESIZE_MODES = ("squash",)
 _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
-    "random": Image.Resampling.BICUBIC,  # chosen at random in training; open_clip evaluates with this one
+    "random": Image.Resampling.BICUBIC,  # either of the two in training; open_clip evaluates with this one
 }
 
 
-def image_settings(preprocess_cfg: Mapping[str, Any], image_size: int, resize_modes: tuple[str, ...]) -> dict[str, Any]:
-    """Return what `preprocess_cfg` states as settings of the family's image processor, which does `resize_modes`.
+def image_settings(
+    stated: Mapping[str, Any], section: str, *, image_size: int, resize_modes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what a JSON states as settings of the family's image processor, which can do `resize_modes`.
 
-    A field that is missing or null states nothing. Raises FormatError with everything that cannot be honoured.
+    A field that is missing or null states nothing. Raises FormatError with everything that cannot be honoured;
+    `section` is the place in the JSON.
     """
-    stated = {name: value for name, value in preprocess_cfg.items() if value is not None}
-    if faults := list(_unsupported(stated, image_size, resize_modes)):
+    stated = {name: value for name, value in stated.items() if value is not None}
+    if faults := [f"{section}.{fault}" for fault in _unsupported(stated, image_size, resize_modes)]:
         raise FormatError(
-            f"{CONFIG_FILE} states pixels that this version cannot make: {'; '.join(faults)}. If the model was trained "
-            "with other ones, correct the file; otherwise make its pixels with open_clip itself."
+            f"the source states pixels that this version cannot make: {'; '.join(faults)}. If the model was trained "
+            "with other ones, correct the JSON; otherwise make its pixels with the code that it was published for."
         )
     settings: dict[str, Any] = {
         f"image_{name}": _per_channel(stated[name]) for name in ("mean", "std") if name in stated
@@ -45,38 +47,38 @@ def image_settings(preprocess_cfg: Mapping[str, Any], image_size: int, resize_mo
     return settings
 
 
-def disagreements(preprocess_cfg: Mapping[str, Any], published: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note where the JSON of a published checkpoint states other pixels than the catalogue."""
+def disagreements(stated: Mapping[str, Any], published: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note where the repository of a published checkpoint states other pixels than the catalogue."""
     differences = [
-        f"{name} {preprocess_cfg[name]!r}, not {value!r}"
+        f"{name} {stated[name]!r}, not {value!r}"
         for name, value in published.items()
-        if preprocess_cfg.get(name) is not None and _comparable(preprocess_cfg[name]) != _comparable(value)
+        if stated.get(name) is not None and _comparable(stated[name]) != _comparable(value)
     ]
     if not differences:
         return ()
-    return (f"{CONFIG_FILE} of the repository states other pixels than open_clip does: {'; '.join(differences)}. "
-            "The pixels are those of the repository.",)  # fmt: skip
+    return (
+        f"The repository states other pixels than open_clip's own table: {'; '.join(differences)}. "
+        "The repository was followed.",
+    )
 
 
 def preprocess_cfg(image_processor: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """Return the `preprocess_cfg` that states the settings of an image processor, given as in preprocessor_config.json.
+    """Return open_clip's `preprocess_cfg` for the settings of an image processor, as `to_dict` gives them.
 
     Raises FormatError where open_clip cannot make such pixels.
     """
-    square = {"height": image_size, "width": image_size}
-    size = {name: side for name, side in dict(image_processor["size"]).items() if side is not None}
+    square, size = {"height": image_size, "width": image_size}, dict(image_processor["size"])
     crop = bool(image_processor.get("do_center_crop"))
-    faults = []
-    if not crop and size == square:
-        resize_mode = "squash"
-    elif crop and size == {"shortest_edge": image_size} and dict(image_processor["crop_size"]) == square:
+    resize_mode, fits = "squash", size == square
+    if crop:
         resize_mode = "shortest"
-    else:
-        faults.append(f"images of {image_size} pixels by size {size} and do_center_crop {crop}")
+        fits = size == {"shortest_edge": image_size} and dict(image_processor["crop_size"]) == square
+    faults = [f"{step} false" for step in ("do_resize", "do_rescale", "do_normalize") if not image_processor[step]]
+    if not fits:
+        faults.append(f"size {size} with do_center_crop {crop}, for a model of {image_size} pixels a side")
     resample = Image.Resampling(image_processor["resample"])
     if resample not in _RESAMPLE.values():
         faults.append(f"resample {resample.name.lower()}")
-    faults += [f"{step} false" for step in ("do_resize", "do_rescale", "do_normalize") if not image_processor[step]]
     if faults:
         raise FormatError(
             f"open_clip cannot make the pixels of this folder's preprocessor_config.json: {', '.join(faults)}. "
@@ -95,17 +97,17 @@ def _unsupported(stated: Mapping[str, Any], image_size: int, resize_modes: tuple
     for name in ("mean", "std"):
         values = _per_channel(stated.get(name, 0))
         if len(values) != 3 or not all(isinstance(value, Real) for value in values):
-            yield f"preprocess_cfg.{name} is {stated[name]!r}, expected three numbers"
+            yield f"{name} is {stated[name]!r}, expected three numbers"
     if (interpolation := stated.get("interpolation", "bicubic")) not in tuple(_RESAMPLE):
-        yield f"preprocess_cfg.interpolation is {interpolation!r}, expected {' or '.join(map(repr, _RESAMPLE))}"
+        yield f"interpolation is {interpolation!r}, expected {' or '.join(map(repr, _RESAMPLE))}"
     if (resize_mode := stated.get("resize_mode", resize_modes[0])) not in resize_modes:
         fill = f" with fill_color {stated.get('fill_color', 0)!r}" if resize_mode == "longest" else ""
-        yield f"preprocess_cfg.resize_mode is {resize_mode!r}{fill}, expected {' or '.join(map(repr, resize_modes))}"
+        yield f"resize_mode is {resize_mode!r}{fill}, expected {' or '.join(map(repr, resize_modes))}"
     if (mode := stated.get("mode", "RGB")) != "RGB":
-        yield f"preprocess_cfg.mode is {mode!r}, expected 'RGB'"
+        yield f"mode is {mode!r}, expected 'RGB'"
     size = stated.get("size", image_size)
     if any(side != image_size for side in (size if isinstance(size, list | tuple) else [size])):
-        yield f"preprocess_cfg.size is {size!r}, but the model takes {image_size} pixels a side"
+        yield f"size is {size!r}, but the model takes {image_size} pixels a side"
 
 
 def _per_channel(value: Any) -> list[Any]:

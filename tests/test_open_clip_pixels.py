@@ -1,0 +1,310 @@
+"""What a source of open_clip states about its pixels: made as open_clip makes them, or refused by name; and written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from helpers.builders import (
+    TINY_CLIP,
+    TINY_CLIP_JSON,
+    TINY_SIGLIP_JSON,
+    TINY_TRUNK,
+    TRUNK_CHOICES,
+    open_clip_tensors,
+    timm_tensors,
+    trunk_tensors,
+    write_openai,
+)
+from helpers.released_files import released_package
+from PIL import Image
+
+from twinlens import DualEncoderModel, DualEncoderProcessor
+from twinlens.catalogue import CATALOGUE
+from twinlens.configuration import CLIPConfig, SiglipConfig
+from twinlens.conversion import convert, export
+from twinlens.formats import FormatError, read_checkpoint, read_source, source, write_tensors
+from twinlens.processing import build_processor
+
+SIZE = 32  # pixels a side of the tiny CLIP
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+CASES = {
+    f"{mode}-{interpolation}": {"resize_mode": mode, "interpolation": interpolation, "mean": MEAN, "std": STD}
+    for mode in ("shortest", "squash")
+    for interpolation in ("bicubic", "bilinear", "random")
+}
+CASES |= {"nothing": {}, "one number": {"mean": 0.5, "std": 0.25}, "nulls": {"resize_mode": None, "mean": None}}
+
+
+def write_folder(folder: Path, pixels: dict[str, Any] | None, family: str = "clip") -> Path:
+    """Write a folder of open_clip whose JSON states these pixels."""
+    folder.mkdir()
+    model, tensors = (
+        (TINY_CLIP_JSON, open_clip_tensors(**TINY_CLIP))
+        if family == "clip"
+        else (TINY_SIGLIP_JSON, trunk_tensors(**TINY_TRUNK))
+    )
+    content = {"model_cfg": model} if pixels is None else {"model_cfg": model, "preprocess_cfg": pixels}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    write_tensors("safetensors", tensors, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def options(family: str) -> dict[str, Any]:
+    return {} if family == "clip" else TRUNK_CHOICES
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "preprocessor_config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"wide": (40, 90, 3), "tall": (77, 33, 3), "square": (32, 32, 3), "grey": (50, 64)}
+    return {name: rng.integers(0, 256, shape, dtype=np.uint8) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def official(images: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What open_clip makes of the images in every case."""
+    root = tmp_path_factory.mktemp("transform")
+    packages = [released_package(name) for name in ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")]
+    cases = {
+        case: {"size": SIZE} | {name: value for name, value in pixels.items() if value is not None}
+        for case, pixels in CASES.items()
+    }
+    (root / "cases.json").write_text(json.dumps(cases))
+    np.savez(root / "images.npz", **images)  # type: ignore[arg-type]
+    script = Path(__file__).parent / "helpers" / "open_clip_transform.py"
+    files = [root / name for name in ("cases.json", "images.npz", "outputs.npz")]
+    command = [sys.executable, script, ":".join(map(str, packages)), *files]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return np.load(files[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pixels_are_those_of_open_clip(case: str, official: Any, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """From the file, and from the converted folder."""
+    folder = write_folder(tmp_path / "source", CASES[case])
+    convert(folder, tmp_path / "folder", verify=False)
+    for place in (folder, tmp_path / "folder"):
+        processor = DualEncoderProcessor.from_pretrained(place)
+        for name, levels in images.items():
+            ours = processor(images=Image.fromarray(levels))["pixel_values"][0]
+            np.testing.assert_allclose(ours, official[f"{case}/{name}"], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_plain_transformers_squashes_too(tmp_path: Path) -> None:
+    """All of the picture is seen: its outermost columns, too, which a crop would drop."""
+    convert(write_folder(tmp_path / "source", {"resize_mode": "squash"}), tmp_path / "folder", verify=False)
+    settings = settings_of(tmp_path / "folder")
+    assert settings["size"] == {"height": SIZE, "width": SIZE}
+    assert settings["do_center_crop"] is False
+    assert f"Resized to {SIZE}x{SIZE}, whatever the aspect" in (tmp_path / "folder" / "README.md").read_text()
+    levels = np.zeros((64, 192, 3), np.uint8)
+    levels[:, :24] = levels[:, -24:] = 255
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
+    except ImportError:
+        pytest.skip("this version of transformers has image processors only with torchvision")
+    theirs = torch.as_tensor(processor(images=Image.fromarray(levels), return_tensors="np")["pixel_values"])
+    ours = DualEncoderProcessor.from_pretrained(tmp_path / "folder")(images=Image.fromarray(levels))["pixel_values"]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert (ours[0, :, :, 0] > 1.5).all()
+    assert (ours[0, :, :, -1] > 1.5).all()
+
+
+REFUSED = [
+    (
+        "clip",
+        {"resize_mode": "longest"},
+        r"resize_mode is 'longest' with fill_color 0, expected 'shortest'",
+    ),
+    ("clip", {"resize_mode": "longest", "fill_color": 127}, r"resize_mode is 'longest' with fill_color 127, expected"),
+    ("clip", {"resize_mode": ["squash"]}, r"resize_mode is \['squash'\], expected"),
+    ("clip", {"interpolation": "lanczos"}, r"interpolation is 'lanczos', expected 'bicubic' or 'bilinear' or 'random'"),
+    ("clip", {"mode": "L"}, r"mode is 'L', expected 'RGB'"),
+    ("clip", {"size": 48}, r"size is 48, but the model takes 32 pixels a side"),
+    ("clip", {"size": [32, 48]}, r"size is \[32, 48\], but the model takes 32"),
+    ("clip", {"mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\], expected three numbers"),
+    ("clip", {"std": "0.5"}, r"std is '0.5', expected three numbers"),
+    ("siglip", {"resize_mode": "shortest"}, r"resize_mode is 'shortest', expected 'squash'"),
+    ("siglip", {"resize_mode": "longest"}, r"resize_mode is 'longest' with fill_color 0, expected 'squash'"),
+    ("siglip", {"interpolation": "nearest"}, r"interpolation is 'nearest', expected"),
+]
+
+
+@pytest.mark.parametrize(("family", "pixels", "message"), REFUSED)
+def test_what_cannot_be_made_is_refused(family: str, pixels: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """By whoever makes pixels; the model itself loads."""
+    folder = write_folder(tmp_path / "source", {"mean": MEAN, **pixels}, family)
+    stated = rf"source: the source states pixels that this version cannot make: preprocess_cfg\.{message}"
+    with pytest.raises(FormatError, match=stated + ".*correct the JSON"):
+        convert(folder, tmp_path / "folder", **options(family))
+    assert not (tmp_path / "folder").exists()
+    with pytest.raises(FormatError, match=stated):
+        DualEncoderProcessor.from_pretrained(folder, **options(family))
+    DualEncoderModel.from_pretrained(folder, **options(family))
+
+
+def test_everything_wrong_is_named_at_once(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "source", {"resize_mode": "longest", "interpolation": "box", "mode": "L"})
+    with pytest.raises(FormatError, match=r"interpolation is 'box'.*; .*resize_mode is 'longest'.*; .*mode is 'L'"):
+        DualEncoderProcessor.from_pretrained(folder)
+
+
+def test_pixels_that_are_no_object(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"preprocess_cfg of open_clip_config.json is \['squash'\], expected an obj"):
+        DualEncoderProcessor.from_pretrained(write_folder(tmp_path / "source", ["squash"]))  # type: ignore[arg-type]
+
+
+def test_siglip_states_what_it_does(tmp_path: Path) -> None:
+    """As the published ones: the size stays square, and the filter and the values are those stated."""
+    pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    folder = write_folder(tmp_path / "source", pixels, "siglip")
+    convert(folder, tmp_path / "folder", verify=False, preprocessing="hub", **TRUNK_CHOICES)
+    settings = settings_of(tmp_path / "folder")
+    assert settings["size"] == {"height": 48, "width": 48}
+    assert (settings["resample"], settings["image_mean"]) == (Image.Resampling.BILINEAR, [0.5] * 3)
+
+
+@pytest.mark.parametrize(("interpolation", "message"), [("bilinear", None), ("lanczos", "interpolation is 'lanczos'")])
+def test_timm_states_values_and_filter(interpolation: str, message: str | None, tmp_path: Path) -> None:
+    """And a crop, which belongs to timm's evaluation on ImageNet."""
+    tower = {name: TINY_TRUNK[name] for name in ("grid", "patch", "width", "layers", "mlp")}
+    (tmp_path / "timm").mkdir()
+    write_tensors("safetensors", timm_tensors(**tower), tmp_path / "timm" / "model.safetensors")
+    stated = {"mean": MEAN, "std": STD, "interpolation": interpolation, "crop_pct": 0.9, "crop_mode": "center"}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "tiny", "pretrained_cfg": stated}))
+    checkpoint = read_checkpoint(tmp_path / "timm", **TRUNK_CHOICES)
+    if message:
+        with pytest.raises(FormatError, match=message):
+            _ = checkpoint.image_settings
+    else:
+        expected = {"image_mean": MEAN, "image_std": STD, "resample": Image.Resampling.BILINEAR}
+        assert checkpoint.image_settings == expected
+
+
+class TestCatalogue:
+    """A name: what its entry says about pixels stands in for what its repository does not."""
+
+    ENTRY = CATALOGUE["ViT-H-14-378-quickgelu:dfn5b"]
+
+    def read(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setattr(source, "locate", lambda name, progress: (folder, self.ENTRY))
+        monkeypatch.setattr(source, "check_geometry", lambda entry, config: None)  # the weights are tiny
+        return read_source(self.ENTRY.name, image_size=SIZE, vision_activation="gelu", vision_heads=2)[0]
+
+    @pytest.mark.parametrize("pixels", [None, {}, {"mean": MEAN}, {"resize_mode": "squash"}, "no JSON"])
+    def test_entry_says_squash(self, pixels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.ENTRY.pixels.resize_mode == "squash"
+        folder = write_folder(tmp_path / "source", None if pixels == "no JSON" else pixels)
+        if pixels == "no JSON":
+            (folder / "open_clip_config.json").unlink()
+        settings = self.read(folder, monkeypatch).image_settings
+        assert settings["size"] == {"height": SIZE, "width": SIZE}
+        assert settings["do_center_crop"] is False
+        assert settings["resample"] == Image.Resampling.BICUBIC
+        stated_mean = pixels.get("mean") if isinstance(pixels, dict) else None
+        assert settings["image_mean"] == (stated_mean or list(self.ENTRY.pixels.mean))
+
+    def test_disagreement_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = write_folder(tmp_path / "source", {"resize_mode": "shortest", "std": list(self.ENTRY.pixels.std)})
+        checkpoint = self.read(folder, monkeypatch)
+        assert "size" not in checkpoint.image_settings
+        (note,) = checkpoint.notes
+        assert (
+            "The repository states other pixels than open_clip's own table: resize_mode 'shortest', not 'squash'."
+            in note
+        )
+        convert(
+            self.ENTRY.name,
+            tmp_path / "folder",
+            verify=False,
+            image_size=SIZE,
+            vision_activation="gelu",
+            vision_heads=2,
+        )
+        assert note in (tmp_path / "folder" / "README.md").read_text()
+        assert note in [record.message for record in caplog.records]
+        assert settings_of(tmp_path / "folder")["do_center_crop"] is True
+
+    @pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.format != "open_clip"])
+    def test_the_families_own_pixels(self, name: str) -> None:
+        """Entries of other formats say what their family's processor does without being told."""
+        pixels = CATALOGUE[name].pixels
+        if pixels.resize_mode == "patches":
+            pytest.skip("NaFlex has no model here yet")
+        family = CLIPConfig if CATALOGUE[name].family == "clip" else SiglipConfig
+        images = build_processor(family()).image_processor
+        assert (tuple(images.image_mean), tuple(images.image_std)) == (pixels.mean, pixels.std)
+        assert pixels.resize_mode == ("shortest" if images.do_center_crop else "squash")
+        if images.resize_engine == "official":  # bilinear between the four nearest pixels, as TensorFlow computes it
+            assert (pixels.interpolation, pixels.antialias) == ("bilinear", False)
+        else:
+            assert (pixels.interpolation, pixels.antialias) == (Image.Resampling(images.resample).name.lower(), True)
+
+
+class TestExport:
+    @pytest.mark.parametrize("mode", ["shortest", "squash"])
+    def test_what_the_folder_does_is_written(self, mode: str, tmp_path: Path) -> None:
+        stated = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": mode}
+        convert(write_folder(tmp_path / "source", stated), tmp_path / "folder", verify=False)
+        for forgotten in (False, True):
+            if forgotten:
+                (tmp_path / "folder" / "official_layout.json").unlink()
+            (tmp_path / f"out {forgotten}").mkdir()
+            export(tmp_path / "folder", tmp_path / f"out {forgotten}" / "model.safetensors", format="open_clip")
+            written = json.loads((tmp_path / f"out {forgotten}" / "open_clip_config.json").read_text())
+            assert written["preprocess_cfg"] == stated
+
+    def test_the_folder_comes_before_what_it_was_converted_from(self, tmp_path: Path) -> None:
+        convert(write_folder(tmp_path / "source", {"mean": MEAN, "note": "kept"}), tmp_path / "folder", verify=False)
+        settings = settings_of(tmp_path / "folder")
+        settings |= {"size": {"height": SIZE, "width": SIZE}, "do_center_crop": False, "image_mean": STD}
+        (tmp_path / "folder" / "preprocessor_config.json").write_text(json.dumps(settings))
+        export(tmp_path / "folder", tmp_path / "model.safetensors", format="open_clip")
+        written = json.loads((tmp_path / "open_clip_config.json").read_text())["preprocess_cfg"]
+        assert written["resize_mode"] == "squash"
+        assert (written["mean"], written["note"]) == (STD, "kept")
+
+    def test_old_settings(self, tmp_path: Path) -> None:
+        """Old folders of the Hub state sizes as one number."""
+        write_openai(tmp_path / "clip.pt", **TINY_CLIP)
+        convert(tmp_path / "clip.pt", tmp_path / "folder", verify=False)
+        settings = settings_of(tmp_path / "folder") | {"size": SIZE, "crop_size": SIZE}
+        (tmp_path / "folder" / "preprocessor_config.json").write_text(json.dumps(settings))
+        export(tmp_path / "folder", tmp_path / "model.safetensors", format="open_clip")
+        written = json.loads((tmp_path / "open_clip_config.json").read_text())["preprocess_cfg"]
+        assert (written["resize_mode"], written["interpolation"]) == ("shortest", "bicubic")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"resample": int(Image.Resampling.LANCZOS)}, "resample lanczos"),
+            (
+                {"size": {"shortest_edge": 48}},
+                r"size {'shortest_edge': 48} with do_center_crop True, for a model of 32",
+            ),
+            ({"do_center_crop": False}, "do_center_crop False"),
+            ({"do_normalize": False}, "do_normalize false"),
+        ],
+    )
+    def test_pixels_that_open_clip_cannot_make(self, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+        convert(write_folder(tmp_path / "source", None), tmp_path / "folder", verify=False)
+        settings = settings_of(tmp_path / "folder") | change
+        (tmp_path / "folder" / "preprocessor_config.json").write_text(json.dumps(settings))
+        (tmp_path / "out").mkdir()
+        with pytest.raises(FormatError, match=f"open_clip cannot make the pixels .*: .*{message}"):
+            export(tmp_path / "folder", tmp_path / "out" / "model.safetensors", format="open_clip")
+        assert not list((tmp_path / "out").iterdir())
+        export(tmp_path / "folder", tmp_path / "out" / "model.safetensors", format="transformers")
