@@ -553,7 +553,7 @@ class TestRefusals:
         assert source.exists()
 
     def test_unknown_option(self, source: Path, tmp_path: Path) -> None:
-        with pytest.raises(TypeError, match="no option called 'image_szie'. Did you mean image_size"):
+        with pytest.raises(TypeError, match=r"no option called 'image_szie'\. Did you mean image_size"):
             convert(source, tmp_path / "folder", image_szie=32)  # type: ignore[call-arg]
 
     def test_destination_is_a_file(self, source: Path) -> None:

@@ -493,7 +493,7 @@ class TestWhatFilesDoNotSay:
 
     @pytest.mark.parametrize(
         ("name", "hint"),
-        [("image_szie", "Did you mean image_size"), ("colour", "options are image_size, vision_activ")],
+        [("image_szie", "Did you mean image_size"), ("colour", "The options are image_size, vi")],
     )
     @pytest.mark.parametrize("function", [read_checkpoint, read_source, inspect_source])
     def test_unknown_options(self, function: Callable, name: str, hint: str, source: Path) -> None:
