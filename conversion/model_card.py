@@ -6,21 +6,23 @@ from huggingface_hub import ModelCardData
 
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.official_checkpoint import HUB
-from ..configuration import Family, family_of
+from ..configuration import FAMILIES, family_of
 from ..formats import Checkpoint
 from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
 
-_LAYOUTS = {
+_FORMAT_NAMES = {
     "openai": "OpenAI's",
     "big_vision": "big_vision's",
     "open_clip": "open_clip's",
     "timm": "timm's",
     "transformers": "transformers'",
 }
-# Of the official releases, for formats that one publisher writes; what others publish has any licence.
+# The licences of official releases, for formats that one publisher writes; what others publish has any licence.
 _LICENSES = {"openai": "mit", "big_vision": "apache-2.0"}
-_ON_THE_HUB = {  # SigLIPs are called there as in the catalogue
+# By family of the catalogue; a file does not tell a fixed-size SigLIP 2 from a SigLIP, its entry does.
+_TITLES = {"siglip2": "SigLIP 2", **{name: family.title for name, family in FAMILIES.items()}}
+_HUB_REPOSITORIES = {  # of the same weights; those of SigLIP have the names of the catalogue
     "ViT-B/32": "openai/clip-vit-base-patch32",
     "ViT-B/16": "openai/clip-vit-base-patch16",
     "ViT-L/14": "openai/clip-vit-large-patch14",
@@ -61,7 +63,9 @@ With plain transformers:
 
 
 class _Use(NamedTuple):
-    task: str  # the Hub's name
+    """The Hub's name of a task, and a snippet that does it with each library."""
+
+    task: str
     twinlens: str
     transformers: str
 
@@ -98,9 +102,9 @@ features = model.get_image_features(**image_processor(images=images, return_tens
 _EMBED_BY_A_TOWER = _Use(
     "image-feature-extraction",
     """\
-from twinlens import DualEncoderProcessor, SiglipVisionModel
+from twinlens import DualEncoderProcessor, {vision_model}
 
-model = SiglipVisionModel.from_pretrained("FOLDER")
+model = {vision_model}.from_pretrained("FOLDER")
 processor = DualEncoderProcessor.from_pretrained("FOLDER")
 features = model(**processor(images=images)).pooler_output""",
     """\
@@ -117,64 +121,61 @@ def model_card(
     processor: DualEncoderProcessor,
     certificate: Certificate | None,
     notes: tuple[str, ...],
-    row: OfficialCheckpoint | None = None,
+    entry: OfficialCheckpoint | None = None,
 ) -> str:
-    """YAML metadata, provenance as far as it is known, usage, and the measured parity table.
+    """Return YAML metadata, provenance as far as it is known, usage, preprocessing, and the measured parity table.
 
-    `row` is that of the published checkpoint which this is known to be.
+    `entry` is the catalogue's, where the checkpoint is known to be a published one.
     """
     family = family_of(checkpoint.config)
     is_tower = checkpoint.config.model_type != family.model_type
     without_texts = _EMBED_BY_A_TOWER if is_tower else _EMBED
     use = without_texts if processor.tokenizer is None else _CLASSIFY
-    license = row.license if row else _LICENSES.get(checkpoint.format, "unknown")
+    family_name = entry.family if entry else family.model_type
+    license = entry.license if entry else _LICENSES.get(checkpoint.format, "unknown")
+    provenance = _published_source(entry, certificate) if entry else _unknown_source(checkpoint, license, certificate)
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag=use.task,
         license=license,
-        tags=[row.family if row else family.model_type, "vision", "twinlens"],
-        base_model=_base_model(row) if row else None,
+        tags=[family_name, "vision", "twinlens"],
+        base_model=_base_model(entry) if entry else None,
     )
     return _CARD.format(
         metadata=metadata.to_yaml(),
-        title=_title(family, row) + ("'s image tower" if is_tower else ""),
-        name=row.name if row else checkpoint.path.name,
-        provenance=_official(row, certificate) if row else _of_unknown_origin(checkpoint, license, certificate),
+        title=_TITLES[family_name] + ("'s image tower" if is_tower else ""),
+        name=entry.name if entry else checkpoint.path.name,
+        provenance=provenance,
         notes="".join(f"**{note}**\n\n" for note in notes),
-        twinlens_use=use.twinlens,
+        twinlens_use=use.twinlens.format(vision_model=family.vision_model),
         transformers_use=use.transformers,
         preprocessing=_preprocessing(processor),
         parity=_parity(certificate) if certificate else "Not measured: this folder was converted with --no-verify.",
     )
 
 
-def _title(family: Family, row: OfficialCheckpoint | None) -> str:
-    """The family's title. A file does not say whether a fixed-size SigLIP is a SigLIP 2; its row does."""
-    return "SigLIP 2" if row is not None and row.family == "siglip2" else family.title
+def _base_model(entry: OfficialCheckpoint) -> str | None:
+    """Return the repository of the Hub with the same weights, None if there is none."""
+    if entry.address.startswith(HUB):
+        return entry.address.removeprefix(HUB)
+    return f"google/{entry.name}" if entry.format == "big_vision" else _HUB_REPOSITORIES.get(entry.name)
 
 
-def _base_model(row: OfficialCheckpoint) -> str | None:
-    """The repository of the Hub with the same weights, if there is one."""
-    if row.address.startswith(HUB):
-        return row.address.removeprefix(HUB)
-    return f"google/{row.name}" if row.format == "big_vision" else _ON_THE_HUB.get(row.name)
-
-
-def _official(row: OfficialCheckpoint, certificate: Certificate | None) -> str:
-    address = row.address.replace(HUB, "https://huggingface.co/")
-    sources = {fact: source for facts, source in row.sources.items() for fact in facts.split(", ")}
+def _published_source(entry: OfficialCheckpoint, certificate: Certificate | None) -> str:
+    address = entry.address.replace(HUB, "https://huggingface.co/")
+    sources = {fact: source for facts, source in entry.sources.items() for fact in facts.split(", ")}
     sentences = [f"Converted by twinlens from the official checkpoint at <{address}>."]
     if certificate:
         sentences.append("The table below shows that the conversion changed nothing.")
-    sentences.append(f"That its licence is `{row.license}` is known from {sources['license']}.")
-    if row.imagenet is not None:
-        sentences.append(f"Published zero-shot accuracy on ImageNet-1k: {row.imagenet}% ({sources['imagenet']}).")
+    sentences.append(f"That its licence is `{entry.license}` is known from {sources['license']}.")
+    if entry.imagenet is not None:
+        sentences.append(f"Published zero-shot accuracy on ImageNet-1k: {entry.imagenet}% ({sources['imagenet']}).")
     return "\n".join(sentences)
 
 
-def _of_unknown_origin(checkpoint: Checkpoint, license: str, certificate: Certificate | None) -> str:
+def _unknown_source(checkpoint: Checkpoint, license: str, certificate: Certificate | None) -> str:
     sentences = [
-        f"Converted by twinlens from a checkpoint in {_LAYOUTS[checkpoint.format]} layout.",
+        f"Converted by twinlens from a checkpoint in {_FORMAT_NAMES[checkpoint.format]} layout.",
         "Who trained the weights, and whether anybody did, cannot be read from such a file.",
     ]
     if certificate:
