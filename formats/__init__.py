@@ -3,7 +3,7 @@
 from .big_vision import BigVisionLayout
 from .checkpoint import LAYOUTS, Checkpoint, is_checkpoint_file, layout_from_dict, read_checkpoint, to_official
 from .errors import FormatError
-from .families import differences
+from .geometry import differences
 from .inspection import inspect_source
 from .layout import Layout, read_json
 from .open_clip import OpenClipLayout

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..configuration import SiglipConfig
 from .errors import FormatError
-from .families import siglip_config, siglip_vision_config, sizes_of, tower
+from .geometry import siglip_config, siglip_vision_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers
 from .operations import ADD, FLATTEN, IDENTITY_HEAD, KERNEL, OUT_KERNEL, PATCHES, SQUEEZE, join
 from .options import LoadOptions, resolve_option
@@ -168,7 +168,7 @@ class BigVisionLayout(Layout):
                 raise FormatError(
                     f"the {name} tower has {heads} heads of {head_dim}, expected them to fill its width {width}."
                 )
-            towers.append(tower(self.sizes, name, layers, heads=heads, activation=activation, eps=1e-6))
+            towers.append(tower_fields(self.sizes, name, layers, heads=heads, activation=activation, eps=1e-6))
         vision = siglip_vision_config(self.sizes, towers[0], options.get("image_size"))
         return siglip_config(self.sizes, vision, towers[1], scanned=self.text_scanned)
 

@@ -32,13 +32,12 @@ class Layout(ABC):
     image_layers: int
     text_layers: int
     prefix: str = ""  # before every name
-    sidecar_json: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the JSON file that the format has in the same folder
-    sizes: Mapping[str, int] = field(
-        default_factory=dict
-    )  # named sizes of the rules' shapes, as `table.solve` found them
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # dtypes by name of weight; under "" that of all others
+    # The JSON file that lies in the same folder, for formats that have one.
+    sidecar_json: Mapping[str, Any] = field(default_factory=dict)
+    # The named sizes in the shapes of the rules, as `table.solve` found them.
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    # The dtypes of weights by name; under "" that of all others.
+    dtypes: Mapping[str, str] = field(default_factory=dict)
     # Tensors of the file that are not weights, such as OpenAI's `input_resolution`.
     integer_buffers: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     # The arrays that a lossy operation merged (`operations.ADD`); kept because a sum cannot be split again.

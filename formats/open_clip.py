@@ -11,7 +11,7 @@ from torch import Tensor
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
 from . import openai, timm
 from .errors import FormatError
-from .families import clip_config, siglip_config, sizes_of, tower
+from .geometry import clip_config, siglip_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers, read_json
 from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, siglip_model_cfg
 from .operations import DROP_ZERO, FLATTEN, IDENTITY_HEAD
@@ -34,19 +34,19 @@ NO_TEXT_HEAD = rule(
     ".width",
     IDENTITY_HEAD,
 )
-# A logit_bias of zero, as a CLIP has that open_clip made with one: see `operations.DROP_ZERO`.
+# A CLIP with a logit_bias, which is zero: see `operations.DROP_ZERO`.
 SCALE_AND_ZERO = rule("logit_scale logit_bias", "logit_scale", "", DROP_ZERO)
 SCALE_AND_BIAS = (rule("logit_scale", "logit_scale", "", FLATTEN), rule("logit_bias", "logit_bias", "", FLATTEN))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenClipLayout(Layout):
-    """A checkpoint of training, or what was published from it."""
+    """A checkpoint of open_clip's training, or the weights that were published from it."""
 
     format: ClassVar[str] = "open_clip"
     containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch", "torch/state_dict")
 
-    trunk: bool  # SigLIP: the image tower is timm's
+    trunk: bool  # the image tower is timm's, as SigLIP's is
     custom_text: bool  # the text tower is under `text.`
     text_head: bool  # a linear map after the text tower
     logit_bias: bool
@@ -189,7 +189,7 @@ class OpenClipLayout(Layout):
         )
         return clip_config(
             self.sizes,
-            tower(
+            tower_fields(
                 self.sizes,
                 "vision",
                 self.image_layers,
@@ -197,7 +197,7 @@ class OpenClipLayout(Layout):
                 activation=activation,
                 eps=stated.vision.layer_norm_eps if stated else 1e-5,
             ),
-            tower(
+            tower_fields(
                 self.sizes,
                 "text",
                 self.text_layers,
@@ -216,7 +216,7 @@ class OpenClipLayout(Layout):
         # (256,000 pieces of Gemma) tanh; So400m (1152 wide) has heads of 72.
         published_activation: Activation = "gelu_pytorch_tanh" if vocabulary == 256_000 else "gelu"
         published_heads = 16 if width == 1152 else width // 64
-        text = tower(
+        text = tower_fields(
             self.sizes,
             "text",
             self.text_layers,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..configuration import CLIPConfig
 from .errors import FormatError
-from .families import clip_config, sizes_of, tower
+from .geometry import clip_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers
 from .operations import KERNEL, SPLIT
 from .options import LoadOptions, resolve_option
@@ -126,7 +126,7 @@ class OpenAILayout(Layout):
         heads = {name: self.sizes[f"{name}.width"] // 64 for name in ("vision", "text")}
         resolve_option("vision_heads", options.get("vision_heads"), heads["vision"], "the number of heads")
         vision, text = (
-            tower(self.sizes, name, layers, heads=heads[name], activation=activation, eps=1e-5)
+            tower_fields(self.sizes, name, layers, heads=heads[name], activation=activation, eps=1e-5)
             for name, layers in (("vision", self.image_layers), ("text", self.text_layers))
         )
         return clip_config(self.sizes, vision, text, options.get("image_size"))

@@ -1,4 +1,4 @@
-"""Tensors out of files that nobody vouches for: nothing in them is executed."""
+"""Reading tensors out of untrusted files: nothing in them is executed."""
 
 import math
 import mmap
@@ -21,8 +21,8 @@ from . import torch_file
 from .errors import FormatError
 from .layout import read_json
 
-_MOST_UNPACKED = 2  # times the size of the file; weights hardly compress
-# What weights are called in folders, the best first; an index names several files.
+_MAX_UNPACKED_RATIO = 2  # unpacked bytes per byte of the file; weights hardly compress
+# The names of files with weights in folders, the preferred one first; an index names several files.
 _IN_OPEN_CLIP_FOLDERS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -37,7 +37,7 @@ _IN_FOLDERS = (
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The file itself, or the files with the weights in a folder of open_clip, timm or transformers."""
+    """Return the file itself, or the files with the weights in a folder of open_clip, timm or transformers."""
     if path.is_file():
         return [path]
     names = (*_IN_OPEN_CLIP_FOLDERS, *_IN_FOLDERS)
@@ -79,15 +79,16 @@ class StoredTensors(Mapping[str, Tensor]):
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file or folder as they are called there, whatever they are the weights of."""
+    """Return the tensors of a file or folder under their names there, whatever model they belong to."""
     return read_files(weight_files(path))[1]
 
 
 def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:
-    """The container ("torchscript", "torch", "torch/state_dict", "npz", "safetensors") and the tensors of all files.
+    """Return the container, as in `Layout.container`, and the tensors of all files.
 
-    Those of .npz and .safetensors files stay there (`StoredTensors`), so the files must not change meanwhile.
-    Told by content, not by name. Raises FormatError for everything else, damaged and hostile files included.
+    Containers are told by content, not by the name of the file. Tensors of .npz and .safetensors files stay there
+    (`StoredTensors`), so these must not change meanwhile. Raises FormatError for everything else, damaged and hostile
+    files included.
     """
     tensors: ChainMap[str, Tensor] = ChainMap()
     container = ""
@@ -125,7 +126,9 @@ def _read_zip(path: Path) -> tuple[str, Mapping[str, Tensor]]:
         names = archive.namelist()
         if len(set(names)) != len(names):
             raise FormatError("the archive has two entries of one name, so it is not clear what it holds.")
-        if (unpacked := sum(entry.file_size for entry in archive.infolist())) > _MOST_UNPACKED * path.stat().st_size:
+        if (
+            unpacked := sum(entry.file_size for entry in archive.infolist())
+        ) > _MAX_UNPACKED_RATIO * path.stat().st_size:
             raise FormatError(
                 f"the archive unpacks to {unpacked:,} bytes, far more than it has; weights do not do that."
             )
@@ -134,7 +137,7 @@ def _read_zip(path: Path) -> tuple[str, Mapping[str, Tensor]]:
             return torch_file.read_archive(archive, pickles[0].removesuffix("data.pkl"))
         if any(name.endswith(".npy") for name in names):
             entries = archive.infolist()
-            arrays = {entry.filename.removesuffix(".npy"): _array(path, archive, entry) for entry in entries}
+            arrays = {entry.filename.removesuffix(".npy"): _array_mapper(path, archive, entry) for entry in entries}
             with ThreadPoolExecutor() as pool:  # a checksum is slower than the disk, and leaves Python's lock alone
                 list(pool.map(partial(_check_sum, archive), entries))
             for map_array in arrays.values():
@@ -148,8 +151,8 @@ def _map_safetensor(path: Path, name: str) -> Tensor:
         return opened.get_tensor(name)
 
 
-def _array(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]:
-    """Read the header of an entry of a .npz file, and give what maps it; of a compressed one, what keeps it.
+def _array_mapper(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]:
+    """Read the header of an entry of a .npz file; return a function that maps the array, or holds it if compressed.
 
     Not to be called by several threads: NumPy's headers go through `ast`, whose state Python 3.11 shares among them.
     """
@@ -177,7 +180,7 @@ def _array(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]
 def _map_array(
     path: Path, start: int, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> Tensor:
-    """What `np.memmap` would give, without the ten times longer that it takes to look for the path."""
+    """Return what `np.memmap` would, in a tenth of the time: NumPy also resolves the path of each array."""
     if not math.prod(shape):
         return _from_numpy(np.empty(shape, dtype))
     spare = start % mmap.ALLOCATIONGRANULARITY

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..configuration import SiglipVisionConfig
 from .errors import FormatError
-from .families import siglip_vision_config, tower
+from .geometry import siglip_vision_config, tower_fields
 from .layout import Layout, number_of_layers, read_json
 from .operations import CONCATENATE, SPLIT, SQUEEZE
 from .options import Activation, LoadOptions, resolve_option
@@ -111,7 +111,7 @@ def tower_config(sizes: Mapping[str, int], layers: int, name: str | None, option
         trunk and trunk.num_attention_heads,
         f"the number of heads of {model}",
     )
-    fields = tower(sizes, "vision", layers, heads=heads, activation=activation, eps=1e-6)
+    fields = tower_fields(sizes, "vision", layers, heads=heads, activation=activation, eps=1e-6)
     return siglip_vision_config(sizes, fields, options.get("image_size") or (trunk and trunk.image_size))
 
 

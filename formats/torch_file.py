@@ -1,4 +1,4 @@
-"""PyTorch's files: both kinds of state dict, and TorchScript archives, read without executing anything in them."""
+"""Files of PyTorch, both kinds of state dict and TorchScript archives, read without executing anything in them."""
 
 import math
 import os
@@ -24,13 +24,13 @@ _DTYPES = {
     "IntStorage": torch.int32,
     "LongStorage": torch.int64,
 }
-# What open_clip's training (open_clip_train/main.py) saves beside the weights; not read.
+# Entries that open_clip's training (open_clip_train/main.py) saves with the weights; they are not read.
 _TRAINING_STATE = {"epoch", "name", "optimizer", "scaler"}
-_MOST_MODULES = 10_000  # a forged module tree can contain itself; CLIP ViT-L has about 400 modules
+_MAX_MODULES = 10_000  # a forged module tree can contain itself; CLIP ViT-L has about 400 modules
 
 
 def read_archive(archive: ZipFile, folder: str) -> tuple[str, dict[str, Tensor]]:
-    """What `torch.jit.save` ("torchscript") or `torch.save` ("torch", ...) wrote; `folder` holds `data.pkl`."""
+    """Return the container and the tensors of a file of `torch.jit.save` or `torch.save`; `folder` holds `data.pkl`."""
     with archive.open(f"{folder}data.pkl") as file:
         root = _Unpickler(file).load()
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
@@ -50,16 +50,16 @@ def read_archive(archive: ZipFile, folder: str) -> tuple[str, dict[str, Tensor]]
 
 
 def read_legacy(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """What `torch.save` wrote before it wrote zip archives: five pickles, then the storages."""
+    """Return the container and the tensors of a file of the old `torch.save`: five pickles, then the storages."""
     with path.open("rb") as file:
         _magic, _protocol, _system = (_Unpickler(file).load() for _ in range(3))
         unpickler = _Unpickler(file)
         container, described = _state_dict(unpickler.load())
-        needed = {stored.key for stored in described.values()}
+        used = {stored.key for stored in described.values()}
         storages = {}
         for key in _Unpickler(file).load():
             size = int.from_bytes(file.read(8), "little") * unpickler.itemsize[key]
-            if key in needed:
+            if key in used:
                 storages[key] = torch.frombuffer(bytearray(file.read(size)), dtype=torch.uint8)
             else:
                 file.seek(size, os.SEEK_CUR)
@@ -67,7 +67,7 @@ def read_legacy(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def write_archive(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
-    """A TorchScript archive like OpenAI's: parameters, integer buffers, no code; `clip.load(path)` takes it."""
+    """Write a TorchScript archive like OpenAI's, of parameters and buffers without code; `clip.load(path)` takes it."""
     root = nn.Module()
     for name, tensor in tensors.items():
         *parents, leaf = name.split(".")
@@ -112,7 +112,7 @@ class _Stored(_Inert):
         (self.key, self.dtype), self.offset, self.size, self.stride = storage, offset, size, stride
 
     def view(self, name: str, storage: Tensor) -> Tensor:
-        """The tensor in the bytes of its storage. Raises FormatError where it does not lie inside."""
+        """Return the tensor in the bytes of its storage. Raises FormatError where it does not lie inside."""
         numbers = (self.offset, *self.size, *self.stride)
         if not all(type(number) is int and number >= 0 for number in numbers) or len(self.size) != len(self.stride):
             raise FormatError(f"{name} has the impossible offset, size or stride {numbers}.")
@@ -139,21 +139,21 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
-        self.itemsize: dict[str, int] = {}  # of the values of each storage
+        self.itemsize: dict[str, int] = {}  # bytes of one value, by storage
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__":
             return _Module
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        known = {
+        allowed = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _Stored,
             ("torch._utils", "_rebuild_parameter"): _Parameter,
         }
-        if (module, name) not in known:
+        if (module, name) not in allowed:
             raise FormatError(f"the file asks for {module}.{name}, expected nothing but tensors; it was not executed.")
-        return known[module, name]
+        return allowed[module, name]
 
     def persistent_load(self, pid: Any) -> tuple[str, torch.dtype]:
         kind, dtype, key, *_ = pid
@@ -164,7 +164,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _state_dict(root: Any) -> tuple[str, dict[str, _Stored]]:
-    """The container and its weights; in a training checkpoint they are the entry "state_dict"."""
+    """Return the container and the weights; in a training checkpoint these are the entry "state_dict"."""
     if not isinstance(root, dict):
         raise FormatError(f"the file holds a {type(root).__name__.lstrip('_')}, expected a state dict of tensors.")
     container, entries = "torch", dict(dict.items(root))
@@ -182,10 +182,10 @@ def _state_dict(root: Any) -> tuple[str, dict[str, _Stored]]:
 
 
 def _module_tensors(root: _Module) -> dict[str, _Stored]:
-    """The tensors of a module tree under the names that `state_dict()` gives them."""
+    """Return the tensors of a module tree under the names that `state_dict()` gives them."""
     tensors: dict[str, _Stored] = {}
     pending = [("", root)]
-    for _ in range(_MOST_MODULES):
+    for _ in range(_MAX_MODULES):
         if not pending:
             return tensors
         prefix, module = pending.pop()
@@ -194,7 +194,7 @@ def _module_tensors(root: _Module) -> dict[str, _Stored]:
                 tensors[prefix + name] = value
             elif isinstance(value, _Module):
                 pending.append((f"{prefix}{name}.", value))
-    raise FormatError(f"the archive has more than {_MOST_MODULES} modules, expected a CLIP model.")
+    raise FormatError(f"the archive has more than {_MAX_MODULES} modules, expected a CLIP model.")
 
 
 def _load(described: Mapping[str, _Stored], read_storage: Callable[[str], Tensor]) -> dict[str, Tensor]:

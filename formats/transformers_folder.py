@@ -12,7 +12,7 @@ from torch import Tensor
 from ..configuration import FAMILIES, DualEncoderConfig, family_of
 from .big_vision import BigVisionLayout
 from .errors import FormatError
-from .families import sizes_of
+from .geometry import sizes_of
 from .layout import Layout, read_json
 from .openai import OpenAILayout
 from .operations import KEEP

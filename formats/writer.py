@@ -1,4 +1,4 @@
-"""Tensors into the containers that official code reads."""
+"""Writing tensors to the kinds of file that official code reads."""
 
 import json
 import math
@@ -18,9 +18,9 @@ _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", t
 
 
 def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a file of this kind: the reverse of reading it."""
+    """Write a file of this kind (`Layout.container`)."""
     if container == "npz":
-        with path.open("wb") as file:  # given a name, NumPy would append a suffix to it
+        with path.open("wb") as file:  # to a path NumPy would append a suffix
             np.savez(file, allow_pickle=False, **{name: _to_numpy(tensor) for name, tensor in tensors.items()})
     elif container == "safetensors":
         safetensors.torch.save_file(dict(tensors), path, metadata={"format": "pt"})
@@ -33,9 +33,9 @@ def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> 
 def write_safetensors(
     path: Path, dtype: torch.dtype, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, Tensor]]
 ) -> None:
-    """Write tensors of one dtype as safetensors would, to the byte, each while the next one is made.
+    """Write tensors of one dtype, byte for byte as safetensors does, each while the next one is made.
 
-    Raises ValueError where they are not those that `shapes` names.
+    Raises ValueError where the tensors are not the ones that `shapes` names.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -66,6 +66,6 @@ def write_safetensors(
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
-    if tensor.dtype == torch.bfloat16:  # JAX's, which NumPy knows as two bytes without a meaning
+    if tensor.dtype == torch.bfloat16:  # NumPy has no bfloat16; JAX stores it as two bytes without a meaning
         return tensor.view(torch.int16).numpy().view("V2")
     return tensor.numpy()

@@ -1,4 +1,4 @@
-"""From the sizes that a file states to the configuration of its family, and back."""
+"""Geometry: from the named sizes of a file's shapes to the configuration of its family, and back."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig, SiglipVisionConfig
 from .errors import FormatError
 
-# What the forward pass depends on; special ids are not among it, for old folders have harmless wrong ones.
-_TOWER = (
+# The fields that the forward pass depends on. Special ids are not among them: old folders have harmless wrong ones.
+_TOWER_FIELDS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -17,15 +17,15 @@ _TOWER = (
     "layer_norm_eps",
 )
 FORWARD_FIELDS = {
-    "vision_config": (*_TOWER, "image_size", "patch_size", "num_channels", "vision_use_head"),
-    "text_config": (*_TOWER, "vocab_size", "max_position_embeddings", "projection_size"),
+    "vision_config": (*_TOWER_FIELDS, "image_size", "patch_size", "num_channels", "vision_use_head"),
+    "text_config": (*_TOWER_FIELDS, "vocab_size", "max_position_embeddings", "projection_size"),
 }
 
 
-def tower(
+def tower_fields(
     sizes: Mapping[str, int], name: str, layers: int, *, heads: int, activation: str, eps: float
 ) -> dict[str, int | float | str]:
-    """The fields that every tower has."""
+    """Return the fields that the configuration of every tower has."""
     width = sizes[f"{name}.width"]
     if heads < 1 or width % heads:
         raise FormatError(f"the {name} tower is {width} wide, which cannot be cut into {heads} heads.")
@@ -42,7 +42,7 @@ def tower(
 def clip_config(
     sizes: Mapping[str, int], vision: Mapping[str, Any], text: Mapping[str, Any], image_size: int | None
 ) -> CLIPConfig:
-    """CLIP's configuration around the fields of both towers; ids are taken from the vocabulary's end, as in `clip`."""
+    """Return CLIP's configuration from the fields of both towers; special ids end the vocabulary, as in `clip`."""
     vocabulary = sizes["text.vocabulary"]
     return CLIPConfig(
         projection_dim=sizes["embed"],
@@ -50,7 +50,7 @@ def clip_config(
             **vision,
             "projection_dim": sizes["embed"],
             "patch_size": sizes["vision.patch"],
-            "image_size": image_side(sizes["vision.positions"] - 1, sizes["vision.patch"], image_size),
+            "image_size": resolve_image_size(sizes["vision.positions"] - 1, sizes["vision.patch"], image_size),
         },
         text_config={
             **text,
@@ -67,15 +67,15 @@ def clip_config(
 def siglip_vision_config(
     sizes: Mapping[str, int], vision: Mapping[str, Any], image_size: int | None
 ) -> SiglipVisionConfig:
-    """The image tower's configuration around the fields of every tower."""
-    image_size = image_side(sizes["vision.positions"], sizes["vision.patch"], image_size)
+    """Return the image tower's configuration from the fields that every tower has."""
+    image_size = resolve_image_size(sizes["vision.positions"], sizes["vision.patch"], image_size)
     return SiglipVisionConfig(**vision, patch_size=sizes["vision.patch"], image_size=image_size)
 
 
 def siglip_config(
     sizes: Mapping[str, int], vision: SiglipVisionConfig, text: Mapping[str, Any], *, scanned: bool = False
 ) -> SiglipConfig:
-    """SigLIP's configuration around its image tower and the fields of the other; ids as in the official ones."""
+    """Return SigLIP's configuration from its image tower and the fields of its text tower; special ids are official."""
     text_width, vision_width = sizes.get("embed", sizes["text.width"]), sizes["vision.width"]
     if text_width != vision_width:
         raise FormatError(f"text embeddings have {text_width} values, but image embeddings {vision_width}.")
@@ -96,7 +96,7 @@ def siglip_config(
 
 
 def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
-    """The sizes by which the tables call what a configuration has."""
+    """Return a configuration's sizes under the names that the rules have for them: the reverse of reading a file."""
     vision, text = config.vision_config, config.text_config
     sizes = {
         "embed": config.projection_dim if config.projection else text.projection_size,
@@ -116,21 +116,21 @@ def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
     return sizes
 
 
-def differences(wanted: DualEncoderConfig, given: DualEncoderConfig) -> list[str]:
-    """Where another forward pass would be computed with `given` than with `wanted`."""
-    if wanted.model_type != given.model_type:
-        return [f"model_type would be {given.model_type}, this model's is {wanted.model_type}"]
-    found = []
+def differences(expected: DualEncoderConfig, actual: DualEncoderConfig) -> list[str]:
+    """Return every field by which `actual` computes another forward pass than `expected`."""
+    if expected.model_type != actual.model_type:
+        return [f"model_type would be {actual.model_type}, this model's is {expected.model_type}"]
+    faults = []
     for part, names in FORWARD_FIELDS.items():
         for name in names:
-            value, other = (getattr(getattr(config, part), name, None) for config in (wanted, given))
+            value, other = (getattr(getattr(config, part), name, None) for config in (expected, actual))
             if value != other:
-                found.append(f"{part}.{name} would be {other}, this model's is {value}")
-    return found
+                faults.append(f"{part}.{name} would be {other}, this model's is {value}")
+    return faults
 
 
-def image_side(patches: int, patch: int, image_size: int | None) -> int:
-    """Pixels a side; files only show whole patches, `image_size` also has those that fill none (384 = 27 * 14 + 6)."""
+def resolve_image_size(patches: int, patch: int, image_size: int | None) -> int:
+    """Return the pixels a side. A file only shows whole patches; `image_size` may have more (384 = 27 * 14 + 6)."""
     grid = math.isqrt(patches)
     if grid < 1 or grid * grid != patches:
         raise FormatError(f"expected image positions on a square grid, got {patches} of them.")
