@@ -25,6 +25,8 @@ def complete_or_absent(*paths: Path, overwrite: bool = False) -> Iterator[tuple[
     new_parents = [parent for path in paths for parent in path.parents if not parent.exists()]
     with _termination_as_exception():
         try:
+            for parent in reversed(new_parents):
+                parent.mkdir(exist_ok=True)
             mode = _mode_of_new_files(partials[0])
             yield partials
             for partial in partials:
@@ -44,8 +46,6 @@ def complete_or_absent(*paths: Path, overwrite: bool = False) -> Iterator[tuple[
 
 def _mode_of_new_files(path: Path) -> int:
     """Return the permissions that the user gives new files; safetensors lets nobody but the owner read its own."""
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True)
     path.touch()
     mode = path.stat().st_mode
     path.unlink()
