@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..configuration import FAMILIES, DualEncoderConfig, family_of
+from ..configuration import FAMILIES, DualEncoderConfig, SiglipVisionConfig, family_of
 from ..formats import (
     LAYOUTS,
     Checkpoint,
@@ -106,7 +106,7 @@ def _layout(checkpoint: Checkpoint, config: DualEncoderConfig, format: Format) -
     return layout
 
 
-def _config_in_file(layout: Layout, config: DualEncoderConfig) -> Any:
+def _config_in_file(layout: Layout, config: DualEncoderConfig) -> DualEncoderConfig | SiglipVisionConfig:
     """Return the configuration that readers of such a file find, who are told what the file cannot state."""
     vision = config.vision_config
     try:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..configuration import SiglipConfig
+from ..configuration import DualEncoderConfig, SiglipConfig
 from .errors import FormatError
 from .geometry import siglip_config, siglip_vision_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers
@@ -126,7 +126,7 @@ class BigVisionLayout(Layout):
         )
 
     @classmethod
-    def from_config(cls, config: SiglipConfig) -> "BigVisionLayout":
+    def from_config(cls, config: DualEncoderConfig) -> "BigVisionLayout":
         """Return the layout of a model with this configuration, as SigLIP was released."""
         return cls(
             container="npz",

@@ -78,7 +78,7 @@ class Checkpoint:
         return {name: table.contiguous_copy(tensor) for name, tensor in self.weights()}
 
 
-def is_checkpoint_file(source: Any) -> bool:
+def is_checkpoint_file(source: object) -> bool:
     """Whether `source` is an existing file or a folder of open_clip, not a folder of transformers or a Hub id."""
     if not isinstance(source, (str, PathLike)):
         return False

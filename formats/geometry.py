@@ -116,7 +116,7 @@ def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
     return sizes
 
 
-def differences(expected: DualEncoderConfig, actual: DualEncoderConfig) -> list[str]:
+def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | SiglipVisionConfig) -> list[str]:
     """Return every field by which `actual` computes another forward pass than `expected`."""
     if expected.model_type != actual.model_type:
         return [f"model_type would be {actual.model_type}, this model's is {expected.model_type}"]

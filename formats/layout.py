@@ -52,7 +52,7 @@ class Layout(ABC):
         """
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
+    def from_config(cls, config: DualEncoderConfig) -> Self:
         """Return the layout in which models with this configuration are released.
 
         Raises FormatError where this version cannot write the format.

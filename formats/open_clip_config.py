@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..configuration import CLIPConfig, SiglipConfig
+from ..configuration import DualEncoderConfig
 from ..configuration.base import TextConfig, TowerConfig
 from . import timm
 from .options import Activation
@@ -141,7 +141,7 @@ class StatedModel:
                 yield f"{name} is {stated!r}, but the weights have {actual}"
 
 
-def clip_model_cfg(config: CLIPConfig) -> dict[str, Any]:
+def clip_model_cfg(config: DualEncoderConfig) -> dict[str, Any]:
     """Return the `model_cfg` from which open_clip builds this CLIP."""
     vision = config.vision_config
     return {
@@ -157,7 +157,7 @@ def clip_model_cfg(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
-def siglip_model_cfg(config: SiglipConfig, text_head: bool) -> dict[str, Any]:
+def siglip_model_cfg(config: DualEncoderConfig, text_head: bool) -> dict[str, Any]:
     """Return the `model_cfg` from which open_clip builds this SigLIP.
 
     Raises FormatError where timm has no such trunk.

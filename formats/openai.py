@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..configuration import CLIPConfig
+from ..configuration import CLIPConfig, DualEncoderConfig
 from .errors import FormatError
 from .geometry import clip_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers
@@ -89,7 +89,7 @@ class OpenAILayout(Layout):
         )
 
     @classmethod
-    def from_config(cls, config: CLIPConfig) -> "OpenAILayout":
+    def from_config(cls, config: DualEncoderConfig) -> "OpenAILayout":
         """Return the layout of a model with this configuration, in the released dtypes: the reverse of `config`."""
         vision, text = config.vision_config, config.text_config
         layout = cls(

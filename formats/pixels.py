@@ -116,4 +116,4 @@ def _per_channel(value: Any) -> list[Any]:
 
 
 def _comparable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return _per_channel(value) if isinstance(value, Real | list | tuple) else value
