@@ -4,11 +4,12 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from ..configuration import FAMILIES, DualEncoderConfig, SiglipVisionConfig, family_of
 from ..formats import (
     LAYOUTS,
+    Activation,
     Checkpoint,
     FormatError,
     Layout,
@@ -115,7 +116,7 @@ def _config_in_file(layout: Layout, config: DualEncoderConfig) -> DualEncoderCon
         return layout.config(
             {
                 "image_size": vision.image_size,
-                "vision_activation": vision.hidden_act,
+                "vision_activation": cast(Activation, vision.hidden_act),
                 "vision_heads": vision.num_attention_heads,
             }
         )
