@@ -189,15 +189,15 @@ def _unknown_source(checkpoint: Checkpoint, license: str, certificate: Certifica
 
 
 def _preprocessing(processor: DualEncoderProcessor) -> str:
-    images, contract = processor.image_processor, processor.contract()
+    images, description = processor.image_processor, processor.describe()
     if getattr(images, "openai_order", False):
         elsewhere = "converts to RGB before it resizes, lays transparency over white, rounds down"
     elif images.resize_engine == "official":
         elsewhere = "always resizes with antialiasing"
     else:
-        return f"As in the Hub's folders of this family, in twinlens and in transformers alike.\n\n{contract}"
+        return f"As in the Hub's folders of this family, in twinlens and in transformers alike.\n\n{description}"
     return (
-        f"In twinlens, as in the official code:\n\n{contract}\n\nPlain transformers cannot do all of this: "
+        f"In twinlens, as in the official code:\n\n{description}\n\nPlain transformers cannot do all of this: "
         f"it {elsewhere}. `--preprocessing hub` converts to what it can."
     )
 

@@ -8,13 +8,13 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .._version import __version__
+_DOWNLOAD_TIMEOUT_SECONDS = 30
 
 
 def flatten_images(images: Any) -> list[Any]:
-    """Give one flat list of what nested lists and four-dimensional batches hold, without opening anything."""
+    """Return one flat list of the images in nested lists and four-dimensional batches, without opening any."""
     if isinstance(images, list | tuple):
         return [image for item in images for image in flatten_images(item)]
     if isinstance(images, np.ndarray | torch.Tensor):
@@ -25,8 +25,8 @@ def flatten_images(images: Any) -> list[Any]:
 def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
     """Decode a PIL image, a path, a URL or the bytes of a file; the first frame of several.
 
-    ValueError where Pillow cannot read it, OSError where a URL gives nothing. Pillow's limit against decompression
-    bombs (`Image.MAX_IMAGE_PIXELS`) stands.
+    Raises ValueError where Pillow cannot read it, and OSError where a file or URL is out of reach. Pillow's limit
+    against decompression bombs (`Image.MAX_IMAGE_PIXELS`) applies.
     """
     if isinstance(source, Image.Image):
         return _decode(source, "the image", exif_transpose)
@@ -39,20 +39,20 @@ def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
         )
     name = os.fspath(source)
     if name.startswith(("http://", "https://")):
-        return _decode(BytesIO(_fetched(name)), name, exif_transpose)
+        return _decode(BytesIO(_download(name)), name, exif_transpose)
     if not os.path.isfile(name):
         raise FileNotFoundError(f"expected an image file, got {name}, which is not there")
     with open(name, "rb") as file:
         return _decode(file, name, exif_transpose)
 
 
-def _fetched(address: str) -> bytes:
-    request = Request(address, headers={"User-Agent": f"twinlens/{__version__}"})  # without one many servers refuse
+def _download(url: str) -> bytes:
+    request = Request(url, headers={"User-Agent": "twinlens"})  # many servers refuse urllib's default
     try:
-        with urlopen(request, timeout=30) as response:
-            return response.read()
+        with urlopen(request, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
+            return bytes(response.read())
     except OSError as error:
-        raise OSError(f"expected an image at {address}, which cannot be had: {error}") from error
+        raise OSError(f"expected an image at {url}, which could not be downloaded: {error}") from error
 
 
 def _decode(source: Image.Image | BinaryIO, name: str, exif_transpose: bool) -> Image.Image:
@@ -62,26 +62,28 @@ def _decode(source: Image.Image | BinaryIO, name: str, exif_transpose: bool) -> 
         return ImageOps.exif_transpose(image) if exif_transpose else image
     except Image.DecompressionBombError as error:
         raise Image.DecompressionBombError(f"{name}: {error}") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ValueError(f"expected an image, got {name}, which has no format that Pillow knows") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damage
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # all that Pillow's decoders raise for damaged files
         raise ValueError(f"expected an image, got {name}, which is damaged: {error}") from error
 
 
 def to_levels(pixels: np.ndarray | torch.Tensor, channels_first: bool | None = None) -> tuple[torch.Tensor, bool]:
-    """Give levels of 0..255, uint8 of shape (channels, height, width), and whether they were fractions of 0..1.
+    """Return levels of 0..255, uint8 of shape (channels, height, width), and whether they were fractions of 0..1.
 
-    Shapes (height, width), (height, width, channels) or (channels, height, width); a tensor stays on its device.
-    Floats and booleans of at most 1 are fractions and go to the nearest level; everything else holds levels already.
+    Takes shapes (height, width), (height, width, channels) and (channels, height, width); where the shape leaves open
+    which it is, `channels_first` must decide. A tensor stays on its device. Floats and booleans of at most 1 are fractions, and rounded to the
+    nearest level; everything else holds levels already. Raises TypeError for what is no array of real numbers, and
+    ValueError for other shapes and values.
     """
     if isinstance(pixels, np.ndarray):
         if pixels.dtype.kind not in "buif":
             raise TypeError(f"expected numbers as levels, got an array of {pixels.dtype}")
         if pixels.dtype.kind == "u" and pixels.itemsize > 1:
-            pixels = pixels.astype(np.int64)  # PyTorch does next to nothing with wide unsigned integers
+            pixels = pixels.astype(np.int64)  # PyTorch lacks most operations on wide unsigned integers
         elif pixels.dtype.kind == "f":
             pixels = pixels.astype(np.float32, copy=False)
-        writable = np.require(pixels, requirements=["C", "W"])  # PyTorch warns of others
+        writable = np.require(pixels, requirements=["C", "W"])  # PyTorch warns about other arrays
         pixels = torch.from_numpy(writable)
     if pixels.is_complex():
         raise TypeError(f"expected real numbers as levels, got a tensor of {pixels.dtype}")
@@ -109,6 +111,7 @@ def to_levels(pixels: np.ndarray | torch.Tensor, channels_first: bool | None = N
 
 
 def _channels_come_first(shape: Sequence[int]) -> bool:
+    """Return whether a shape is (channels, height, width) or (height, width, channels); ValueError if it may be both."""
     first, last = shape[0] in (1, 3, 4), shape[-1] in (1, 3, 4)
     if first and last:
         raise ValueError(

@@ -2,59 +2,54 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.processing_utils import ImagesKwargs
 
-from . import image_steps
-from .contract import image_contract, numbered
+from . import image_steps, resizing
+from .description import describe_image_steps, numbered
 from .image_input import flatten_images, open_image, to_levels
-from .pil_memory import borrowed_levels
+from .image_settings import (
+    ENGINE_NAMES,
+    CLIPImageProcessorKwargs,
+    DualEncoderImageProcessorKwargs,
+    EngineName,
+    ImageSettings,
+    Siglip2ImageProcessorKwargs,
+)
+from .resizing import ResizeEngine, Size
+from .threads import ThreadMap, thread_map
 
-Engine = Literal["pillow", "torch", "official"]
-ENGINES = get_args(Engine)
-Run = Callable[..., list[Any]]  # `map`, in threads
-
-_WHITE = (255, 255, 255)
+Pixels = Image.Image | torch.Tensor
 
 
-class DualEncoderImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """The settings beside transformers' own.
+class OpenedImage(NamedTuple):
+    """A PIL image, or levels of shape (channels, height, width)."""
 
-    resize_engine: "pillow"; "torch" for `F.interpolate`, at most one level away, several times faster and at home on
-        accelerators; "official" for what the family's own code computes.
-    background: levels (red, green, blue) behind transparent images, or "ignore" for what lies under the transparency.
-        By default white, as in transformers; official code ignores.
-    do_exif_transpose: turn photographs upright by their EXIF data, which no family's official code does.
-    num_workers: threads that decode and resize, 0 for the caller's; by default PyTorch's number, which is 1 in a
-        DataLoader's worker.
-    pin_memory: give the batch in page-locked memory where there is an accelerator.
-    """
+    pixels: Pixels
+    were_fractions: bool  # it was given as an array of 0..1, to which its values return whatever `do_rescale` says
 
-    resize_engine: Engine | None
-    background: tuple[int, ...] | list[int] | Literal["ignore"] | None
-    do_exif_transpose: bool | None
-    num_workers: int | None
-    pin_memory: bool | None
+
+class ResizedImage(NamedTuple):
+    """An image of its final size, (channels, height, width): levels, or values if the engine resizes values."""
+
+    pixels: torch.Tensor
+    were_fractions: bool
 
 
 class DualEncoderImageProcessor(PilBackend):
     """Images to `pixel_values`, float32 of shape (images, channels, height, width).
 
     Settings, their names and their JSON are transformers' own and those of `DualEncoderImageProcessorKwargs`; loading,
-    saving and the checks of settings are inherited, the steps are in `image_steps`.
+    saving and the checks of settings are inherited, the steps are in `image_steps` and `resizing`.
     """
 
     valid_kwargs = DualEncoderImageProcessorKwargs
+    resize_engines: ClassVar[dict[EngineName, ResizeEngine]] = {"pillow": resizing.PILLOW, "torch": resizing.TORCH}
     default_to_square = False
     do_resize = True
     do_rescale = True
@@ -63,23 +58,29 @@ class DualEncoderImageProcessor(PilBackend):
     resize_engine = "pillow"
 
     def preprocess(self, images: Any, *args: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
-        """Take PIL images, arrays, tensors, paths, URLs or bytes of files, one or nested in lists.
+        """Preprocess PIL images, arrays, tensors, paths, URLs or the bytes of files, one or nested in lists.
 
         `return_tensors` is "pt", "np", or None for a list of arrays. Tensors on an accelerator are resized there by the
-        engines "torch" and "official", and with `device` so is everything else.
+        engines "torch" and "official", and so is everything else if `device` is given.
         """
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"return_tensors must be 'pt', 'np' or None, got {return_tensors!r}")
         return super().preprocess(images, *args, return_tensors=return_tensors, **kwargs)
 
+    def describe(self) -> str:
+        """Return what happens to an image, as a numbered list in words."""
+        own_kwargs = {name: getattr(self, name, None) for name in self._valid_kwargs_names}
+        settings = ImageSettings.from_kwargs(self._standardize_kwargs(**own_kwargs))
+        return numbered(describe_image_steps(settings, self.resize_engines[settings.resize_engine]))
+
     def explain(self) -> None:
-        """Print in words what happens to an image."""
-        print(numbered(image_contract(self)))
+        """Print `describe()`."""
+        print(self.describe())
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         background, engine = kwargs.get("background"), kwargs.get("resize_engine")
-        if engine not in (None, *ENGINES):
-            raise ValueError(f"resize_engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        if engine not in (None, *ENGINE_NAMES):
+            raise ValueError(f"resize_engine must be one of {', '.join(ENGINE_NAMES)}, got {engine!r}")
         if engine == "official" and background is None:
             kwargs["background"] = "ignore"
         elif background not in (None, "ignore"):
@@ -89,200 +90,194 @@ class DualEncoderImageProcessor(PilBackend):
         return super()._standardize_kwargs(**kwargs)
 
     def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        settings = SimpleNamespace(**({"openai_order": False} | kwargs))
+        """Open, convert, resize, crop, and compute values: all that `preprocess` does after its checks."""
+        settings = ImageSettings.from_kwargs(kwargs)
         flat = flatten_images(images)
         if not flat:
             raise ValueError("expected at least one image, got none")
-        groups = _groups(flat)
+        groups = _group_by_shape(flat)
         workers = torch.get_num_threads() if settings.num_workers is None else settings.num_workers
-        with _threads(min(len(groups), workers)) as run:
-            resized: list[Any] = [None] * len(flat)
-            work = run(lambda indices: self._resized(indices, flat, settings), groups)
+        with thread_map(min(len(groups), workers)) as run:
+            resized: dict[int, ResizedImage] = {}  # by the place of the image in the call
+            work = run(lambda indices: self._open_and_resize(flat, indices, settings), groups)
             for indices, results in zip(groups, work, strict=True):
-                for index, result in zip(indices, results, strict=True):
-                    resized[index] = result
-            return self._batch(resized, settings, run)
+                resized |= zip(indices, results, strict=True)
+            return self._to_batch([resized[index] for index in range(len(flat))], settings, run)
 
-    def _resized(self, indices: list[int], images: list[Any], settings: Any) -> list[tuple[torch.Tensor, bool]]:
-        """Give each image resized and cropped, as levels and whether they were fractions of 0..1.
+    def _open_and_resize(self, images: list[Any], indices: list[int], settings: ImageSettings) -> list[ResizedImage]:
+        """Open, convert, resize and crop the images at some indices.
 
-        More than one index means tensors on an accelerator that are of one shape, for which a launch is enough.
+        More than one index means tensors of one shape on an accelerator, which are resized together.
         """
+        engine = self.resize_engines[settings.resize_engine]
         try:
-            read = [self._read(images[index], settings) for index in indices]
+            opened = [_open(images[index], engine, settings) for index in indices]
         except (TypeError, ValueError) as error:
             if len(images) == 1:
                 raise
             raise type(error)(f"image {' or '.join(map(str, indices))} of {len(images)}: {error}") from error
-        if isinstance(first := read[0][0], Image.Image):
-            batch = self._levels(first, settings)[None]
-        else:
-            batch = first[None] if len(read) == 1 else torch.stack([levels for levels, _ in read])  # type: ignore[misc]
-            batch = self._resize(batch, settings) if settings.do_resize else batch
+        were_fractions = [image.were_fractions for image in opened]
+        pixels = _stack([image.pixels for image in opened])
+        if engine is resizing.TORCH and isinstance(pixels, Image.Image) and pixels.mode in ("1", "P"):
+            engine = (
+                resizing.PILLOW
+            )  # the patterns of dithering bring out more than one level of error in torch's kernel
+        pixels = _convert(pixels, engine, settings)
+        if settings.do_resize:
+            pixels = self._resize(pixels, were_fractions, engine, settings)
+        tensor = _to_tensor(pixels, settings)
         if settings.do_center_crop:
-            size, place = settings.crop_size, round if settings.openai_order else math.floor
-            batch = image_steps.center_crop(batch, size.height, size.width, place)
-        return [(levels, fractions) for levels, (_, fractions) in zip(batch, read, strict=True)]
+            height, width = settings.crop_size["height"], settings.crop_size["width"]
+            tensor = image_steps.center_crop(tensor, height, width, round if settings.openai_order else math.floor)
+        return [ResizedImage(*image) for image in zip(tensor, were_fractions, strict=True)]
 
-    def _read(self, image: Any, settings: Any) -> tuple[Image.Image | torch.Tensor, bool]:
-        """Give what the engine resizes: a PIL image or levels (channels, height, width), and whether as fractions."""
-        if not isinstance(image, np.ndarray | torch.Tensor):
-            return open_image(image, bool(settings.do_exif_transpose)), False
-        layout = settings.input_data_format
-        levels, fractions = to_levels(image, None if layout is None else layout == "channels_first")
-        if settings.resize_engine == "pillow" or len(levels) == 4:
-            return image_steps.to_pil(levels), fractions
-        grey = len(levels) == 1 and settings.do_convert_rgb
-        return (levels.expand(3, -1, -1) if grey else levels).to(settings.device or levels.device), fractions
+    def _resize(
+        self, pixels: Pixels, were_fractions: list[bool], engine: ResizeEngine, settings: ImageSettings
+    ) -> Pixels:
+        """Resize a PIL image or levels (images, channels, height, width) by an engine."""
+        resample = Image.Resampling(settings.resample)
+        if isinstance(pixels, Image.Image):
+            if pixels.mode not in ("RGB", "L"):
+                engine = resizing.PILLOW  # no other resizes palettes and transparency in a way that means something
+            if engine.resize_image is not None and not (settings.device and engine.resize_levels):
+                return engine.resize_image(pixels, *self._target_size(pixels.height, pixels.width, settings), resample)
+            pixels = image_steps.from_pil(pixels).to(settings.device)[None]
+        height, width = self._target_size(pixels.shape[-2], pixels.shape[-1], settings)
+        if engine.takes_values:
+            pixels = torch.stack([_to_values(*image, settings) for image in zip(pixels, were_fractions, strict=True)])
+        assert engine.resize_levels is not None  # `_open` has turned tensors into PIL images where it is
+        return engine.resize_levels(pixels, height, width, resample)
 
-    def _levels(self, image: Image.Image, settings: Any) -> torch.Tensor:
-        """Give a PIL image converted and resized, as levels (channels, height, width)."""
-        dithered = image.mode in ("1", "P")
-        if settings.resize_engine == "official":
-            image = image_steps.high_byte(image)
-        if settings.do_convert_rgb:
-            if settings.background != "ignore":
-                image = image_steps.over(image, settings.background or _WHITE)
-            if not settings.openai_order:
-                image = image_steps.to_rgb(image)
-        resized = self._resize_pil(image, dithered, settings) if settings.do_resize else image
-        if isinstance(resized, Image.Image):
-            resized = image_steps.to_rgb(resized) if settings.do_convert_rgb else resized
-            return image_steps.from_pil(resized).to(settings.device)
-        return resized.expand(3, -1, -1) if settings.do_convert_rgb else resized
-
-    def _resize_pil(self, image: Image.Image, dithered: bool, settings: Any) -> Image.Image | torch.Tensor:
-        height, width = self._target_size(image.height, image.width, settings)
-        # Only Pillow resizes palettes and transparency in a way that means something.
-        by_pillow = settings.resize_engine == "pillow" or image.mode not in ("RGB", "L")
-        if not by_pillow and (settings.resize_engine == "official" or settings.device):
-            return self._resize(image_steps.from_pil(image).to(settings.device)[None], settings)[0]
-        # The patterns of dithering bring out more than one level of error in torch's kernel.
-        given, wanted = (image.height, image.width), (height, width)
-        if by_pillow or dithered or not image_steps.kernel_suffices(given, wanted, settings.resample):
-            return image_steps.resize_pillow(image, height, width, settings.resample)
-        with borrowed_levels(image) as levels:
-            return image_steps.resize_torch(levels[None], height, width, settings.resample)[0, :3]
-
-    def _resize(self, levels: torch.Tensor, settings: Any) -> torch.Tensor:
-        height, width = self._target_size(levels.shape[-2], levels.shape[-1], settings)
-        if settings.resize_engine == "official":
-            return image_steps.resize_tensorflow(levels, height, width)
-        return image_steps.resize_torch(levels, height, width, settings.resample)
-
-    def _target_size(self, height: int, width: int, settings: Any) -> tuple[int, int]:
-        size = dict(settings.size)
+    def _target_size(self, height: int, width: int, settings: ImageSettings) -> Size:
+        """Return the (height, width) that an image of this height and width is resized to."""
+        size = settings.size
         if size.keys() == {"height", "width"}:
             return size["height"], size["width"]
         if size.keys() == {"shortest_edge"}:
-            return image_steps.shorter_side_to(size["shortest_edge"], height, width)
+            return resizing.resize_shorter_side(size["shortest_edge"], height, width)
         raise ValueError(f"size must hold 'height' and 'width', or 'shortest_edge', got {size}")
 
-    def _table(self, channels: int, fractions: bool, settings: Any) -> torch.Tensor | None:
-        """Give the value of every level, or None where levels are wanted. Fractions return to 0..1 in any case."""
-        factor = 1 / 255 if fractions else settings.rescale_factor if settings.do_rescale else None
-        mean, std = (settings.image_mean, settings.image_std) if settings.do_normalize else (None, None)
-        return None if factor is None and mean is None else image_steps.value_table(channels, factor, mean, std)
-
-    def _batch(self, resized: list[tuple[torch.Tensor, bool]], settings: Any, run: Run) -> BatchFeature:
-        shapes = [tuple(levels.shape) for levels, _ in resized]
-        tables = [self._table(len(levels), fractions, settings) for levels, fractions in resized]
-        dtype = torch.uint8 if tables == [None] * len(tables) else torch.float32
-        frame: tuple[int, ...] | None
-        if settings.do_pad:
-            frame = _frame(shapes, settings.pad_size)
-        elif len(set(shapes)) == 1:
-            frame = shapes[0]
-        elif settings.return_tensors is None:
-            frame = None
-        else:
-            raise ValueError(
-                "a batch needs images of one shape, got (channels, height, width) "
-                f"{', '.join(map(str, sorted(set(shapes))))}: "
-                "switch on do_resize, do_center_crop and do_convert_rgb, or pass return_tensors=None"
-            )
-        batch: Any
-        if frame is None:
+    def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
+        """Compute the values of images and put them into one batch."""
+        tables = [_lookup_table(len(pixels), were_fractions, settings) for pixels, were_fractions in images]
+        dtype = torch.uint8 if all(table is None for table in tables) else torch.float32
+        shapes = [tuple(pixels.shape) for pixels, _ in images]
+        batch: torch.Tensor | list[torch.Tensor]
+        if (shape := _common_shape(shapes, settings)) is None:
             batch = targets = [torch.empty(shape, dtype=dtype) for shape in shapes]
         else:
             new = torch.zeros if settings.do_pad else torch.empty
-            batch = new((len(shapes), *frame), dtype=dtype, **_place(resized, settings))
-            targets = [place[..., :height, :width] for place, (_, height, width) in zip(batch, shapes, strict=True)]
-        run(image_steps.look_up, [levels for levels, _ in resized], tables, targets)
-        return BatchFeature({"pixel_values": _returned(batch, settings.return_tensors)})
+            batch = new((len(images), *shape), dtype=dtype, **_output_device(images, settings))
+            targets = [image[..., :height, :width] for image, (_, height, width) in zip(batch, shapes, strict=True)]
+        run(image_steps.apply_lookup_table, [pixels for pixels, _ in images], tables, targets)
+        return BatchFeature({"pixel_values": _to_requested_type(batch, settings.return_tensors)})
 
 
-def _groups(images: list[Any]) -> list[list[int]]:
-    """Put the indices of tensors on an accelerator together by shape, and leave everything else by itself."""
+def _group_by_shape(images: list[Any]) -> list[list[int]]:
+    """Return groups of indices: of tensors on an accelerator that have one shape, and of every other image alone."""
     groups: dict[Any, list[int]] = {}
     for index, image in enumerate(images):
-        shared = isinstance(image, torch.Tensor) and image.device.type != "cpu"
-        groups.setdefault((image.device, image.dtype, image.shape) if shared else index, []).append(index)
+        on_accelerator = isinstance(image, torch.Tensor) and image.device.type != "cpu"
+        groups.setdefault((image.device, image.dtype, image.shape) if on_accelerator else index, []).append(index)
     return list(groups.values())
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[Run]:
-    """Give a `map` that works in as many threads. Decoders, resizing and look-ups let go of Python's lock."""
-    if number <= 1:
-        yield lambda function, *columns: list(map(function, *columns))
-        return
-    with ThreadPoolExecutor(number - 1) as pool:
-
-        def run(function: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
-            rows = list(zip(*columns, strict=True))
-            results: list[Any] = [None] * len(rows)
-            queue = iter(range(len(rows)))  # shared: a task for each image would cost a tenth of the work
-
-            def work() -> None:
-                for index in queue:
-                    results[index] = function(*rows[index])
-
-            others = [pool.submit(work) for _ in range(number - 1)]
-            work()
-            for other in others:
-                other.result()
-            return results
-
-        yield run
+def _open(image: Any, engine: ResizeEngine, settings: ImageSettings) -> OpenedImage:
+    """Open what a caller passed as an image: arrays as levels if the engine takes them, all else as PIL images."""
+    if not isinstance(image, np.ndarray | torch.Tensor):
+        return OpenedImage(open_image(image, settings.do_exif_transpose), were_fractions=False)
+    layout = settings.input_data_format
+    levels, were_fractions = to_levels(image, None if layout is None else layout == "channels_first")
+    if engine.resize_levels is None or len(levels) == 4:  # only Pillow knows how to treat transparency
+        return OpenedImage(image_steps.to_pil(levels), were_fractions)
+    return OpenedImage(levels.to(settings.device or levels.device), were_fractions)
 
 
-def _place(images: list[tuple[torch.Tensor, bool]], settings: Any) -> dict[str, Any]:
-    """Say where a batch goes: to the accelerator if one of its images is there."""
+def _stack(images: list[Pixels]) -> Pixels:
+    """Return one PIL image as it is, and levels as (images, channels, height, width)."""
+    first, *others = images
+    if isinstance(first, Image.Image):
+        return first
+    return torch.stack(images) if others else first[None]  # type: ignore[arg-type]
+
+
+def _convert(pixels: Pixels, engine: ResizeEngine, settings: ImageSettings) -> Pixels:
+    """Apply the background and convert to RGB, which in OpenAI's order waits until the image is resized."""
+    if isinstance(pixels, torch.Tensor):
+        return pixels.expand(-1, 3, -1, -1) if settings.do_convert_rgb else pixels
+    if engine.reads_top_byte:
+        pixels = image_steps.top_byte_of_16bit(pixels)
+    if settings.do_convert_rgb and settings.background != "ignore":
+        pixels = image_steps.composite_over(pixels, settings.background)
+    if settings.do_convert_rgb and not settings.openai_order:
+        pixels = image_steps.to_rgb(pixels)
+    return pixels
+
+
+def _to_tensor(pixels: Pixels, settings: ImageSettings) -> torch.Tensor:
+    """Return pixels as (images, channels, height, width), converted to RGB where `_convert` has not done it."""
+    if isinstance(pixels, Image.Image):
+        pixels = image_steps.to_rgb(pixels) if settings.do_convert_rgb else pixels
+        return image_steps.from_pil(pixels).to(settings.device)[None]
+    return pixels.expand(-1, 3, -1, -1) if settings.do_convert_rgb else pixels
+
+
+def _lookup_table(channels: int, were_fractions: bool, settings: ImageSettings) -> torch.Tensor | None:
+    """Return the value of every level, (channels, 256), or None where levels are wanted."""
+    factor = 1 / 255 if were_fractions else settings.rescale_factor if settings.do_rescale else None
+    mean, std = (settings.image_mean, settings.image_std) if settings.do_normalize else (None, None)
+    return None if factor is None and mean is None else image_steps.value_table(channels, factor, mean, std)
+
+
+def _to_values(levels: torch.Tensor, were_fractions: bool, settings: ImageSettings) -> torch.Tensor:
+    """Return the float32 values of levels (channels, height, width)."""
+    values = torch.empty(levels.shape, device=levels.device)
+    image_steps.apply_lookup_table(levels, _lookup_table(len(levels), were_fractions, settings), values)
+    return values
+
+
+def _common_shape(shapes: list[tuple[int, ...]], settings: ImageSettings) -> tuple[int, ...] | None:
+    """Return the (channels, height, width) of the images of a batch, or None for a list of images of several shapes."""
+    if settings.do_pad:
+        channels, heights, widths = (list(lengths) for lengths in zip(*shapes, strict=True))
+        height, width = max(heights), max(widths)
+        if settings.pad_size:
+            height, width = settings.pad_size["height"], settings.pad_size["width"]
+        if len(set(channels)) > 1 or max(heights) > height or max(widths) > width:
+            raise ValueError(f"images of {sorted(set(shapes))} cannot be padded to {height}x{width}")
+        return channels[0], height, width
+    if len(set(shapes)) == 1:
+        return shapes[0]
+    if settings.return_tensors is None:
+        return None
+    raise ValueError(
+        "a batch needs images of one shape, got (channels, height, width) "
+        f"{', '.join(map(str, sorted(set(shapes))))}: "
+        "switch on do_resize, do_center_crop and do_convert_rgb, or pass return_tensors=None"
+    )
+
+
+def _output_device(images: list[ResizedImage], settings: ImageSettings) -> dict[str, Any]:
+    """Return where a batch is allocated: on the accelerator if one of its images is there."""
     device = next((pixels.device for pixels, _ in images if pixels.device.type != "cpu"), torch.device("cpu"))
-    pinned = bool(settings.pin_memory) and device.type == "cpu" and torch.accelerator.is_available()
+    pinned = settings.pin_memory and device.type == "cpu" and torch.accelerator.is_available()
     return {"device": device, "pin_memory": pinned}
 
 
-def _frame(shapes: list[tuple[int, ...]], pad_size: Any) -> tuple[int, ...]:
-    channels, heights, widths = (list(sides) for sides in zip(*shapes, strict=True))
-    height, width = (pad_size.height, pad_size.width) if pad_size else (max(heights), max(widths))
-    if len(set(channels)) > 1 or max(heights) > height or max(widths) > width:
-        raise ValueError(f"images of {sorted(set(shapes))} cannot be padded to {height}x{width}")
-    return channels[0], height, width
-
-
-def _returned(batch: Any, return_tensors: str | None) -> Any:
+def _to_requested_type(batch: torch.Tensor | list[torch.Tensor], return_tensors: str | None) -> Any:
+    """Return a batch as a tensor ("pt"), an array ("np") or a list of arrays (None)."""
     if return_tensors == "pt":
         return batch
-    if return_tensors == "np":
+    if return_tensors == "np" and isinstance(batch, torch.Tensor):
         return batch.cpu().numpy()
     return [pixels.cpu().numpy() for pixels in batch]
-
-
-class CLIPImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  # type: ignore[call-arg]
-    """CLIP's own setting.
-
-    openai_order: resize in the image's own mode and convert to RGB afterwards, and round the place of the crop half to
-        even, as `openai/CLIP` does; transformers converts first and rounds down.
-    """
-
-    openai_order: bool | None
 
 
 class CLIPImageProcessor(DualEncoderImageProcessor):
     """CLIP: the shorter side to 224, the middle, then mean and deviation of its training images.
 
+    `resize_engine="official"` is Pillow in OpenAI's order. A square without a crop, open_clip's `resize_mode` "squash",
+    is `size={"height": 224, "width": 224}, do_center_crop=False`.
     Source: `openai/clip-vit-base-patch32`, preprocessor_config.json; `clip/clip.py`, `_transform`.
     """
 
@@ -296,7 +291,7 @@ class CLIPImageProcessor(DualEncoderImageProcessor):
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
-        if kwargs.get("resize_engine") == "official":  # is Pillow, in OpenAI's order
+        if kwargs.get("resize_engine") == "official":
             kwargs |= {"resize_engine": "pillow", "openai_order": True}
         return kwargs
 
@@ -307,28 +302,23 @@ class SiglipImageProcessor(DualEncoderImageProcessor):
     Source: `google/siglip-base-patch16-224`, preprocessor_config.json. SigLIP 2's folders say bilinear.
     """
 
+    resize_engines = DualEncoderImageProcessor.resize_engines | {"official": resizing.BIG_VISION_SIGLIP}
     size = {"height": 224, "width": 224}
     resample = Image.Resampling.BICUBIC
     image_mean = [0.5, 0.5, 0.5]
     image_std = [0.5, 0.5, 0.5]
 
 
-class Siglip2ImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  # type: ignore[call-arg]
-    """NaFlex's own settings: the side of a patch in pixels, and how many patches an image may become."""
-
-    patch_size: int
-    max_num_patches: int
-
-
 class Siglip2ImageProcessor(DualEncoderImageProcessor):
     """SigLIP 2 NaFlex: the largest grid of patches that keeps the aspect, values of -1..1.
 
-    Gives `pixel_values` (images, max_num_patches, patch_size * patch_size * channels) filled up with zeros,
+    Returns `pixel_values` (images, max_num_patches, patch_size * patch_size * channels) filled up with zeros,
     `pixel_attention_mask` (images, max_num_patches) with 1 for patches, and `spatial_shapes` (images, 2), patches down
     and across. Source: `google/siglip2-base-patch16-naflex`, preprocessor_config.json.
     """
 
     valid_kwargs = Siglip2ImageProcessorKwargs
+    resize_engines = DualEncoderImageProcessor.resize_engines | {"official": resizing.BIG_VISION_NAFLEX}
     model_input_names = ["pixel_values", "pixel_attention_mask", "spatial_shapes"]
     resample = Image.Resampling.BILINEAR
     image_mean = [0.5, 0.5, 0.5]
@@ -337,33 +327,23 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
     max_num_patches = 256
 
     def _validate_preprocess_kwargs(self, do_resize: bool | None = None, **kwargs: Any) -> None:
-        super()._validate_preprocess_kwargs(**kwargs)  # which would ask for a size to resize to
+        super()._validate_preprocess_kwargs(**kwargs)  # without do_resize, for which it would ask for a size
 
-    def _target_size(self, height: int, width: int, settings: Any) -> tuple[int, int]:
+    def _target_size(self, height: int, width: int, settings: ImageSettings) -> Size:
         patch, most = settings.patch_size, settings.max_num_patches
-        target = image_steps.largest_grid(height, width, patch, most)
-        if (loss := max(height / target[0], width / target[1])) > 4:
+        new_height, new_width = resizing.largest_grid(height, width, patch, most)
+        if (shrinkage := max(height / new_height, width / new_width)) > 4:
             warnings.warn(
-                f"an image shrinks {loss:.1f} times to fit max_num_patches={most} patches of {patch}x{patch} pixels: "
-                "raise max_num_patches to keep its details",
+                f"an image shrinks {shrinkage:.1f} times to fit max_num_patches={most} patches of {patch}x{patch} "
+                "pixels: raise max_num_patches to keep its details",
                 stacklevel=2,
             )
-        return target
+        return new_height, new_width
 
-    def _resize(self, levels: torch.Tensor, settings: Any) -> torch.Tensor:
-        if settings.resize_engine != "official":
-            return super()._resize(levels, settings)
-        # The official order: values first, so that what is resized is never rounded to levels.
-        values = torch.empty(levels.shape, device=levels.device)
-        for image, target in zip(levels, values, strict=True):
-            image_steps.look_up(image, self._table(len(image), False, settings), target)
-        height, width = self._target_size(levels.shape[-2], levels.shape[-1], settings)
-        return image_steps.resize_values(values, height, width, settings.resample)
-
-    def _batch(self, resized: list[tuple[torch.Tensor, bool]], settings: Any, run: Run) -> BatchFeature:
-        patch, most, place = settings.patch_size, settings.max_num_patches, _place(resized, settings)
-        shapes = {tuple(pixels.shape) for pixels, _ in resized}
-        grids = [(pixels.shape[-2] // patch, pixels.shape[-1] // patch) for pixels, _ in resized]
+    def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
+        patch, most = settings.patch_size, settings.max_num_patches
+        shapes = {tuple(pixels.shape) for pixels, _ in images}
+        grids = [(pixels.shape[-2] // patch, pixels.shape[-1] // patch) for pixels, _ in images]
         if len({channels for channels, _, _ in shapes}) > 1 or any(
             height % patch or width % patch or height * width > most * patch * patch for _, height, width in shapes
         ):
@@ -371,19 +351,18 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
                 f"expected images of equally many channels and of at most {most} whole patches of {patch}x{patch}, "
                 f"got (channels, height, width) {sorted(shapes)}: switch on do_resize and do_convert_rgb"
             )
-        patches = torch.zeros((len(resized), most, patch * patch * len(resized[0][0])), **place)
-        mask = torch.zeros((len(resized), most), dtype=torch.int32, **place)
+        channels, where = len(images[0].pixels), _output_device(images, settings)
+        patches = torch.zeros((len(images), most, patch * patch * channels), **where)
+        mask = torch.zeros((len(images), most), dtype=torch.int32, **where)
 
-        def fill(image: tuple[torch.Tensor, bool], target: torch.Tensor, visible: torch.Tensor) -> None:
-            pixels, fractions = image[0].to(target.device), image[1]
-            values = pixels
-            if pixels.dtype == torch.uint8:
-                values = torch.empty(pixels.shape, device=pixels.device)
-                image_steps.look_up(pixels, self._table(len(pixels), fractions, settings), values)
+        def fill(image: ResizedImage, target: torch.Tensor, target_mask: torch.Tensor) -> None:
+            pixels = image.pixels.to(target.device)
+            is_levels = pixels.dtype == torch.uint8
+            values = _to_values(pixels, image.were_fractions, settings) if is_levels else pixels
             cut = image_steps.to_patches(values, patch)
             target[: len(cut)] = cut
-            visible[: len(cut)] = 1
+            target_mask[: len(cut)] = 1
 
-        run(fill, resized, patches, mask)
-        data = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor(grids, **place)}
-        return BatchFeature({name: _returned(batch, settings.return_tensors) for name, batch in data.items()})
+        run(fill, images, patches, mask)
+        data = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor(grids, **where)}
+        return BatchFeature({name: _to_requested_type(batch, settings.return_tensors) for name, batch in data.items()})

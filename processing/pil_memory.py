@@ -28,10 +28,10 @@ _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, 
 
 @contextmanager
 def borrowed_levels(image: Image.Image) -> Iterator[torch.Tensor]:
-    """Give the levels (channels, height, width) of an RGB or L image; of RGB 4 channels, the last without meaning.
+    """Provide the levels (channels, height, width) of an RGB or L image; RGB has a fourth channel without meaning.
 
-    They are Pillow's own memory, to be read and only inside the `with`; where Pillow has them in several pieces
-    (from 16 MB on), a copy.
+    They lie in Pillow's own memory: read them, and only inside the `with`. Where Pillow keeps them in several pieces
+    (from 16 MB on), they are a copy.
     """
     capsule = None
     try:

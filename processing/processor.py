@@ -10,7 +10,7 @@ from transformers.processing_utils import TextKwargs
 
 from ..configuration import FAMILIES, DualEncoderConfig
 from ..formats import is_checkpoint_file, pop_options, read_checkpoint
-from .contract import image_contract, numbered, text_contract
+from .description import describe_text_steps, numbered
 from .image_processors import (
     CLIPImageProcessor,
     DualEncoderImageProcessor,
@@ -84,16 +84,16 @@ class DualEncoderProcessor(ProcessorMixin):
             features |= self.image_processor(images, return_tensors=return_tensors, **settings)
         return BatchFeature(features)
 
-    def contract(self) -> str:
-        """Say in words, as Markdown, what happens to images and texts."""
-        parts = {"Images": image_contract(self.image_processor)}
+    def describe(self) -> str:
+        """Return what happens to images and texts, in words, as Markdown."""
+        parts = [f"Images:\n\n{self.image_processor.describe()}"]
         if self.tokenizer is not None:
-            parts["Texts"] = text_contract(self.tokenizer)
-        return "\n\n".join(f"{name}:\n\n{numbered(steps)}" for name, steps in parts.items())
+            parts.append(f"Texts:\n\n{numbered(describe_text_steps(self.tokenizer))}")
+        return "\n\n".join(parts)
 
     def explain(self) -> None:
-        """Print `contract()`."""
-        print(self.contract())
+        """Print `describe()`."""
+        print(self.describe())
 
     @classmethod
     def from_pretrained(

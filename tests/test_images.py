@@ -23,7 +23,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor, image_steps
+from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor, resizing
 
 IMAGE_PROCESSORS = {
     "CLIP": (CLIPImageProcessor, CLIPImageProcessorPil),
@@ -206,7 +206,7 @@ class TestOfficialCode:
     def test_grid_search_equals_big_vision(self) -> None:
         with np.load(OFFICIAL) as recorded:
             grid = recorded["naflex_grid"].tolist()
-        wrong = [row for row in grid if image_steps.largest_grid(*row[:4]) != tuple(row[4:])]
+        wrong = [row for row in grid if resizing.largest_grid(*row[:4]) != tuple(row[4:])]
         assert len(grid) > 3000
         assert not wrong
 
@@ -282,7 +282,7 @@ class TestAcceleratorArithmetic:
             height, width, new_height, new_width = (int(side) for side in random.integers(1, 400, 4))
             levels = random.choice([0, 255], (height, width, 3)).astype(np.uint8)
             expected = Image.fromarray(levels).resize((new_width, new_height), resample)
-            found = image_steps.resize_exactly(
+            found = resizing.resize_exactly(
                 torch.from_numpy(levels).permute(2, 0, 1)[None], new_height, new_width, resample
             )
             assert np.array_equal(found[0].permute(1, 2, 0), expected), (height, width, new_height, new_width)
@@ -343,7 +343,7 @@ def test_addresses(tmp_path: Path) -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
         assert np.array_equal(levels_of(SiglipImageProcessor(), f"{address}/cat.png"), by_pillow("", cat(), "SigLIP"))
-        with pytest.raises(OSError, match=r"expected an image at .*/dog\.png, which cannot be had: .* 404"):
+        with pytest.raises(OSError, match=r"expected an image at .*/dog\.png, which could not be downloaded: .* 404"):
             SiglipImageProcessor()(f"{address}/dog.png")
         server.shutdown()
 

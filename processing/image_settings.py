@@ -1,0 +1,95 @@
+"""The settings of the image processors: those that callers may pass, and those that one call works with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from transformers.processing_utils import ImagesKwargs
+
+Color = tuple[int, int, int]  # levels of 0..255: red, green, blue
+EngineName = Literal["pillow", "torch", "official"]
+
+ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
+WHITE: Color = (255, 255, 255)
+
+
+class DualEncoderImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+    """The settings that come on top of transformers' own.
+
+    resize_engine: "pillow"; "torch" for `F.interpolate`, which differs from Pillow by at most one level, is several
+        times faster and runs on accelerators; "official" for what the family's own code computes.
+    background: levels (red, green, blue) behind transparent images, or "ignore" to keep the colours that lie under the
+        transparency. By default white, as in transformers; official code ignores transparency.
+    do_exif_transpose: turn photographs upright by their EXIF data, which no family's official code does.
+    num_workers: number of threads that decode and resize, 0 for the caller's thread only; by default PyTorch's number
+        of threads, which is 1 in a DataLoader's worker.
+    pin_memory: return the batch in page-locked memory where there is an accelerator.
+    """
+
+    resize_engine: EngineName | None
+    background: tuple[int, ...] | list[int] | Literal["ignore"] | None
+    do_exif_transpose: bool | None
+    num_workers: int | None
+    pin_memory: bool | None
+
+
+class CLIPImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  # type: ignore[call-arg]
+    """CLIP's own setting.
+
+    openai_order: resize in the image's own mode and convert to RGB afterwards, and round the offset of the crop half to
+        even, as `openai/CLIP` does; transformers converts first and rounds down.
+    """
+
+    openai_order: bool | None
+
+
+class Siglip2ImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  # type: ignore[call-arg]
+    """NaFlex's own settings.
+
+    patch_size: side of a patch in pixels.
+    max_num_patches: largest number of patches that an image may become.
+    """
+
+    patch_size: int
+    max_num_patches: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """The settings of one call: the processor's own, overridden by those of the call, and checked.
+
+    Names and meanings are those of the kwargs above and of transformers' `ImagesKwargs`. The defaults are what None
+    means there: a step is left out. Sizes hold transformers' keys, such as "height" and "width".
+    """
+
+    do_resize: bool = False
+    size: Mapping[str, int] = field(default_factory=dict)
+    resample: int | None = None
+    resize_engine: EngineName = "pillow"
+    do_center_crop: bool = False
+    crop_size: Mapping[str, int] = field(default_factory=dict)
+    do_rescale: bool = False
+    rescale_factor: float | None = None
+    do_normalize: bool = False
+    image_mean: float | tuple[float, ...] | None = None
+    image_std: float | tuple[float, ...] | None = None
+    do_pad: bool = False
+    pad_size: Mapping[str, int] = field(default_factory=dict)
+    do_convert_rgb: bool = False
+    background: Color | Literal["ignore"] = WHITE
+    do_exif_transpose: bool = False
+    input_data_format: str | None = None
+    device: Any = None  # all that `torch.Tensor.to` takes
+    num_workers: int | None = None
+    pin_memory: bool = False
+    return_tensors: str | None = None
+    openai_order: bool = False  # CLIP
+    patch_size: int = 0  # NaFlex; 0 for families that return whole images
+    max_num_patches: int = 0  # NaFlex
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "ImageSettings":
+        """Take the settings out of the keyword arguments that transformers' base class collects and checks."""
+        known = {field.name: kwargs[field.name] for field in fields(cls) if kwargs.get(field.name) is not None}
+        sizes = {name: dict(value) for name, value in known.items() if name in ("size", "crop_size", "pad_size")}
+        return cls(**(known | sizes))

@@ -1,0 +1,37 @@
+"""A `map` that works in several threads."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+ThreadMap = Callable[..., list[Any]]  # called like `map`: a function, and an iterable for each of its arguments
+
+
+@contextmanager
+def thread_map(number: int) -> Iterator[ThreadMap]:
+    """Provide a `map` that works in so many threads, the caller's among them; 0 and 1 both mean the caller's alone.
+
+    Decoders, resizing and look-ups release Python's lock, so that threads suffice.
+    """
+    if number <= 1:
+        yield lambda function, *columns: list(map(function, *columns))
+        return
+    with ThreadPoolExecutor(number - 1) as pool:
+
+        def run(function: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
+            rows = list(zip(*columns, strict=True))
+            results: list[Any] = [None] * len(rows)
+            queue = iter(range(len(rows)))  # shared by the threads: one task for each image would cost a tenth more
+
+            def work() -> None:
+                for index in queue:
+                    results[index] = function(*rows[index])
+
+            others = [pool.submit(work) for _ in range(number - 1)]
+            work()
+            for other in others:
+                other.result()
+            return results
+
+        yield run
