@@ -10,25 +10,40 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from .tokenizer_json import LOWER
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-_MERGES = 49152 - 256 - 2  # of the 262144 lines in OpenAI's file, `simple_tokenizer.py`
-# OpenAI's pattern ignores case, which after lower-casing means: "ſ" counts as "s", and U+0345, a mark whose capital is
-# a letter, is in none of the classes.
-_WORDS = r"<\|[sſ]tartoftext\|>|<\|endoftext\|>|'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
-# Only at the start of a word of that pattern are the special tokens special: not right after punctuation, which
-# takes in their first two characters, and then those of the next one if more follow at once. A space between these two
-# and the rest changes nothing else.
-_NAME = r"(?:[sſ]tart|end)oftext\|>"
-_SPECIAL = rf"<\|{_NAME}"
-_IN_PUNCTUATION = "|".join(
-    rf"(?<=[^\s\p{{L}}\p{{N}}\x{{345}}]{count * _SPECIAL})(?<!{(count + 1) * _SPECIAL})" for count in range(4)
-)
-_NOT_SPECIAL = rf"(?:{_IN_PUNCTUATION})<\|(?={_NAME})"
+_OFFICIAL_MERGES = 49152 - 256 - 2  # the first of the 262144 lines in OpenAI's file that `simple_tokenizer.py` uses
+# OpenAI's pattern, by which a text falls into words; it ignores case, after the text was lower-cased. What is left of
+# that: "ſ" counts as an "s", and U+0345, a mark whose capital is a letter, as neither punctuation nor anything else.
+_PUNCTUATION = r"[^\s\p{L}\p{N}\x{345}]"
+_WORDS = rf"<\|[sſ]tartoftext\|>|<\|endoftext\|>|'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|{_PUNCTUATION}+"
+# By that pattern a special token in a text is special only where a word begins. Punctuation before it takes its "<|"
+# away, and its "|>" takes away the "<|" of another one that follows at once. The pieces and ids of three texts:
+#     "cat<|endoftext|>"              cat</w> <|endoftext|>
+#                                     2368    49407
+#     "!<|endoftext|>"                ! <  |</w> endof text</w> |  ></w>
+#                                     0 27 347   40786 4160     91 285
+#     "!<|endoftext|><|endoftext|>"   ! <  |</w> endof text</w> |  >  <  |</w> endof text</w> |  ></w>
+#                                     0 27 347   40786 4160     91 29 27 347   40786 4160     91 285
+# `tokenizers` would find all of these before it looks for words. A space behind the "<|" hides those that are not
+# special, and changes nothing else, since a word ends there anyway.
+_SPECIAL_WITHOUT_START = r"(?:[sſ]tart|end)oftext\|>"
+_SPECIAL = rf"<\|{_SPECIAL_WITHOUT_START}"
+_MAX_SPECIALS_IN_A_ROW = 4  # that are found after punctuation, since a look-behind must have a fixed number of parts
+
+
+def _behind_punctuation(count: int) -> str:
+    """Return a look-behind for punctuation that is followed by exactly so many special tokens."""
+    return rf"(?<={_PUNCTUATION}{_SPECIAL * count})(?<!{_SPECIAL * (count + 1)})"
+
+
+_NOT_AT_START = "|".join(map(_behind_punctuation, range(_MAX_SPECIALS_IN_A_ROW)))
+_NOT_SPECIAL = rf"(?:{_NOT_AT_START})<\|(?={_SPECIAL_WITHOUT_START})"
 
 
 def read_official(path: str | Path | None = None) -> models.BPE:
     """Read OpenAI's `bpe_simple_vocab_16e6.txt.gz`; without a path the copy that is part of this package.
 
-    A file in its format may have fewer merges if its first line ends with their number, as in "#merges: 160".
+    A file in its format may have fewer merges if its first line ends with their number, as in "#merges: 160". Raises
+    ValueError for other files.
     """
     source = files(__package__) / "assets" / "bpe_simple_vocab_16e6.txt.gz" if path is None else Path(path)
     try:
@@ -36,7 +51,7 @@ def read_official(path: str | Path | None = None) -> models.BPE:
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {error}") from error
     stated = re.search(r"#merges: (\d+)$", lines[0])
-    count = int(stated[1]) if stated else _MERGES
+    count = int(stated[1]) if stated else _OFFICIAL_MERGES
     merges = [(left, right) for left, space, right in (line.partition(" ") for line in lines[1 : count + 1]) if space]
     if len(merges) != count:
         raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {count}")
@@ -53,15 +68,15 @@ def read_official(path: str | Path | None = None) -> models.BPE:
 
 
 def _byte_alphabet() -> list[str]:
-    """Give the letters that stand for the 256 bytes, in the order of their ids: printable ones first."""
+    """Return the letters that stand for the 256 bytes, in the order of their ids: printable ones first."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
 
 
 def pipeline(model: models.BPE) -> Tokenizer:
-    """Build text -> start, pieces, end; the text is expected as `CLIPTokenizer.clean` leaves it."""
+    """Build the steps from a text, cleaned by `CLIPTokenizer.clean`, to the ids of start, pieces, end."""
     tokenizer = Tokenizer(model)
-    # What of the cleaning can be said here, for plain transformers; it changes nothing in clean text.
+    # The part of the cleaning that a `tokenizer.json` can express, for plain transformers; it leaves clean text alone.
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace(Regex(r"\s+"), " "), *LOWER, normalizers.Replace(Regex(_NOT_SPECIAL), "<| ")]
     )

@@ -71,10 +71,10 @@ def _decode(source: Image.Image | BinaryIO, name: str, exif_transpose: bool) -> 
 def to_levels(pixels: np.ndarray | torch.Tensor, channels_first: bool | None = None) -> tuple[torch.Tensor, bool]:
     """Return levels of 0..255, uint8 of shape (channels, height, width), and whether they were fractions of 0..1.
 
-    Takes shapes (height, width), (height, width, channels) and (channels, height, width); where the shape leaves open
-    which it is, `channels_first` must decide. A tensor stays on its device. Floats and booleans of at most 1 are fractions, and rounded to the
-    nearest level; everything else holds levels already. Raises TypeError for what is no array of real numbers, and
-    ValueError for other shapes and values.
+    Takes shapes (height, width), (height, width, channels) and (channels, height, width); `channels_first` says which,
+    and must where the shape leaves it open. A tensor stays on its device. Floats and booleans of at most 1 are
+    fractions, and rounded to the nearest level; everything else holds levels already. Raises TypeError for what is no
+    array of real numbers, and ValueError for other shapes and values.
     """
     if isinstance(pixels, np.ndarray):
         if pixels.dtype.kind not in "buif":
@@ -111,7 +111,7 @@ def to_levels(pixels: np.ndarray | torch.Tensor, channels_first: bool | None = N
 
 
 def _channels_come_first(shape: Sequence[int]) -> bool:
-    """Return whether a shape is (channels, height, width) or (height, width, channels); ValueError if it may be both."""
+    """Return whether channels come first in a shape of three numbers; ValueError if that is unclear."""
     first, last = shape[0] in (1, 3, 4), shape[-1] in (1, 3, 4)
     if first and last:
         raise ValueError(

@@ -6,11 +6,9 @@ sources names them) rather than bring in a dependency for it.
 """
 
 import struct
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ class SentencePieceModel:
     remove_extra_whitespaces: bool
 
     def named(self, *types: PieceType) -> list[str]:
-        """Give the pieces of these types."""
+        """Return the pieces of these types."""
         return [piece for piece, _, type_ in self.pieces if type_ in types]
 
 
@@ -78,25 +76,6 @@ def read_sentencepiece(path: str | Path) -> SentencePieceModel:
         add_dummy_prefix=bool(normalizer.get(3, True)),
         remove_extra_whitespaces=bool(normalizer.get(4, True)),
     )
-
-
-def charsmap_keys(charsmap: bytes) -> Iterator[str]:
-    """Give every spelling that a normalisation table replaces; the table is a trie (darts-clone) over UTF-8."""
-    (size,) = struct.unpack_from("<I", charsmap)
-    units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
-    children: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for node, unit in enumerate(units[1:], 1):
-        if unit < 1 << 31:  # larger ones are values
-            children[node ^ (unit & 0xFF)].append((unit & 0xFF, node))
-
-    @cache  # branches share their tails
-    def tails(node: int) -> list[bytes]:
-        unit = units[node]
-        base = node ^ (unit >> 10 << (8 if unit & 1 << 9 else 0))
-        further = [bytes([label]) + tail for label, child in children[base] for tail in tails(child)]
-        return [b"", *further] if unit & 1 << 8 else further
-
-    return (key.decode("utf-8") for key in tails(0))
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:

@@ -4,16 +4,15 @@ import base64
 import json
 import re
 import string
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.normalizers import Normalizer
 
-from .sentencepiece_model import PieceType, SentencePieceModel, charsmap_keys, read_sentencepiece
+from .charsmap import longest_match_normalizers
+from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
 from .tokenizer_json import LOWER, read_tokenizer_json
 
 # What happens to text before the vocabulary sees it. "lower" is how SigLIP and SigLIP 2 were trained (big_vision,
@@ -58,14 +57,14 @@ class SiglipVocabulary:
             eos=source.pieces[source.eos_id][0],
             specials=source.named(PieceType.CONTROL, PieceType.UNKNOWN),
             user_defined=source.named(PieceType.USER_DEFINED) if source.is_bpe else [],
-            spelling=_respell(source.charsmap) if source.charsmap else [],
+            spelling=longest_match_normalizers(source.charsmap) if source.charsmap else [],
             adds_prefix=source.add_dummy_prefix,
             squeezes_spaces=source.remove_extra_whitespaces,
         )
 
     @classmethod
     def from_tokenizer_json(cls, path: str | Path) -> "SiglipVocabulary":
-        """Take the pieces out of a `tokenizer.json`; how it spells spaces is found by trying it."""
+        """Take the pieces out of a `tokenizer.json`; how it spells spaces is found by encoding short texts."""
         source = read_tokenizer_json(path)
         eos = next((token for token in ("<eos>", "</s>") if source.token_to_id(token) is not None), None)
         if not isinstance(source.model, models.Unigram | models.BPE) or eos is None:
@@ -77,7 +76,9 @@ class SiglipVocabulary:
         tables = [step for step in _steps(source.normalizer) if isinstance(step, normalizers.Precompiled)]
         spells_spaces = source.normalizer is not None and "▁" in source.normalizer.normalize_str("a a")
         if tables:
-            spelling = _respell(base64.b64decode(json.loads(tables[0].__getstate__())["precompiled_charsmap"]))
+            spelling = longest_match_normalizers(
+                base64.b64decode(json.loads(tables[0].__getstate__())["precompiled_charsmap"])
+            )
         elif isinstance(source.model, models.Unigram) and not spells_spaces:
             # Files made for JavaScript leave out SentencePiece's table "nmt_nfkc"; these two steps are what it holds.
             spelling = [normalizers.Nmt(), normalizers.NFKC()]
@@ -100,7 +101,7 @@ class SiglipVocabulary:
 
     @property
     def pad(self) -> str:
-        """Name the piece that fills a text up: big_vision pads with 1, the end, for SigLIP and with 0 for SigLIP 2."""
+        """The piece that texts are padded with: in big_vision 1, the end, for SigLIP, and 0 for SigLIP 2."""
         return self.eos if isinstance(self.model, models.Unigram) else str(self.model.id_to_token(0))
 
     def pipeline(self, text_cleanup: str) -> Tokenizer:
@@ -140,58 +141,6 @@ class SiglipVocabulary:
             ]
         )
         return tokenizer
-
-
-@cache
-def _respell(charsmap: bytes) -> list[Normalizer]:
-    """Apply a SentencePiece table as SentencePiece does: from the left, always the longest spelling it knows.
-
-    `Precompiled` alone takes the shortest one and with it whatever is attached: it loses the accent of "▁\u0301" and
-    does not compose "か\u3099". Here it sees one character at a time and `NFC` composes, except over the places where
-    no known spelling goes on.
-    """
-    try:
-        known = {key[:end] for key in charsmap_keys(charsmap) for end in range(2, len(key) + 1)}
-        table = normalizers.Precompiled(charsmap)
-    except Exception as error:  # tokenizers raises nothing more precise, and a damaged trie leads anywhere
-        raise ValueError(f"a SentencePiece model's table of spellings is damaged: {error}") from error
-    if not known or table.normalize_str(_APART) != "":
-        return [table]
-    goes_on = "|".join(f"(?<={_any_of(heads)}){_letters(lasts)}" for heads, lasts in _by_heads(known))
-    attached = rf"[\p{{M}}{_letters({spelling[-1] for spelling in known})}]"
-    return [
-        # Never before the first character, where `tokenizers` loses count.
-        normalizers.Replace(Regex(rf"(?!\A)(?={attached})(?!{goes_on})"), _BARRIER),
-        normalizers.Replace(Regex(r"(?!\A)(?=[^\x00-\x7F])"), _APART),
-        table,
-        normalizers.NFC(),
-        normalizers.Replace(_BARRIER, ""),
-    ]
-
-
-_APART = "\x01"  # which the table removes
-_BARRIER = "\ufdd0"  # never a character
-
-
-def _by_heads(strings: Collection[str]) -> list[tuple[frozenset[str], set[str]]]:
-    """Sort strings into (what stands before the last letter, the last letters after these)."""
-    heads = defaultdict(set)
-    for text in strings:
-        heads[text[-1]].add(text[:-1])
-    lasts = defaultdict(set)
-    for letter, before in heads.items():
-        lasts[frozenset(before)].add(letter)
-    return list(lasts.items())
-
-
-def _any_of(strings: Collection[str]) -> str:
-    """Write a regular expression for any of these strings."""
-    parts = [("" if "" in heads else _any_of(heads)) + _letters(lasts) for heads, lasts in _by_heads(strings)]
-    return f"(?:{'|'.join(parts)})"
-
-
-def _letters(letters: Collection[str]) -> str:
-    return "[" + "".join(rf"\x{{{ord(letter):X}}}" for letter in sorted(letters)) + "]"
 
 
 def _steps(normalizer: Normalizer | None) -> Iterator[Normalizer]:

@@ -22,6 +22,8 @@ from .tokenizer_json import read_tokenizer_json
 
 logger = logging.getLogger(__name__)
 
+_TEXTS_AT_ONCE = 8192  # whose encodings, far larger than their ids, are in memory together
+
 
 class VocabularyNotFoundError(ValueError):
     """A source holds no file with a vocabulary of the family."""
@@ -40,7 +42,7 @@ class DualEncoderTokenizer(TokenizersBackend):
 
     def __init__(self, pipeline: Tokenizer, *, model_max_length: int | None = None, **kwargs: Any) -> None:
         self._tokenizer = pipeline
-        if model_max_length is None or model_max_length > LARGE_INTEGER:  # how files say that they do not know
+        if model_max_length is None or model_max_length > LARGE_INTEGER:  # the value of files that leave it open
             model_max_length = self.default_length
         for name in ("add_bos_token", "add_eos_token"):  # either would replace the pipeline's post-processor
             kwargs.pop(name, None)
@@ -50,7 +52,7 @@ class DualEncoderTokenizer(TokenizersBackend):
             "padding_side": "right",
             "split_special_tokens": self.splits_special_tokens,
         }
-        self._has_told_of_a_cut = False
+        self._warned_truncation = False
         super().__init__(**kwargs)
 
     @classmethod
@@ -78,7 +80,7 @@ class DualEncoderTokenizer(TokenizersBackend):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
-        texts, pairs = self._prepared(text), None if text_pair is None else self._prepared(text_pair)
+        texts, pairs = self._check_and_clean(text), None if text_pair is None else self._check_and_clean(text_pair)
         if add_special_tokens:
             truncation_strategy = TruncationStrategy.LONGEST_FIRST
             max_length = min(max_length or self.model_max_length, self.model_max_length)
@@ -86,61 +88,61 @@ class DualEncoderTokenizer(TokenizersBackend):
             padding_strategy = PaddingStrategy.MAX_LENGTH
             max_length = self.model_max_length
             kwargs |= {"padding_side": None, "pad_to_multiple_of": None}
-        settings = {
-            "add_special_tokens": add_special_tokens,
-            "padding_strategy": padding_strategy,
-            "truncation_strategy": truncation_strategy,
-            "max_length": max_length,
-        }
-        if (
-            # Lists come with alignments to the text, as in transformers: for CLIP; its SigLIP tokenizer has none.
-            (return_tensors in ("np", "pt") or (return_tensors is None and self.fixed_length))
-            and max_length is not None
-            and isinstance(text, list | tuple)
-            and pairs is None
-            and add_special_tokens
-            and padding_strategy != PaddingStrategy.DO_NOT_PAD
-            and self._asks_for_ids_alone(**kwargs)
-        ):
+        is_padded_batch = isinstance(texts, list) and padding_strategy != PaddingStrategy.DO_NOT_PAD
+        is_plain = pairs is None and add_special_tokens and self._needs_only_arrays(return_tensors, **kwargs)
+        if is_padded_batch and is_plain:
             to_max_length = padding_strategy == PaddingStrategy.MAX_LENGTH
             return self._encode_arrays(texts, max_length, to_max_length, return_tensors)
-        encoded = super()._encode_plus(texts, pairs, return_tensors=return_tensors, **settings, **kwargs)
-        if max_length is not None and not self._has_told_of_a_cut:
-            around = self.num_special_tokens_to_add(pairs is not None) if add_special_tokens else 0
-            for encoding in encoded.encodings or ():
-                if rest := encoding.overflowing:
-                    # What was cut off comes in parts with special tokens and padding of their own.
-                    inner = sum(part.special_tokens_mask.count(0) for part in (encoding, *rest))
-                    self._tell_of_a_cut(inner + around, max_length)
+        encoded = super()._encode_plus(
+            texts,
+            pairs,
+            add_special_tokens=add_special_tokens,
+            padding_strategy=padding_strategy,
+            truncation_strategy=truncation_strategy,
+            max_length=max_length,
+            return_tensors=return_tensors,
+            **kwargs,
+        )
+        if max_length is not None:
+            specials = self.num_special_tokens_to_add(pairs is not None) if add_special_tokens else 0
+            self._warn_truncated_encodings(encoded, specials, max_length)
         return encoded
 
-    def _asks_for_ids_alone(
+    def _needs_only_arrays(
         self,
+        return_tensors: str | None,
         split_special_tokens: bool | None = None,
         return_attention_mask: bool | None = None,
         verbose: bool = True,
         **others: Any,
     ) -> bool:
+        """Return whether a call with these settings asks for no more than `_encode_arrays` returns.
+
+        A call for lists does so for SigLIP only: as in transformers, CLIP's come with alignments to the text.
+        """
         return (
-            split_special_tokens in (None, self.split_special_tokens)
+            (return_tensors in ("np", "pt") or (return_tensors is None and self.fixed_length))
+            and split_special_tokens in (None, self.split_special_tokens)
             and return_attention_mask is None
             and not any(others.values())
             and self.padding_side == self.truncation_side == "right"
         )
 
-    def _encode_arrays(self, texts: list[str], max_length: int, to_max_length: bool, kind: str | None) -> BatchEncoding:
-        """Encode many texts without alignments, as NumPy arrays, tensors or lists."""
+    def _encode_arrays(
+        self, texts: list[str], max_length: int, to_max_length: bool, return_tensors: str | None
+    ) -> BatchEncoding:
+        """Encode many texts without alignments, several times faster, as NumPy arrays, tensors or lists."""
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = self.split_special_tokens
         rows = [
             encoding.ids
-            for start in range(0, len(texts), _CHUNK)
-            for encoding in self._tokenizer.encode_batch_fast(texts[start : start + _CHUNK])
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+            for encoding in self._tokenizer.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE])
         ]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         if (longest := lengths.max()) > max_length:
-            self._tell_of_a_cut(longest, max_length)
+            self._warn_truncated(longest, max_length)
             rows = [row if len(row) <= max_length else [*row[: max_length - 1], row[-1]] for row in rows]
             lengths = np.minimum(lengths, max_length)
         is_text = np.arange(max_length if to_max_length else lengths.max()) < lengths[:, None]
@@ -149,17 +151,28 @@ class DualEncoderTokenizer(TokenizersBackend):
         arrays = {"input_ids": ids}
         if "attention_mask" in self.model_input_names:
             arrays["attention_mask"] = is_text.astype(np.int64)
-        given_as: Any = {"pt": torch.from_numpy, "np": np.asarray, None: np.ndarray.tolist}[kind]
-        return BatchEncoding({name: given_as(array) for name, array in arrays.items()})
+        convert: Any = {"pt": torch.from_numpy, "np": np.asarray, None: np.ndarray.tolist}[return_tensors]
+        return BatchEncoding({name: convert(array) for name, array in arrays.items()})
 
-    def _tell_of_a_cut(self, length: int, limit: int) -> None:
-        if not self._has_told_of_a_cut:
-            self._has_told_of_a_cut = True
+    def _warn_truncated_encodings(self, encoded: BatchEncoding, special_tokens: int, max_length: int) -> None:
+        """Warn of the first text that was cut; `special_tokens` is the number of those that surround a whole text."""
+        if self._warned_truncation:
+            return
+        for encoding in encoded.encodings or ():
+            if overflowing := encoding.overflowing:
+                # What was cut off comes in parts with special tokens and padding of their own.
+                inner = sum(part.special_tokens_mask.count(0) for part in (encoding, *overflowing))
+                self._warn_truncated(inner + special_tokens, max_length)
+                return
+
+    def _warn_truncated(self, length: int, limit: int) -> None:
+        if not self._warned_truncation:
+            self._warned_truncation = True
             logger.warning(
                 "a text has %d tokens, %d are read: %d were cut (this is said once)", length, limit, length - limit
             )
 
-    def _prepared(self, text: Any, *place: int) -> Any:
+    def _check_and_clean(self, text: Any, *place: int) -> Any:
         """Check and clean a text, or a list of texts or of lists of words."""
         if isinstance(text, str):
             if not text.isascii():
@@ -170,10 +183,10 @@ class DualEncoderTokenizer(TokenizersBackend):
             raise TypeError(f"expected text, got {type(text).__name__}{_at(place)}: {fix}")
         if not text and not place:
             raise ValueError("expected a text or a list of texts, got an empty list: pass at least one text")
-        return [self._prepared(item, *place, position) for position, item in enumerate(text)]
+        return [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
 
     def clean(self, text: str) -> str:
-        """Do what must happen to the text before the pipeline and cannot be said in a `tokenizer.json`."""
+        """Return the text after the part of its cleaning that no `tokenizer.json` can express."""
         return text
 
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
@@ -189,9 +202,6 @@ class DualEncoderTokenizer(TokenizersBackend):
         return super()._save_pretrained(save_directory, file_names, *args, **kwargs)
 
 
-_CHUNK = 8192  # texts whose alignments are in memory at once
-
-
 def _check_encodable(text: str, place: tuple[int, ...]) -> None:
     try:
         text.encode("utf-8")
@@ -203,6 +213,7 @@ def _check_encodable(text: str, place: tuple[int, ...]) -> None:
 
 
 def _at(place: tuple[int, ...]) -> str:
+    """Return where in the list of texts a mistake is, for error messages."""
     return f" at {''.join(f'[{position}]' for position in place)} of the list" if place else ""
 
 
@@ -270,8 +281,8 @@ class CLIPTokenizer(DualEncoderTokenizer):
 
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
         written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)
-        # Of ftfy's repairs this one can be said in the file, for plain transformers. After `clean` it would be one too
-        # many: what the entities stand for is not repaired any more.
+        # NFC is the one of ftfy's repairs that the file can express, for plain transformers. Here it would be one too
+        # many, since `clean` does not repair what HTML entities stand for.
         for path in written:
             if path.endswith("tokenizer.json"):
                 saved = read_tokenizer_json(path)
@@ -286,7 +297,7 @@ class SiglipTokenizer(DualEncoderTokenizer):
     The towers were trained on texts of one length without a mask, so any other padding would change the embedding:
     `padding`, `padding_side` and `max_length` have no effect. Reads `spiece.model` or `tokenizer.json` of any age;
     `text_cleanup` is a key of `TEXT_CLEANUPS`, by default the training's, "lower"; `pad_token_id` overrides the
-    vocabulary's own. A `tokenizer.json` of another kind, such as plain Gemma's, is put right, which a warning tells of.
+    vocabulary's own. A `tokenizer.json` of another kind, such as plain Gemma's, is put right, with a warning.
     """
 
     vocab_files_names = {"vocab_file": "spiece.model", "tokenizer_file": "tokenizer.json"}
@@ -334,7 +345,7 @@ class SiglipTokenizer(DualEncoderTokenizer):
 
 
 def _changes(source: Tokenizer | None, pipeline: Tokenizer, config: dict[str, Any]) -> list[str]:
-    """Say what sets a `tokenizer.json` and its configuration apart from the pipeline that SigLIP was trained with."""
+    """Return what SigLIP's pipeline does and a `tokenizer.json` with its configuration does not, in words."""
     if source is None:
         return []
     theirs, ours = source.encode("a"), pipeline.encode("a")

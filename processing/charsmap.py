@@ -1,0 +1,103 @@
+"""SentencePiece's table of spellings, the `precompiled_charsmap` of a model, as steps of the `tokenizers` library.
+
+SentencePiece walks through a text from the left. It replaces the longest spelling that the table knows there, or else
+keeps one character. The step `Precompiled` of `tokenizers`, for the same table, replaces the *shortest* spelling of
+each grapheme (a letter with the marks attached to it) and drops the rest of the grapheme: of "Á" in two characters it
+keeps "A". `longest_match_normalizers` puts steps around it that lead to SentencePiece's result.
+"""
+
+import struct
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from functools import cache
+
+from tokenizers import Regex, normalizers
+from tokenizers.normalizers import Normalizer
+
+_SEPARATOR = "\x01"  # makes every character a grapheme of its own; the table removes it, as it does control characters
+_BARRIER = "\ufdd0"  # keeps NFC from composing over it; Unicode guarantees that it is no character of any text
+
+
+@cache
+def longest_match_normalizers(charsmap: bytes) -> list[Normalizer]:
+    r"""Return the steps that replace, from the left, the longest spelling that a table knows.
+
+    `Precompiled` sees one character at a time, and NFC composes what belongs together: for every spelling of several
+    characters, SentencePiece's tables hold what comes out of these two steps. NFC alone would go further than the table
+    does, so a barrier stands wherever no known spelling goes on. With the letter "Ａ" (U+FF21) and two marks:
+
+        "Ａ\u0301\u0323"                     of its spellings the table knows "Ａ\u0301", and nothing longer
+        "Ａ\u0301\ufdd0\u0323"               a barrier where no known spelling goes on
+        "Ａ\x01\u0301\x01\ufdd0\x01\u0323"   a separator before each character that is not ASCII
+        "A\u0301\ufdd0\u0323"                the table, one character at a time; it removes the separators
+        "Á\ufdd0\u0323"                      NFC, which without the barrier would make "Ạ\u0301" of it
+        "Á\u0323"                            the barriers removed: what SentencePiece makes of it
+
+    Raises ValueError for a damaged table.
+    """
+    try:
+        # There is no barrier inside a spelling, so that beginnings of spellings count as known.
+        beginnings = {key[:end] for key in charsmap_keys(charsmap) for end in range(2, len(key) + 1)}
+        table = normalizers.Precompiled(charsmap)
+    except Exception as error:  # tokenizers raises nothing more precise, and a damaged trie leads anywhere
+        raise ValueError(f"a SentencePiece model's table of spellings is damaged: {error}") from error
+    if not beginnings or table.normalize_str(_SEPARATOR) != "":
+        return [table]
+    goes_on = "|".join(f"(?<={_regex_of_any(befores)}){_regex_of(lasts)}" for befores, lasts in _split_last(beginnings))
+    # Characters that NFC may attach to the one before: marks, and all that spellings go on with.
+    attached = rf"[\p{{M}}{_regex_of({beginning[-1] for beginning in beginnings})}]"
+    not_first = r"(?!\A)"  # since `tokenizers` loses count of characters inserted before the first
+    return [
+        normalizers.Replace(Regex(rf"{not_first}(?={attached})(?!{goes_on})"), _BARRIER),
+        normalizers.Replace(Regex(rf"{not_first}(?=[^\x00-\x7F])"), _SEPARATOR),
+        table,
+        normalizers.NFC(),
+        normalizers.Replace(_BARRIER, ""),
+    ]
+
+
+def charsmap_keys(charsmap: bytes) -> Iterator[str]:
+    """Return every spelling that a table replaces. The table is a trie (darts-clone) over the bytes of UTF-8."""
+    (size,) = struct.unpack_from("<I", charsmap)
+    units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
+    children: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for node, unit in enumerate(units[1:], 1):
+        if unit < 1 << 31:  # larger ones are values
+            children[node ^ (unit & 0xFF)].append((unit & 0xFF, node))
+
+    @cache  # branches share their tails
+    def tails(node: int) -> list[bytes]:
+        unit = units[node]
+        base = node ^ (unit >> 10 << (8 if unit & 1 << 9 else 0))
+        longer = [bytes([label]) + tail for label, child in children[base] for tail in tails(child)]
+        return [b"", *longer] if unit & 1 << 8 else longer
+
+    return (key.decode("utf-8") for key in tails(0))
+
+
+def _split_last(strings: Collection[str]) -> list[tuple[frozenset[str], set[str]]]:
+    """Split the last characters off, and group those that follow the same strings.
+
+    {"ax", "bx", "ay", "by", "az"} becomes [({"a", "b"}, {"x", "y"}), ({"a"}, {"z"})]: regular expressions for these
+    groups are far shorter than one that lists all strings. Sorted, so that they are the same in every process.
+    """
+    before_last = defaultdict(set)
+    for string in sorted(strings):
+        before_last[string[-1]].add(string[:-1])
+    groups = defaultdict(set)
+    for last, befores in before_last.items():
+        groups[frozenset(befores)].add(last)
+    return list(groups.items())
+
+
+def _regex_of_any(strings: Collection[str]) -> str:
+    """Return a regular expression for any of these strings, none of which is empty."""
+    alternatives = [
+        ("" if "" in befores else _regex_of_any(befores)) + _regex_of(lasts) for befores, lasts in _split_last(strings)
+    ]
+    return f"(?:{'|'.join(alternatives)})"
+
+
+def _regex_of(characters: Collection[str]) -> str:
+    """Return a regular expression for one of these characters."""
+    return "[" + "".join(rf"\x{{{ord(character):X}}}" for character in sorted(characters)) + "]"
