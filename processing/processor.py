@@ -1,8 +1,9 @@
 """One processor for the texts and images of a checkpoint, with the settings it was trained with."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
@@ -19,34 +20,43 @@ from .image_processors import (
 )
 from .tokenization import CLIPTokenizer, DualEncoderTokenizer, SiglipTokenizer, VocabularyNotFoundError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # part of `typing` from Python 3.11 on
+
 Preprocessing = Literal["official", "hub"]
 
 _CLIP_VOCABULARY_SIZE = 49408
 
 
 class DualEncoderProcessor(ProcessorMixin):
-    """The base of the families' processors, and the entry point: `from_pretrained` gives the right family's.
+    """The base of the families' processors, and the entry point: `from_pretrained` returns the right family's.
 
     Without a tokenizer it takes images only.
     """
 
-    has_text_cleanup: ClassVar[bool] = False  # the tokenizer can be told what to do to texts first
+    has_text_cleanup: ClassVar[bool] = False  # whether the tokenizer takes `text_cleanup`
     image_processor_type: ClassVar[type[DualEncoderImageProcessor]] = DualEncoderImageProcessor
-    tokenizer_type: ClassVar[Any] = DualEncoderTokenizer
+    tokenizer_type: ClassVar[type[DualEncoderTokenizer]] = DualEncoderTokenizer
 
-    def __init__(self, image_processor: Any, tokenizer: Any = None) -> None:
-        for name, part, expected in (
-            ("image_processor", image_processor, self.image_processor_type),
-            ("tokenizer", tokenizer, self.tokenizer_type),
-        ):
-            if not isinstance(part, expected) and (name != "tokenizer" or part is not None):
-                raise TypeError(
-                    f"{type(self).__name__} takes a twinlens {expected.__name__} as {name}, got {type(part)}: "
-                    f"load it with twinlens.processing.{expected.__name__}.from_pretrained"
-                )
+    image_processor: DualEncoderImageProcessor
+    tokenizer: DualEncoderTokenizer | None
+
+    def __init__(
+        self, image_processor: DualEncoderImageProcessor, tokenizer: DualEncoderTokenizer | None = None
+    ) -> None:
+        self._check_part("image_processor", image_processor, self.image_processor_type)
+        if tokenizer is not None:
+            self._check_part("tokenizer", tokenizer, self.tokenizer_type)
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.chat_template = None  # ProcessorMixin's methods look for it
+
+    def _check_part(self, name: str, part: Any, expected: type) -> None:
+        if not isinstance(part, expected):
+            raise TypeError(
+                f"{type(self).__name__} takes a twinlens {expected.__name__} as {name}, got {type(part)}: "
+                f"load it with twinlens.processing.{expected.__name__}.from_pretrained"
+            )
 
     def __call__(
         self,
@@ -58,10 +68,11 @@ class DualEncoderProcessor(ProcessorMixin):
         text_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Give `pixel_values` and `input_ids` (CLIP: and `attention_mask`), cut and padded as in training.
+        """Return `pixel_values` and `input_ids` (CLIP: and `attention_mask`), cut and padded as in training.
 
         Further settings go to the image processor or the tokenizer by their names, or through `images_kwargs` and
-        `text_kwargs`.
+        `text_kwargs`. Raises TypeError for a setting that neither has, and ValueError without images and text, or for
+        text without a tokenizer.
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
@@ -98,23 +109,24 @@ class DualEncoderProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, tokenizer: str | Path | None = None, **kwargs: Any
-    ) -> "DualEncoderProcessor":
+    ) -> "Self":
         """Load from a folder, a Hub id or an official checkpoint file.
 
         `tokenizer`, `text_cleanup` and, for a file, `preprocessing` are those of `build_processor`, `image_size` is
-        that of `read_checkpoint`; the image processor's settings can be given by name.
+        that of `read_checkpoint`; the image processor's settings can be given by name. Raises ValueError where the
+        source is of another family than the class that this is called on.
         """
         source = str(pretrained_model_name_or_path)
         image_names = {
-            name for family in _PROCESSORS.values() for name in family.image_processor_type.valid_kwargs.__annotations__
+            name for processor in _CLASSES for name in processor.image_processor_type.valid_kwargs.__annotations__
         }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
         if is_checkpoint_file(source):
             checkpoint = read_checkpoint(source, **pop_options(kwargs))
-            config, image_settings = checkpoint.config, checkpoint.image_settings | image_settings
-            cls._family(config.model_type, source)
+            image_settings = checkpoint.image_settings | image_settings
             chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
-            return build_processor(config, tokenizer=tokenizer, **chosen, **image_settings)
+            processor_class = cls._processor_class(checkpoint.config.model_type, source)
+            return processor_class._from_config(checkpoint.config, tokenizer=tokenizer, **chosen, **image_settings)
         other = {name: value for name, value in kwargs.items() if name not in image_names}
         try:
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
@@ -122,13 +134,16 @@ class DualEncoderProcessor(ProcessorMixin):
             config_dict = {}
         image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
         type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")
-        family = cls._family(config_dict.get("model_type") or type_name, source)
+        processor_class = cls._processor_class(config_dict.get("model_type") or type_name, source)
         if length := (config_dict.get("text_config") or config_dict).get("max_position_embeddings"):
             other["model_max_length"] = length
-        return family(
-            family.image_processor_type.from_dict(image_dict, **image_settings),
-            family._load_tokenizer(tokenizer or source, required=tokenizer is not None, **other),
-        )
+        image_processor = processor_class.image_processor_type.from_dict(image_dict, **image_settings)
+        try:
+            return processor_class(image_processor, processor_class._load_tokenizer(tokenizer or source, **other))
+        except VocabularyNotFoundError:
+            if tokenizer is not None:
+                raise
+            return processor_class(image_processor)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write `preprocessor_config.json`, `processor_config.json` and the tokenizer's files, for any transformers."""
@@ -147,39 +162,73 @@ class DualEncoderProcessor(ProcessorMixin):
         return [*written, str(processor_file)]
 
     @classmethod
-    def _family(cls, name: str | None, source: str) -> type["DualEncoderProcessor"]:
-        """Find the family by a `model_type`, that of one tower included, or by the name of an image processor."""
-        for model_type, family in _PROCESSORS.items():
-            model_types = (model_type, f"{model_type}_vision_model", f"{model_type}_text_model")
-            processor_name = family.image_processor_type.__name__
-            if name in (*model_types, processor_name, processor_name.replace("ImageProcessor", "FeatureExtractor")):
-                if not issubclass(family, cls):
-                    raise ValueError(f"{source} holds a {family.__name__}, not a {cls.__name__}")
-                return family
-        raise ValueError(f"{source}: expected a checkpoint of CLIP or SigLIP, got {name!r}")
+    def _processor_class(cls, name: str | None, source: str) -> "type[Self]":
+        """Return the class for a `model_type`, that of a tower included, or for the name of an image processor.
+
+        Raises ValueError where there is none, or where it is no subclass of this one.
+        """
+        processor_class = _CLASS_BY_NAME.get(name or "")
+        if processor_class is None:
+            raise ValueError(f"{source}: expected a checkpoint of CLIP or SigLIP, got {name!r}")
+        if not issubclass(processor_class, cls):
+            raise ValueError(f"{source} holds a {processor_class.__name__}, not a {cls.__name__}")
+        return processor_class
 
     @classmethod
-    def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Give what `config` says about the image processor and about the tokenizer."""
+    def _from_config(
+        cls,
+        config: DualEncoderConfig,
+        *,
+        tokenizer: str | Path | None,
+        text_cleanup: str | None = None,
+        preprocessing: Preprocessing = "official",
+        **image_settings: Any,
+    ) -> "Self":
+        """Do what `build_processor` does, for a configuration of this family."""
+        if preprocessing not in get_args(Preprocessing):
+            raise ValueError(
+                f"preprocessing must be one of {', '.join(get_args(Preprocessing))}, got {preprocessing!r}"
+            )
+        image, text = cls._settings_from_config(config)
+        if preprocessing == "official":
+            image["resize_engine"] = "official"
+        image_processor = cls.image_processor_type(**(image | image_settings))
+        if text_cleanup is not None:
+            if not cls.has_text_cleanup:
+                raise ValueError(
+                    f"text_cleanup is for SigLIP, CLIP's cleaning is a fixed part of it: got {text_cleanup!r}"
+                )
+            text["text_cleanup"] = text_cleanup
+        size = config.text_config.vocab_size
+        if tokenizer is None:
+            return cls(image_processor, cls._bundled_tokenizer(size, **text))
+        vocabulary = cls._load_tokenizer(tokenizer, **text)
+        if len(vocabulary) != size:
+            raise ValueError(
+                f"the vocabulary {tokenizer} has {len(vocabulary)} pieces and the model has embeddings for {size}: "
+                "give the one it was trained with"
+            )
+        return cls(image_processor, vocabulary)
+
+    @classmethod
+    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings of the image processor and those of the tokenizer that follow from a configuration."""
         raise NotImplementedError
 
     @classmethod
     def _bundled_tokenizer(cls, vocabulary_size: int, **settings: Any) -> DualEncoderTokenizer | None:
-        """The tokenizer that is part of this package, for a model of the official vocabulary's size."""
+        """Return the tokenizer that is part of this package, for a model of the official vocabulary's size."""
         return None
 
     @classmethod
-    def _load_tokenizer(cls, path: str | Path, required: bool, **settings: Any) -> Any:
-        if Path(path).is_file():
-            return cls.tokenizer_type.from_file(path, **settings)
+    def _load_tokenizer(cls, source: str | Path, **settings: Any) -> DualEncoderTokenizer:
+        """Load a tokenizer from a file, a folder or a Hub id; VocabularyNotFoundError where it holds no vocabulary."""
+        if Path(source).is_file():
+            return cls.tokenizer_type.from_file(source, **settings)
         try:
-            return cls.tokenizer_type.from_pretrained(str(path), **settings)
-        except VocabularyNotFoundError:
-            if required:
-                raise
-            return None
+            return cls.tokenizer_type.from_pretrained(str(source), **settings)
         except OSError as error:
-            raise FileNotFoundError(f"{path} is neither a file, nor a folder, nor a Hub id within reach") from error
+            raise FileNotFoundError(f"{source} is neither a file, nor a folder, nor a Hub id within reach") from error
 
 
 class CLIPProcessor(DualEncoderProcessor):
@@ -189,7 +238,7 @@ class CLIPProcessor(DualEncoderProcessor):
     tokenizer_type = CLIPTokenizer
 
     @classmethod
-    def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         size = config.vision_config.image_size
         image = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
         return image, {"model_max_length": config.text_config.max_position_embeddings}
@@ -207,7 +256,7 @@ class SiglipProcessor(DualEncoderProcessor):
     tokenizer_type = SiglipTokenizer
 
     @classmethod
-    def _settings(cls, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         size, pad = config.vision_config.image_size, config.text_config.pad_token_id
         # The Hub folders' filters: bicubic for SigLIP, which pads text with 1, bilinear for SigLIP 2, with 0.
         resample = Image.Resampling.BILINEAR if pad == 0 else Image.Resampling.BICUBIC
@@ -221,10 +270,22 @@ class Siglip2Processor(SiglipProcessor):
     image_processor_type = Siglip2ImageProcessor
 
 
-_PROCESSORS: dict[str, type[DualEncoderProcessor]] = {
-    **{model_type: globals()[family.processor] for model_type, family in FAMILIES.items()},
-    "siglip2": Siglip2Processor,  # NaFlex, which has no model here yet
-}
+_CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)
+
+
+def _names(processor_class: type[DualEncoderProcessor]) -> Iterator[str]:
+    """Yield what sources call a processor: the `model_type`s of its family, and its image processor's two names."""
+    for family in FAMILIES.values():
+        if family.processor == processor_class.__name__:
+            yield from family.model_types
+    if processor_class is Siglip2Processor:  # NaFlex has no model here yet, and so no entry in FAMILIES
+        yield from ("siglip2", "siglip2_vision_model", "siglip2_text_model")
+    image_processor = processor_class.image_processor_type.__name__
+    yield image_processor
+    yield image_processor.replace("ImageProcessor", "FeatureExtractor")  # in folders of 2021
+
+
+_CLASS_BY_NAME = {name: processor_class for processor_class in _CLASSES for name in _names(processor_class)}
 
 
 def build_processor(
@@ -243,25 +304,7 @@ def build_processor(
     Hub id; without it CLIP gets the vocabulary of this package and SigLIP takes images only. `text_cleanup` is a key
     of `TEXT_CLEANUPS`, for SigLIP. Raises ValueError where the vocabulary is not of the size the model has.
     """
-    family = DualEncoderProcessor._family(config.model_type, type(config).__name__)
-    if preprocessing not in get_args(Preprocessing):
-        raise ValueError(f"preprocessing must be one of {', '.join(get_args(Preprocessing))}, got {preprocessing!r}")
-    image, text = family._settings(config)
-    if preprocessing == "official":
-        image["resize_engine"] = "official"
-    image_processor = family.image_processor_type(**(image | image_settings))
-    if text_cleanup is not None:
-        if not family.has_text_cleanup:
-            raise ValueError(f"text_cleanup is for SigLIP, CLIP's cleaning is a fixed part of it: got {text_cleanup!r}")
-        text["text_cleanup"] = text_cleanup
-    size = config.text_config.vocab_size
-    if tokenizer is not None:
-        vocabulary = family._load_tokenizer(tokenizer, required=True, **text)
-        if len(vocabulary) != size:
-            raise ValueError(
-                f"the vocabulary {tokenizer} has {len(vocabulary)} pieces and the model has embeddings for {size}: "
-                "give the one it was trained with"
-            )
-    else:
-        vocabulary = family._bundled_tokenizer(size, **text)
-    return family(image_processor, vocabulary)
+    processor_class = DualEncoderProcessor._processor_class(config.model_type, type(config).__name__)
+    return processor_class._from_config(
+        config, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing, **image_settings
+    )

@@ -6,7 +6,7 @@ import logging
 import re
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ftfy
 import numpy as np
@@ -19,6 +19,9 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from . import clip_vocabulary
 from .siglip_vocabulary import SiglipVocabulary
 from .tokenizer_json import read_tokenizer_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # part of `typing` from Python 3.11 on
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,11 @@ class DualEncoderTokenizer(TokenizersBackend):
         }
         self._warned_truncation = False
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
+        """Read one file with a vocabulary, of whatever format the family knows, told apart by its content."""
+        raise NotImplementedError
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:
@@ -261,12 +269,12 @@ class CLIPTokenizer(DualEncoderTokenizer):
         super().__init__(clip_vocabulary.pipeline(model), **(tokens | kwargs))
 
     @classmethod
-    def from_official(cls, path: str | Path | None = None, **kwargs: Any) -> "CLIPTokenizer":
+    def from_official(cls, path: str | Path | None = None, **kwargs: Any) -> "Self":
         """Read OpenAI's `bpe_simple_vocab_16e6.txt.gz`; without a path the copy that is part of this package."""
         return cls(tokenizer_object=Tokenizer(clip_vocabulary.read_official(path)), **kwargs)
 
     @classmethod
-    def from_file(cls, path: str | Path, **kwargs: Any) -> "CLIPTokenizer":
+    def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
         """Read a `tokenizer.json` or OpenAI's vocabulary, told apart by their content."""
         if Path(path).read_bytes()[:2] == b"\x1f\x8b":
             return cls.from_official(path, **kwargs)
@@ -332,12 +340,12 @@ class SiglipTokenizer(DualEncoderTokenizer):
         super().__init__(pipeline, text_cleanup=self.text_cleanup, **(tokens | kwargs))
 
     @classmethod
-    def from_sentencepiece(cls, path: str | Path, **kwargs: Any) -> "SiglipTokenizer":
+    def from_sentencepiece(cls, path: str | Path, **kwargs: Any) -> "Self":
         """Read a SentencePiece `.model`: `c4_en` (SigLIP), `mc4` (multilingual) or Gemma's (SigLIP 2)."""
         return cls(vocab_file=str(path), **kwargs)
 
     @classmethod
-    def from_file(cls, path: str | Path, **kwargs: Any) -> "SiglipTokenizer":
+    def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
         """Read a `tokenizer.json` or a SentencePiece `.model`, told apart by their content."""
         with open(path, "rb") as file:
             is_json = file.read(1) == b"{"

@@ -60,7 +60,7 @@ def opened(image: Image.Image, form: str, **settings: Any) -> Image.Image:
 
 @cache
 def pictures() -> dict[str, Image.Image]:
-    """Give an image of every mode, format and shape that behaves unlike the others."""
+    """Return an image of every mode, format and shape that behaves unlike the others."""
     image = cat()
     alpha = Image.fromarray(np.linspace(0, 255, image.width * image.height).reshape(300, 451).astype(np.uint8))
     see_through = image.copy()
@@ -222,6 +222,110 @@ class TestOfficialCode:
         )
         with pytest.raises(ValueError, match="16-bit levels divided by 257"):
             SiglipImageProcessor()(np.asarray(deep))
+
+
+# What `open_clip_config.json` may say about pixels, and the settings that mean the same.
+OPEN_CLIP = {
+    "shortest": (
+        {"size": 48, "resize_mode": "shortest"},
+        {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}},
+    ),
+    "squash": (
+        {"size": 48, "resize_mode": "squash"},
+        {"size": {"height": 48, "width": 48}, "do_center_crop": False},
+    ),
+    "squash to no square, bilinear": (
+        {"size": [40, 56], "resize_mode": "squash", "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3},
+        {
+            "size": {"height": 40, "width": 56},
+            "do_center_crop": False,
+            "resample": Image.Resampling.BILINEAR,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="class")
+def open_clip_images() -> dict[str, Image.Image]:
+    """Pictures of all modes that torchvision's transforms can convert."""
+    images = {name: image for name, image in pictures().items() if name not in ("La", "RGBa", "PA", "LAB", "HSV")}
+    for image in images.values():
+        image.load()
+    return images
+
+
+@pytest.fixture(scope="class")
+def open_clip_pixels(
+    open_clip_images: dict[str, Image.Image], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, np.ndarray]:
+    """What `open_clip.transform.image_transform_v2` makes of them, by "configuration/picture"."""
+    folder = tmp_path_factory.mktemp("open_clip_pixels")
+    (folder / "images").write_bytes(pickle.dumps(open_clip_images))
+    (folder / "configs").write_text(json.dumps({name: config for name, (config, _) in OPEN_CLIP.items()}))
+    script = Path(__file__).parent / "helpers" / "open_clip_preprocess.py"
+    packages = ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")
+    packages = ":".join(str(released_package(package)) for package in packages)
+    files = (folder / "images", folder / "configs", folder / "pixels.npz")
+    subprocess.run([sys.executable, script, packages, *files], check=True, timeout=300)
+    with np.load(folder / "pixels.npz") as pixels:
+        return dict(pixels)
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+class TestOpenClip:
+    """Each value of `resize_mode` that has settings here, on every engine, within what the engine promises."""
+
+    def test_official_pixels_bit_for_bit(
+        self, name: str, open_clip_images: dict[str, Image.Image], open_clip_pixels: dict[str, np.ndarray]
+    ) -> None:
+        processor = CLIPImageProcessor(resize_engine="official", **OPEN_CLIP[name][1])
+        for picture, image in open_clip_images.items():
+            pixels = processor(image)["pixel_values"][0].numpy()
+            assert np.array_equal(pixels, open_clip_pixels[f"{name}/{picture}"]), picture
+
+    def test_engines(
+        self, name: str, open_clip_images: dict[str, Image.Image], open_clip_pixels: dict[str, np.ndarray]
+    ) -> None:
+        """By Pillow the same of RGB images, apart from the place of the crop; by torch at most one level off."""
+        processor = CLIPImageProcessor(**OPEN_CLIP[name][1])
+        one_level = 1 / 255 / min(processor.image_std) + 1e-6
+        for picture, image in open_clip_images.items():
+            expected = open_clip_pixels[f"{name}/{picture}"]
+            if image.mode == "RGB" and (name != "shortest" or picture in ("RGB", "JPEG", "exact")):
+                by_pillow = processor(image, background="ignore")["pixel_values"][0].numpy()
+                assert np.array_equal(by_pillow, expected), picture
+            by_torch = processor(image, resize_engine="torch", background="ignore", openai_order=True)
+            assert abs(by_torch["pixel_values"][0].numpy() - expected).max() <= one_level, picture
+        levels = np.asarray(open_clip_images["RGB"])
+        for engine in ("pillow", "torch", "official"):
+            from_array = processor(levels, resize_engine=engine, input_data_format="channels_last")["pixel_values"]
+            difference = abs(from_array[0].numpy() - open_clip_pixels[f"{name}/RGB"]).max()
+            assert difference <= (one_level if engine == "torch" else 0)
+
+    def test_saved_and_loaded(
+        self, name: str, open_clip_pixels: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        settings = OPEN_CLIP[name][1]
+        processor = CLIPImageProcessor(resize_engine="official", **settings)
+        processor.save_pretrained(tmp_path)
+        loaded = CLIPImageProcessor.from_pretrained(tmp_path)
+        plain = CLIPImageProcessorPil.from_pretrained(tmp_path)
+        image = pictures()["RGB"]
+        assert loaded.to_dict() == processor.to_dict()
+        for other in (loaded, plain):
+            pixels = other(image, return_tensors="np")["pixel_values"][0]
+            assert np.array_equal(pixels, open_clip_pixels[f"{name}/RGB"])
+        loaded.explain()
+        printed = capsys.readouterr().out
+        if settings.get("do_center_crop", True):
+            assert "a shorter side of 48, the aspect kept" in printed
+            assert "The middle 48x48 is cut out" in printed
+        else:
+            size = settings["size"]
+            assert f"Resized to {size['width']}x{size['height']}, whatever the aspect" in printed
+            assert "cut out" not in printed
 
 
 class TestNaFlex:
@@ -560,6 +664,11 @@ class TestInputsAndSettings:
         processor = SiglipImageProcessor()
         once = processor(fractions, do_rescale=False)["pixel_values"]
         assert torch.equal(processor(fractions, do_rescale=True)["pixel_values"], once)
+
+    def test_fractions_return_to_values_in_naflex_official_order(self) -> None:
+        fractions, processor = skimage.data.chelsea() / 255, Siglip2ImageProcessor(resize_engine="official")
+        expected = processor(fractions)["pixel_values"]
+        assert torch.equal(processor(fractions, do_rescale=False)["pixel_values"], expected)
 
     def test_grey_arrays(self) -> None:
         grey = np.array(PHOTOGRAPHS["grey"])

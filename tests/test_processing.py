@@ -17,8 +17,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from twinlens.configuration import CLIPConfig, SiglipConfig
+import twinlens.processing
+from twinlens.configuration import FAMILIES, CLIPConfig, SiglipConfig
 from twinlens.processing import (
+    CLIPImageProcessor,
     CLIPProcessor,
     CLIPTokenizer,
     DualEncoderProcessor,
@@ -189,6 +191,23 @@ class TestProcessor:
         (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor"}')
         with pytest.raises(ValueError, match="CLIP or SigLIP, got 'ViTImageProcessor'"):
             DualEncoderProcessor.from_pretrained(tmp_path)
+
+    def test_squash_of_open_clip(self, tmp_path: Path) -> None:
+        """Its `resize_mode` "squash" in the settings of a CLIP: official pixels, kept in the folder."""
+        squash = {"size": {"height": 48, "width": 48}, "do_center_crop": False}
+        processor = build_processor(tiny_config(CLIPConfig), **squash)
+        processor.save_pretrained(tmp_path)
+        image = skimage.data.chelsea()
+        expected = CLIPImageProcessor(resize_engine="official", **squash)(image)["pixel_values"]
+        for each in (processor, DualEncoderProcessor.from_pretrained(tmp_path)):
+            assert torch.equal(each(image)["pixel_values"], expected)
+        assert "Resized to 48x48, whatever the aspect" in processor.describe()
+
+    def test_every_family_has_its_processor(self) -> None:
+        for family in FAMILIES.values():
+            processor_class = getattr(twinlens.processing, family.processor)
+            for model_type in family.model_types:
+                assert DualEncoderProcessor._processor_class(model_type, "a test") is processor_class
 
     def test_importing_needs_no_torchvision_sentencepiece_or_protobuf(self) -> None:
         """Not even where they are installed."""
