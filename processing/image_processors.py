@@ -118,10 +118,9 @@ class DualEncoderImageProcessor(PilBackend):
             raise type(error)(f"image {' or '.join(map(str, indices))} of {len(images)}: {error}") from error
         were_fractions = [image.were_fractions for image in opened]
         pixels = _stack([image.pixels for image in opened])
-        if engine is resizing.TORCH and isinstance(pixels, Image.Image) and pixels.mode in ("1", "P"):
-            engine = (
-                resizing.PILLOW
-            )  # the patterns of dithering bring out more than one level of error in torch's kernel
+        is_dithered = isinstance(pixels, Image.Image) and pixels.mode in ("1", "P")
+        if engine is resizing.TORCH and is_dithered and not settings.device:
+            engine = resizing.PILLOW  # dithering brings out more than one level of error in torch's kernel
         pixels = _convert(pixels, engine, settings)
         if settings.do_resize:
             pixels = self._resize(pixels, were_fractions, engine, settings)
@@ -144,7 +143,7 @@ class DualEncoderImageProcessor(PilBackend):
             pixels = image_steps.from_pil(pixels).to(settings.device)[None]
         height, width = self._target_size(pixels.shape[-2], pixels.shape[-1], settings)
         if engine.takes_values:
-            pixels = torch.stack([_to_values(*image, settings) for image in zip(pixels, were_fractions, strict=True)])
+            pixels = _to_values(pixels, were_fractions, settings)
         assert engine.resize_levels is not None  # `_open` has turned tensors into PIL images where it is
         return engine.resize_levels(pixels, height, width, resample)
 
@@ -229,10 +228,11 @@ def _lookup_table(channels: int, were_fractions: bool, settings: ImageSettings) 
     return None if factor is None and mean is None else image_steps.value_table(channels, factor, mean, std)
 
 
-def _to_values(levels: torch.Tensor, were_fractions: bool, settings: ImageSettings) -> torch.Tensor:
-    """Return the float32 values of levels (channels, height, width)."""
+def _to_values(levels: torch.Tensor, were_fractions: list[bool], settings: ImageSettings) -> torch.Tensor:
+    """Return the float32 values of levels (images, channels, height, width)."""
     values = torch.empty(levels.shape, device=levels.device)
-    image_steps.apply_lookup_table(levels, _lookup_table(len(levels), were_fractions, settings), values)
+    for image, fractions, target in zip(levels, were_fractions, values, strict=True):
+        image_steps.apply_lookup_table(image, _lookup_table(len(image), fractions, settings), target)
     return values
 
 
@@ -357,9 +357,9 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
 
         def fill(image: ResizedImage, target: torch.Tensor, target_mask: torch.Tensor) -> None:
             pixels = image.pixels.to(target.device)
-            is_levels = pixels.dtype == torch.uint8
-            values = _to_values(pixels, image.were_fractions, settings) if is_levels else pixels
-            cut = image_steps.to_patches(values, patch)
+            if pixels.dtype == torch.uint8:
+                (pixels,) = _to_values(pixels[None], [image.were_fractions], settings)
+            cut = image_steps.to_patches(pixels, patch)
             target[: len(cut)] = cut
             target_mask[: len(cut)] = 1
 

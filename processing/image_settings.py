@@ -64,7 +64,7 @@ class ImageSettings:
 
     do_resize: bool = False
     size: Mapping[str, int] = field(default_factory=dict)
-    resample: int | None = None
+    resample: int = -1  # no filter, which is an error where images are resized
     resize_engine: EngineName = "pillow"
     do_center_crop: bool = False
     crop_size: Mapping[str, int] = field(default_factory=dict)

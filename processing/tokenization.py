@@ -98,7 +98,7 @@ class DualEncoderTokenizer(TokenizersBackend):
             kwargs |= {"padding_side": None, "pad_to_multiple_of": None}
         is_padded_batch = isinstance(texts, list) and padding_strategy != PaddingStrategy.DO_NOT_PAD
         is_plain = pairs is None and add_special_tokens and self._needs_only_arrays(return_tensors, **kwargs)
-        if is_padded_batch and is_plain:
+        if max_length is not None and is_padded_batch and is_plain:
             to_max_length = padding_strategy == PaddingStrategy.MAX_LENGTH
             return self._encode_arrays(texts, max_length, to_max_length, return_tensors)
         encoded = super()._encode_plus(
