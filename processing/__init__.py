@@ -1,4 +1,4 @@
-"""Processing: images and text to what the models take."""
+"""From images and texts to what the models take: image processors, tokenizers, and the processors that join them."""
 
 from .image_processors import (
     CLIPImageProcessor,

@@ -59,6 +59,11 @@ class DualEncoderTokenizer(TokenizersBackend):
         super().__init__(**kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "Self":
+        """Load from a folder or a Hub id, as transformers does, whose own method does not declare what it returns."""
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
     def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
         """Read one file with a vocabulary, of whatever format the family knows, told apart by its content."""
         raise NotImplementedError
