@@ -666,7 +666,7 @@ class TestInputsAndSettings:
         assert torch.equal(processor(fractions, do_rescale=True)["pixel_values"], once)
 
     def test_fractions_return_to_values_in_naflex_official_order(self) -> None:
-        fractions, processor = skimage.data.chelsea() / 255, Siglip2ImageProcessor(resize_engine="official")
+        fractions, processor = cat_levels() / 255, Siglip2ImageProcessor(resize_engine="official")
         expected = processor(fractions)["pixel_values"]
         assert torch.equal(processor(fractions, do_rescale=False)["pixel_values"], expected)
 

@@ -197,7 +197,7 @@ class TestProcessor:
         squash = {"size": {"height": 48, "width": 48}, "do_center_crop": False}
         processor = build_processor(tiny_config(CLIPConfig), **squash)
         processor.save_pretrained(tmp_path)
-        image = skimage.data.chelsea()
+        image = cat_levels()
         expected = CLIPImageProcessor(resize_engine="official", **squash)(image)["pixel_values"]
         for each in (processor, DualEncoderProcessor.from_pretrained(tmp_path)):
             assert torch.equal(each(image)["pixel_values"], expected)
