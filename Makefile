@@ -46,6 +46,7 @@ dist: $(VENV)/installed-dev ## build and check the source distribution and the w
 	rm -rf build dist
 	$(bin)/python -m build
 	$(bin)/twine check --strict dist/*
+	$(bin)/python .ci/check_distributions.py dist
 
 clean: ## remove what these commands made, except tour/
 	rm -rf build dist site twinlens.egg-info

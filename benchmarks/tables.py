@@ -21,7 +21,6 @@ PAGE = PROJECT / "docs" / "benchmarks.md"
 
 Result = dict[str, Any]  # a JSON file: "environment" and "cases"
 Row = list[str]  # the cells of a row
-PACKAGES = ("twinlens", "torch", "transformers", "tokenizers", "pillow", "accelerate")  # named below a table
 
 
 def number(value: float, decimals: int = 0) -> str:
@@ -37,7 +36,7 @@ def by_case(result: Result, *keys: str) -> dict[tuple[Any, ...], Result]:
 
 def forward(result: Result) -> list[Row]:
     """Return time and memory of image towers, as ratios of twinlens over transformers."""
-    towers = {"siglip-b16": "SigLIP B/16-224", "clip-b32": "CLIP B/32-224"}
+    towers = {"siglip-b16": "SigLIP B/16-224", "clip-b32": "CLIP B/32"}
     ratios = [f"{what}, {attention}" for what in ("time", "memory") for attention in ("sdpa", "eager")]
     rows = [["image tower", "dtype", "batch", "ms (sdpa)", *ratios]]
     cases = by_case(result, "case", "attention")
@@ -74,10 +73,10 @@ def texts(result: Result) -> list[Row]:
     """Return microseconds a caption."""
     vocabularies = {
         "CLIP": "CLIP",
-        "SigLIP, T5 32k": "SigLIP (T5's 32k pieces)",
-        "SigLIP 2, Gemma 256k": "SigLIP 2 (Gemma's 256k)",
+        "SigLIP, T5 32k": "SigLIP (T5, 32k pieces)",
+        "SigLIP 2, Gemma 256k": "SigLIP 2 (Gemma, 256k pieces)",
     }
-    rows = [["captions for", "twinlens, µs", "transformers, µs", "speed over transformers"]]
+    rows = [["", "twinlens, µs", "transformers, µs", "speed over transformers"]]
     cases = by_case(result, "case", "variant")
     for case, name in vocabularies.items():
         ours, theirs = cases[case, "twinlens"], cases.get((case, "transformers"))
@@ -88,8 +87,8 @@ def texts(result: Result) -> list[Row]:
 
 def losses_compared(result: Result) -> list[Row]:
     """Return time and memory of the losses beside transformers'."""
-    head = "loss of 16,384 pairs", "twinlens", "transformers", "speed"
-    rows = [[*head, "twinlens, MiB", "transformers, MiB", "times less memory"]]
+    head = "16,384 pairs", "twinlens", "transformers", "speed"
+    rows = [[*head, "memory, MiB", "transformers, MiB", "times less memory"]]
     for loss in ("sigmoid", "softmax"):
         case = result["cases"][f"{loss}-16384"]
         rows.append(
@@ -109,7 +108,7 @@ def losses_compared(result: Result) -> list[Row]:
 def losses_ranks(result: Result) -> list[Row]:
     """Return the memory of each of several processes."""
     sizes = ("1", "2", "3", "4")
-    rows = [["MiB in each rank of", *sizes]]
+    rows = [["ranks", *(f"{size}, MiB" for size in sizes)]]
     for loss in ("sigmoid", "softmax"):
         rows.append([loss, *(number(result["cases"][f"{loss}-{size}x4096"]["mib"]) for size in sizes)])
     return rows
@@ -119,25 +118,25 @@ def losses_alone(result: Result) -> list[Row]:
     """Return time and memory of a batch that the other library could not hold."""
     case = result["cases"]["sigmoid-131072"]
     return [
-        ["sigmoid loss of", "minutes", "MiB above the inputs", "MiB resident at most"],
-        ["131,072 pairs", number(case["s"] / 60), number(case["mib"]), number(case["resident_mib"])],
+        ["pairs", "seconds", "memory above the inputs, MiB", "resident at most, MiB"],
+        ["131,072", number(case["s"]), number(case["mib"]), number(case["resident_mib"])],
     ]
 
 
 def training(result: Result) -> list[Row]:
     """Return the memory of an update, with and without gradient caching."""
-    rows = [["pairs", "`gradient_cache_size`", "MB at most", "of which the inputs, MB"]]
+    rows = [["pairs", "embedded at a time", "memory, MB", "of which pixels, MB"]]
     for case in result["cases"]:
         memory = number(case["peak_mb"]), number(case["of_which_inputs_mb"])
-        rows.append([str(case["pairs"]), str(case["at_a_time"] or "not set"), *memory])
+        rows.append([str(case["pairs"]), str(case["at_a_time"] or "all"), *memory])
     return rows
 
 
 def conversion(result: Result) -> list[Row]:
     """Return memory and time of conversions."""
     names = {"siglip-b16-224": "SigLIP B/16-224", "siglip-so400m14-384": "SigLIP So400m/14-384"}
-    head = "", "file, MB", "MB, `--no-verify`", "MB, with proof", "s, `--no-verify`"
-    rows = [[*head, "s, without imports", "s, copy + fsync + sha256", "s, with proof"]]
+    head = "", "file, MB", "memory, `--no-verify`, MB", "memory, with proof, MB", "time, `--no-verify`, s"
+    rows = [[*head, "without imports, s", "copy + fsync + sha256, s", "time, with proof, s"]]
     for case in result["cases"]:
         rows.append(
             [
@@ -165,19 +164,15 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
 def to_markdown(rows: Iterable[Row]) -> str:
     """Return rows, the first of which is the head, as a table with numbers to the right."""
     head, *body = rows
-    right = [all(re.fullmatch(r"[\d.,]* ?s?", row[column]) for row in body) for column in range(len(head))]
+    right = [all(re.fullmatch(r"([\d.,]+( s)?|all)?", row[column]) for row in body) for column in range(len(head))]
     lines = [head, ["---:" if numbers else "---" for numbers in right], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def make_table(name: str) -> str:
-    """Return a table, and below it the versions that it was measured with."""
+    """Return a table as the results have it."""
     stem, to_rows = TABLES[name]
-    result = json.loads((RESULTS / f"{stem}.json").read_text(encoding="utf-8"))
-    environment = result["environment"]
-    versions = [f"{package} {environment[package]}" for package in PACKAGES if package in environment]
-    versions.append(f"Python {environment['python']} on {environment['processor']}")
-    return f"{to_markdown(to_rows(result))}\n\n`benchmarks/results/{stem}.json`: {', '.join(versions)}."
+    return to_markdown(to_rows(json.loads((RESULTS / f"{stem}.json").read_text(encoding="utf-8"))))
 
 
 def fill(page: str) -> str:
