@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from common import MB, Case, in_fresh_process, option_parser, process_arguments, resident_bytes, write_results
 
+Shape = tuple[int, ...]
+
 
 class Geometry(NamedTuple):
     """The sizes of a SigLIP whose two towers are alike."""
@@ -46,14 +48,15 @@ MODELS = {
 CHUNK_BYTES = 2**20  # read at a time, for the hash
 
 
-def names_and_shapes(geometry: Geometry) -> Iterator[tuple[str, tuple[int, ...]]]:
+def names_and_shapes(geometry: Geometry) -> Iterator[tuple[str, Shape]]:
     """Yield the arrays of a released big_vision file."""
     grid, patch, width, layers, heads, mlp, vocabulary, length = geometry
-    head, norm = (heads, width // heads), {"scale": (width,), "bias": (width,)}
-    attention: dict[str, tuple[int, ...]] = {"out/kernel": (*head, width), "out/bias": (width,)}
+    head = (heads, width // heads)
+    norm: dict[str, Shape] = {"scale": (width,), "bias": (width,)}
+    attention: dict[str, Shape] = {"out/kernel": (*head, width), "out/bias": (width,)}
     for part in ("query", "key", "value"):
         attention |= {f"{part}/kernel": (width, *head), f"{part}/bias": head}
-    dense = {"Dense_0/kernel": (width, mlp), "Dense_0/bias": (mlp,)}
+    dense: dict[str, Shape] = {"Dense_0/kernel": (width, mlp), "Dense_0/bias": (mlp,)}
     dense |= {"Dense_1/kernel": (mlp, width), "Dense_1/bias": (width,)}
     block = {
         "LayerNorm_0": norm,
@@ -61,7 +64,7 @@ def names_and_shapes(geometry: Geometry) -> Iterator[tuple[str, tuple[int, ...]]
         "MultiHeadDotProductAttention_0": attention,
         "MlpBlock_0": dense,
     }
-    modules: dict[str, dict[str, tuple[int, ...]]] = {
+    modules: dict[str, dict[str, Shape]] = {
         "": {"t": (1,), "b": (1,)},
         "img/embedding/": {"kernel": (patch, patch, 3, width), "bias": (width,)},
         "img/": {"pos_embedding": (1, grid * grid, width)},
@@ -91,7 +94,7 @@ def write_source(path: Path, geometry: Geometry) -> None:
         else:
             values *= geometry.width**-0.5 if name.endswith("kernel") else 0.1
         arrays[name] = values.numpy()
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy takes any name but `file` and `allow_pickle`
 
 
 def run_command(arguments: list[str]) -> tuple[float, int]:

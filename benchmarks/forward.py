@@ -6,7 +6,9 @@ Every case gives both libraries the same weights and images, on two threads. The
 below 1 where twinlens is faster. Peak memory is that of a fresh process that only builds the model and runs it once.
 """
 
+from functools import partial
 from importlib import import_module
+from itertools import product
 
 import torch
 from common import (
@@ -20,25 +22,29 @@ from common import (
     resident_bytes,
     write_results,
 )
+from transformers import PreTrainedModel
 
-MODELS = {"siglip-b16": ("Siglip", {}), "clip-b32": ("CLIP", {})}  # the sizes are the configurations' defaults
+# The family, and the sizes that are not its configuration's defaults.
+MODELS: dict[str, tuple[str, dict[str, int]]] = {"siglip-b16": ("Siglip", {}), "clip-b32": ("CLIP", {})}
 DTYPES = ("float32", "bfloat16")
 BATCH_SIZES = (1, 8, 32)
 LIBRARIES = ("twinlens", "transformers")
 ATTENTIONS = ("sdpa", "eager")
 
 
-def build(library: str, model: str, dtype: str, attention: str) -> torch.nn.Module:
+def build(library: str, model: str, dtype: str, attention: str) -> PreTrainedModel:
     """Return an image tower with random weights."""
     family, sizes = MODELS[model]
     package = import_module(library)
     torch.manual_seed(0)
-    tower = getattr(package, f"{family}VisionModel")(getattr(package, f"{family}VisionConfig")(**sizes))
+    tower: PreTrainedModel = getattr(package, f"{family}VisionModel")(
+        getattr(package, f"{family}VisionConfig")(**sizes)
+    )
     tower.set_attn_implementation(attention)
     return tower.eval().to(getattr(torch, dtype))
 
 
-def random_images(tower: torch.nn.Module, batch_size: int) -> torch.Tensor:
+def random_images(tower: PreTrainedModel, batch_size: int) -> torch.Tensor:
     """Return random pixels of the size and dtype of the tower, (batch, 3, side, side)."""
     side = tower.config.image_size
     pixels = torch.randn(batch_size, 3, side, side, generator=torch.Generator().manual_seed(1))
@@ -54,9 +60,7 @@ def median_seconds(model: str, dtype: str, batch_size: int, rounds: int) -> dict
     for tower in towers.values():
         tower.load_state_dict(weights, assign=True)
     pixel_values = random_images(towers[variants[0]], batch_size)
-    return interleaved_seconds(
-        {variant: lambda tower=tower: tower(pixel_values) for variant, tower in towers.items()}, rounds
-    )
+    return interleaved_seconds({variant: partial(tower, pixel_values) for variant, tower in towers.items()}, rounds)
 
 
 @torch.inference_mode()
@@ -95,16 +99,17 @@ def main() -> None:
     """Measure every case, or one of `in_fresh_process`."""
     torch.set_num_threads(THREADS)
     if arguments := process_arguments():
-        print(peak_mib(*arguments[:4], int(arguments[4])))
+        library, attention, model, dtype, batch_size = arguments
+        print(peak_mib(library, attention, model, dtype, int(batch_size)))
         return
     parser = option_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="a part of the case's name, such as clip-b32 or float32-8")
     options = parser.parse_args()
     cases: list[Case] = []
-    for model, dtype, batch_size in ((m, d, b) for m in MODELS for d in DTYPES for b in BATCH_SIZES):
-        if options.only in f"{model}-{dtype}-{batch_size}":
-            cases += measure(model, dtype, batch_size, options.rounds)
+    for case_settings in product(MODELS, DTYPES, BATCH_SIZES):
+        if options.only in "-".join(map(str, case_settings)):
+            cases += measure(*case_settings, options.rounds)
             for case in cases[-len(ATTENTIONS) :]:
                 print(*case.values(), sep="\t", flush=True)
     write_results(options.json, cases)

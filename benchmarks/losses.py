@@ -134,7 +134,7 @@ def peak_of_loss(loss: Loss, images: Tensor, texts: Tensor) -> Case:
     return {"mib": (peak - before) // MIB, "resident_mib": peak // MIB, "s": round(seconds, 1)}
 
 
-def run_rank(rank: int, size: int, name: str, pairs: int, meeting: str, results: multiprocessing.Queue) -> None:
+def run_rank(rank: int, size: int, name: str, pairs: int, meeting: str, results: "multiprocessing.Queue[Case]") -> None:
     """Measure the loss in one of `size` processes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
@@ -146,7 +146,7 @@ def measure_ranks(name: str, size: int, pairs: int = PAIRS_OF_A_RANK) -> Case:
     """Return the largest numbers of `size` processes that compute one loss together."""
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(MIB)  # inherited; glibc gives larger blocks back when they are freed
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
+    results: multiprocessing.Queue[Case] = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         arguments = (size, name, pairs, f"{folder}/meeting", results)
         processes = [context.Process(target=run_rank, args=(rank, *arguments)) for rank in range(size)]

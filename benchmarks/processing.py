@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ def to_jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def open_all(images: list[Any]) -> list[Image.Image]:
-    """Return PIL images, opened where they are the bytes of files."""
-    return [Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image for image in images]
+def open_and_process(processor: Processor, images: list[Any]) -> object:
+    """Call a processor that takes PIL images, opening those that are the bytes of files."""
+    return processor([Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image for image in images])
 
 
 def compare_image_processors(
@@ -68,9 +69,9 @@ def compare_image_processors(
 ) -> list[Case]:
     """Measure every engine of our processor and the peers, which take PIL images, on one batch."""
     variants: dict[str, Callable[[], object]] = {
-        f"twinlens, {engine}": lambda engine=engine: ours(images, resize_engine=engine) for engine in ENGINES
+        f"twinlens, {engine}": partial(ours, images, resize_engine=engine) for engine in ENGINES
     }
-    variants |= {name: lambda peer=peer: peer(open_all(images)) for name, peer in peers.items()}
+    variants |= {name: partial(open_and_process, peer, images) for name, peer in peers.items()}
     seconds = interleaved_seconds(variants, rounds, settle=True)
     return [
         {
