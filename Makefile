@@ -31,6 +31,7 @@ test: $(VENV)/installed-dev ## run the tests
 lint: $(VENV)/installed-dev ## check style and import directions
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/python -m pytest --quiet --noconftest tests/test_architecture.py -k TestImports
 
 types: $(VENV)/installed-dev ## check the types of the package
 	@mkdir -p $(VENV)/source && ln -sfn '$(CURDIR)' $(VENV)/source/twinlens
