@@ -65,14 +65,16 @@ $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	@test ! -e '$(VENV)' || test -f '$(VENV)/made-by-make' || \
 		{ echo "$(VENV) is not of this Makefile, which would replace it. Choose another folder: make VENV=.venv-make ..." >&2; exit 1; }
 	@rm -rf '$(VENV)' && mkdir -p '$(VENV)' && touch '$(VENV)/made-by-make'
-	$(PYTHON) -m venv '$(VENV)' || \
+	@$(PYTHON) -m venv '$(VENV)' || \
 		{ echo "$(PYTHON) cannot make environments: its venv or ensurepip is missing. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
 	@touch $@
 
 $(VENV)/installed: $(VENV)/ready
+	@echo "Installing into $(VENV), which takes minutes the first time ..."
 	$(install) -e .
 	@touch $@
 
 $(VENV)/installed-%: $(VENV)/ready
+	@echo "Installing into $(VENV), which takes minutes the first time ..."
 	$(install) -e '.[$*]'
 	@touch $@
