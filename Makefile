@@ -34,8 +34,8 @@ lint: $(VENV)/installed-dev ## check style and import directions
 	$(bin)/python -m pytest --quiet --noconftest tests/test_architecture.py -k TestImports
 
 types: $(VENV)/installed-dev ## check the types of the package
-	@mkdir -p $(VENV)/source && ln -sfn '$(CURDIR)' $(VENV)/source/twinlens
-	cd $(VENV)/source && MYPYPATH=. ../bin/mypy --config-file twinlens/setup.cfg -p twinlens
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ln -s '$(CURDIR)' "$$folder/twinlens" && cd "$$folder" && \
+		MYPYPATH=. '$(abspath $(bin))/mypy' --config-file twinlens/setup.cfg -p twinlens
 
 docs: $(VENV)/installed-docs ## build the documentation (site/)
 	$(bin)/mkdocs build --strict
