@@ -4,7 +4,7 @@
     python benchmarks/processing.py texts [--json FILE] [--captions 1000000]
 
 Needs the extra `dev`. A ratio is that of the medians, above 1 where twinlens is faster, on two threads. Images are
-batches of 32 of scikit-image's photographs at 640x480, to 224 pixels; captions have 4 to 12 words. The vocabularies,
+batches of 32 photographs of 640x480, to 224 pixels; captions have 4 to 12 words. The vocabularies,
 openai-clip and torchvision's transforms are downloaded as the tests do.
 """
 
@@ -44,12 +44,12 @@ mountain view at sunset; black-and-white portrait, child's drawing 3 boats green
 
 
 def photographs() -> list[Image.Image]:
-    """Return a batch of photographs: four of scikit-image's, each at eight angles."""
-    import skimage.data
+    """Return a batch of photographs: the package's own, at as many angles."""
+    from twinlens.catalogue import PHOTOGRAPH
 
-    names = ("astronaut", "chelsea", "coffee", "rocket")
-    pictures = [Image.fromarray(getattr(skimage.data, name)()).resize((640, 480)) for name in names]
-    return [picture.rotate(angle) for angle in range(0, 360, 45) for picture in pictures]
+    with Image.open(PHOTOGRAPH) as photograph:
+        upright = photograph.convert("RGB").resize((640, 480))
+    return [upright.rotate(360 * number / BATCH_SIZE) for number in range(BATCH_SIZE)]
 
 
 def to_jpeg(image: Image.Image) -> bytes:
