@@ -35,7 +35,8 @@ lint: $(VENV)/installed-dev ## check style and import directions
 
 types: $(VENV)/installed-dev ## check the types of the package
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ln -s '$(CURDIR)' "$$folder/twinlens" && cd "$$folder" && \
-		MYPYPATH=. '$(abspath $(bin))/mypy' --config-file twinlens/setup.cfg -p twinlens
+		MYPYPATH=. '$(abspath $(bin))/mypy' --config-file twinlens/setup.cfg \
+		--exclude '^twinlens/(benchmarks|build|docs|notebooks|recipes|tests)/' -p twinlens
 
 docs: $(VENV)/installed-docs ## build the documentation (site/)
 	$(bin)/mkdocs build --strict
