@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TOUR ?= tour
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 bin = $(VENV)/bin
