@@ -39,7 +39,7 @@ types: $(VENV)/installed-dev ## check the types of the package
 		--exclude '^twinlens/(benchmarks|build|docs|notebooks|recipes|tests)/' -p twinlens
 
 docs: $(VENV)/installed-docs ## build the documentation (site/)
-	$(bin)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict
 
 tables: $(VENV)/installed ## write the tables of docs/benchmarks.md from benchmarks/results/
 	$(bin)/python benchmarks/tables.py
