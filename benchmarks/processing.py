@@ -1,31 +1,27 @@
-"""Images and texts a second beside transformers' processors and OpenAI's preprocessing, in one interleaved run.
+"""Time of an image and of a text beside transformers' processors and OpenAI's preprocessing, in one interleaved run.
 
     python benchmarks/processing.py images [--json FILE] [--rounds 9]
     python benchmarks/processing.py texts [--json FILE] [--captions 1000000]
 
-Needs `pip install .[dev]`. A round runs every variant in turn, in an order that turns by one every round: once
-unmeasured, while the threads of the one before go to sleep, and then twice. A ratio is that of the medians, above 1
-where twinlens is faster. Photographs are scikit-image's at 640x480, to 224 pixels; captions have 4 to 12 words. The
-vocabularies, openai-clip and torchvision's transforms are fetched as for the tests.
+Needs the extra `dev`. A ratio is that of the medians, above 1 where twinlens is faster, on two threads. Images are
+batches of 32 photographs of 640x480, to 224 pixels; captions have 4 to 12 words. The vocabularies,
+openai-clip and torchvision's transforms are downloaded as the tests do.
 """
 
-import argparse
 import io
-import json
 import os
-import platform
 import random
-import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import skimage.data
 import torch
 import transformers
+from common import THREADS, Case, interleaved_seconds, option_parser, write_results
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -33,11 +29,14 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 import twinlens
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from openai_preprocess import load_transform
-from released_files import released_file, released_package
+from helpers.openai_preprocess import load_transform
+from helpers.released_files import released_file, released_package
 
-BATCH = 32
-CHUNK = 50_000
+Processor = Callable[..., Any]
+
+ENGINES = ("pillow", "torch", "official")
+BATCH_SIZE = 32  # images
+CAPTIONS_OF_A_CHUNK = 50_000
 WORDS = """
 a photo of the cat dog sitting on red mat in New York street with two people and an old blue bicycle near river,
 mountain view at sunset; black-and-white portrait, child's drawing 3 boats green field breakfast table
@@ -45,115 +44,139 @@ mountain view at sunset; black-and-white portrait, child's drawing 3 boats green
 
 
 def photographs() -> list[Image.Image]:
-    names = ("astronaut", "chelsea", "coffee", "rocket")
-    pictures = [Image.fromarray(getattr(skimage.data, name)()).resize((640, 480)) for name in names]
-    return [picture.rotate(angle) for angle in range(0, 360, 45) for picture in pictures]
+    """Return a batch of photographs: the package's own, at as many angles."""
+    from twinlens.catalogue import PHOTOGRAPH
+
+    with Image.open(PHOTOGRAPH) as photograph:
+        upright = photograph.convert("RGB").resize((640, 480))
+    return [upright.rotate(360 * number / BATCH_SIZE) for number in range(BATCH_SIZE)]
 
 
-def jpeg(image: Image.Image) -> bytes:
+def to_jpeg(image: Image.Image) -> bytes:
+    """Return the bytes of a JPEG file of quality 90."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
-def medians(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Give the median seconds of each variant; the first round warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(variants)
-    for turn in range(rounds + 1):
-        for position in range(len(names)):
-            name = names[(turn + position) % len(names)]
-            variants[name]()
-            for _ in range(2):
-                start = time.perf_counter()
-                variants[name]()
-                if turn:
-                    taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+def open_and_process(processor: Processor, images: list[Any]) -> object:
+    """Call a processor that takes PIL images, opening those that are the bytes of files."""
+    return processor([Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image for image in images])
 
 
-def image_cases(rounds: int) -> list[dict[str, Any]]:
-    images = photographs()
-    files = [jpeg(image) for image in images]
+def compare_image_processors(
+    case: str, ours: Processor, peers: dict[str, Processor], images: list[Any], rounds: int
+) -> list[Case]:
+    """Measure every engine of our processor and the peers, which take PIL images, on one batch."""
+    variants: dict[str, Callable[[], object]] = {
+        f"twinlens, {engine}": partial(ours, images, resize_engine=engine) for engine in ENGINES
+    }
+    variants |= {name: partial(open_and_process, peer, images) for name, peer in peers.items()}
+    seconds = interleaved_seconds(variants, rounds, settle=True)
+    return [
+        {
+            "case": case,
+            "variant": name,
+            "ms_each": round(taken / len(images) * 1e3, 3),
+            **{f"speed_over_{peer}": round(seconds[peer] / taken, 2) for peer in peers},
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def image_cases(rounds: int) -> list[Case]:
+    """Measure CLIP's and SigLIP's processors, on PIL images and on the bytes of JPEG files."""
     openai = load_transform(released_package("openai-clip==1.0.1"), released_package("torchvision==0.28.0"))
+    clip, siglip = CLIPImageProcessorPil(), SiglipImageProcessorPil()
+    families: tuple[tuple[str, Processor, dict[str, Processor]], ...] = (
+        (
+            "CLIP",
+            twinlens.CLIPImageProcessor(),
+            {
+                "transformers": lambda images: clip(images, return_tensors="pt"),
+                "openai-clip": lambda images: torch.stack([openai(image) for image in images]),
+            },
+        ),
+        (
+            "SigLIP",
+            twinlens.SiglipImageProcessor(),
+            {"transformers": lambda images: siglip(images, return_tensors="pt")},
+        ),
+    )
+    pictures = photographs()
+    sources: dict[str, list[Any]] = {"PIL images": pictures, "JPEG bytes": [to_jpeg(picture) for picture in pictures]}
+    return [
+        case
+        for family, ours, peers in families
+        for source, images in sources.items()
+        for case in compare_image_processors(f"{family}, {source}", ours, peers, images, rounds)
+    ]
 
-    def opened(files: list[bytes]) -> list[Image.Image]:
-        return [Image.open(io.BytesIO(file)) for file in files]
 
-    cases = []
-    for family, ours, theirs in (
-        ("CLIP", twinlens.CLIPImageProcessor(), CLIPImageProcessorPil()),
-        ("SigLIP", twinlens.SiglipImageProcessor(), SiglipImageProcessorPil()),
-    ):
-        for source in ("PIL images", "JPEG bytes"):
-            given, read = (images, list) if source == "PIL images" else (files, opened)
-            variants: dict[str, Callable[[], Any]] = {
-                f"twinlens, {engine}": lambda engine=engine, given=given, ours=ours: ours(given, resize_engine=engine)
-                for engine in ("pillow", "torch", "official")
-            }
-            variants["transformers"] = lambda given=given, read=read, theirs=theirs: theirs(
-                read(given), return_tensors="pt"
-            )
-            if family == "CLIP":
-                variants["openai-clip"] = lambda given=given, read=read: torch.stack([openai(x) for x in read(given)])
-            for name, seconds in (found := medians(variants, rounds)).items():
-                row = {"case": f"{family}, {source}", "variant": name, "ms_each": round(seconds / BATCH * 1e3, 3)}
-                cases.append(row | {f"speed_over_{peer}": round(found[peer] / seconds, 2) for peer in list(found)[3:]})
-    return cases
-
-
-def captions(number: int) -> list[str]:
+def random_captions(number: int) -> list[str]:
+    """Return captions of 4 to 12 words."""
     choose = random.Random(0)
     return [" ".join(choose.choices(WORDS, k=choose.randint(4, 12))) for _ in range(number)]
 
 
-def text_cases(number: int) -> list[dict[str, Any]]:
-    """Time the same captions in chunks, turn and turn about, and add the chunks up."""
-    spiece = released_file("diffsynth==1.1.9", "flux/tokenizer_2/spiece.model")
-    gemma = released_file("maxtext==0.1.0", "MaxText/assets/tokenizer.gemma")
-    texts = captions(number)
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / "twinlens-benchmark-clip"
-    twinlens.CLIPTokenizer.from_official().save_pretrained(folder)
-    native_siglip = transformers.SiglipTokenizer(str(spiece), model_max_length=64)
-    cases = []
-    for name, ours, theirs, settings in (
-        ("CLIP", twinlens.CLIPTokenizer.from_official(), transformers.CLIPTokenizer.from_pretrained(folder), {}),
-        ("SigLIP, T5 32k", twinlens.SiglipTokenizer.from_file(spiece), native_siglip, {}),
-        ("SigLIP 2, Gemma 256k", twinlens.SiglipTokenizer.from_file(gemma), None, {}),
-    ):
-        length = {"padding": "max_length", "max_length": ours.model_max_length, "truncation": True, **settings}
-        variants = {"twinlens": ours} | ({"transformers": theirs} if theirs else {})
-        seconds = dict.fromkeys(variants, 0.0)
-        for start in range(0, number, CHUNK):
-            for variant in list(variants)[:: 1 if start // CHUNK % 2 else -1]:
-                begin = time.perf_counter()
-                variants[variant](texts[start : start + CHUNK], return_tensors="pt", **length)
-                seconds[variant] += time.perf_counter() - begin
-        for variant, taken in seconds.items():
-            row = {"case": name, "variant": variant, "us_each": round(taken / number * 1e6, 2), "captions": number}
-            cases.append(
-                row | ({"speed_over_transformers": round(seconds["transformers"] / taken, 2)} if theirs else {})
-            )
-    return cases
+def compare_tokenizers(case: str, ours: Any, theirs: Processor | None, captions: list[str]) -> list[Case]:
+    """Measure both tokenizers on the same captions, chunk by chunk in turn."""
+    settings = {
+        "padding": "max_length",
+        "max_length": ours.model_max_length,
+        "truncation": True,
+        "return_tensors": "pt",
+    }
+    variants: dict[str, Processor] = {"twinlens": ours} | ({"transformers": theirs} if theirs else {})
+    seconds = dict.fromkeys(variants, 0.0)
+    for number, start in enumerate(range(0, len(captions), CAPTIONS_OF_A_CHUNK)):
+        chunk = captions[start : start + CAPTIONS_OF_A_CHUNK]
+        for variant in list(variants)[:: 1 if number % 2 else -1]:
+            begin = time.perf_counter()
+            variants[variant](chunk, **settings)
+            seconds[variant] += time.perf_counter() - begin
+    return [
+        {
+            "case": case,
+            "variant": variant,
+            "us_each": round(taken / len(captions) * 1e6, 2),
+            "captions": len(captions),
+            **({"speed_over_transformers": round(seconds["transformers"] / taken, 2)} if theirs else {}),
+        }
+        for variant, taken in seconds.items()
+    ]
+
+
+def text_cases(number: int) -> list[Case]:
+    """Measure the tokenizers of CLIP and SigLIP beside transformers', and that of SigLIP 2 alone."""
+    t5_pieces = released_file("diffsynth==1.1.9", "flux/tokenizer_2/spiece.model")
+    gemma_pieces = released_file("maxtext==0.1.0", "MaxText/assets/tokenizer.gemma")
+    captions = random_captions(number)
+    clip = twinlens.CLIPTokenizer.from_official()
+    with tempfile.TemporaryDirectory() as folder:
+        clip.save_pretrained(folder)
+        native_clip = transformers.CLIPTokenizer.from_pretrained(folder)
+    native_siglip = transformers.SiglipTokenizer(str(t5_pieces), model_max_length=64)
+    return [
+        *compare_tokenizers("CLIP", clip, native_clip, captions),
+        *compare_tokenizers("SigLIP, T5 32k", twinlens.SiglipTokenizer.from_file(t5_pieces), native_siglip, captions),
+        *compare_tokenizers("SigLIP 2, Gemma 256k", twinlens.SiglipTokenizer.from_file(gemma_pieces), None, captions),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure images or texts."""
+    parser = option_parser(__doc__)
     parser.add_argument("part", choices=("images", "texts"))
-    parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--captions", type=int, default=1_000_000)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     cases = image_cases(options.rounds) if options.part == "images" else text_cases(options.captions)
     for case in cases:
         print(*case.values(), sep="\t")
-    if options.json:
-        packages = ("twinlens", "torch", "transformers", "tokenizers", "pillow", "numpy", "sentencepiece")
-        machine = {"processor": platform.machine(), "threads": 2, "python": platform.python_version()}
-        environment = {**{name: version(name) for name in packages}, **machine}
-        options.json.write_text(json.dumps({"environment": environment, "cases": cases}, indent=1) + "\n")
+    write_results(options.json, cases, "tokenizers", "pillow", "numpy", "sentencepiece")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""Benchmarks start, measure at their smallest, and the tables of docs/benchmarks.md are those of their results."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import twinlens
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+TINY_TOWER = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process(monkeypatch):
+    """A script finds `common` beside itself, and sets threads for its process."""
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    yield
+    sys.modules.pop("common", None)
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_is_the_docstring(name, monkeypatch, capsys):
+    module = load(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        module.main()
+    printed = capsys.readouterr().out
+    assert module.__doc__.strip() in printed
+    assert all(
+        option in printed.split(module.__doc__.strip())[1]
+        for option in ("--help", "--check" if name == "tables" else "--json")
+    )
+
+
+class TestSmallestSettings:
+    def test_forward(self, monkeypatch):
+        forward = load("forward")
+        sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
+        monkeypatch.setattr(forward, "MODELS", {"tiny": ("CLIP", sizes)})
+        monkeypatch.setattr(forward, "in_fresh_process", lambda script, *given: forward.peak_mib(*given))
+        cases = forward.measure("tiny", "float32", batch_size=2, rounds=1)
+        assert [case["attention"] for case in cases] == ["sdpa", "eager"]
+        assert all(case["twinlens_ms"] > 0 and case["twinlens_mib"] > 0 for case in cases)
+
+    @pytest.mark.parametrize("name", ["sigmoid", "softmax"])
+    def test_losses(self, name):
+        losses = load("losses")
+        assert losses.compare_speed(name, pairs=64, rounds=1)["loss_difference"] < 1e-5
+        measured = losses.peak_of_loss(losses.twinlens_loss(name), *losses.unit_vectors(64))
+        assert 0 <= measured["mib"] < measured["resident_mib"]
+
+    def test_images(self):
+        processing = load("processing")
+        pictures = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
+        theirs = processing.CLIPImageProcessorPil()
+        cases = processing.compare_image_processors(
+            "CLIP, JPEG bytes",
+            twinlens.CLIPImageProcessor(),
+            {"transformers": lambda images: theirs(images, return_tensors="pt")},
+            [processing.to_jpeg(picture) for picture in pictures],
+            rounds=1,
+        )
+        assert [case["variant"] for case in cases] == [*(f"twinlens, {e}" for e in processing.ENGINES), "transformers"]
+        assert cases[-1]["speed_over_transformers"] == 1
+
+    def test_texts(self, tmp_path):
+        processing = load("processing")
+        ours = twinlens.CLIPTokenizer.from_official()
+        ours.save_pretrained(tmp_path)
+        theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+        cases = processing.compare_tokenizers("CLIP", ours, theirs, processing.random_captions(10))
+        assert [(case["variant"], case["captions"]) for case in cases] == [("twinlens", 10), ("transformers", 10)]
+
+    def test_training(self, monkeypatch):
+        training = load("training")
+        monkeypatch.setattr(training, "TOWER", TINY_TOWER)
+        monkeypatch.setattr(training, "in_fresh_process", lambda script, *given: training.peak_of_update(*given))
+        assert training.measure(pairs=4, gradient_cache_size=2)["peak_mb"] >= 0
+
+    def test_conversion(self, tmp_path, capsys):
+        conversion = load("conversion")
+        source = tmp_path / "model.npz"
+        geometry = conversion.Geometry(2, 16, 32, layers=1, heads=2, mlp_width=64, vocabulary_size=50, text_length=4)
+        conversion.write_source(source, geometry)
+        assert conversion.copy_and_hash(source, tmp_path / "copy.npz") > 0
+        seconds, peak_bytes = conversion.run_command(["convert", str(source), str(tmp_path / "folder"), "--no-verify"])
+        assert 0 < seconds < peak_bytes
+        assert (tmp_path / "folder" / "model.safetensors").exists()
+
+    def test_a_fresh_process_and_results(self, tmp_path):
+        common = load("common")
+        script = tmp_path / "script.py"
+        script.write_text("import json, sys\nprint('a message')\nprint(json.dumps(sys.argv[1:]))\n")
+        assert common.in_fresh_process(str(script), 3, None) == ["--in-process", "3", "None"]
+        common.write_results(tmp_path / "results.json", [{"case": "a"}], "numpy")
+        written = json.loads((tmp_path / "results.json").read_text())
+        assert written["cases"] == [{"case": "a"}]
+        assert {"twinlens", "torch", "transformers", "numpy", "python", "threads"} < written["environment"].keys()
+
+
+class TestTables:
+    def test_page_has_the_tables_of_the_results(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+        load("tables").main()
+
+    def test_numbers_that_differ_are_noticed_and_written(self, tmp_path, monkeypatch):
+        tables = load("tables")
+        page = tmp_path / "benchmarks.md"
+        good = tables.fill("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in tables.TABLES))
+        assert "| SigLIP B/16-224 | float32 | 8 | 1,422 | 0.95 | 0.98 | 0.97 | 0.98 |" in good
+        page.write_text(good.replace("1,422", "1,421"))
+        monkeypatch.setattr(tables, "PAGE", page)
+        monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+        with pytest.raises(SystemExit, match="differs from benchmarks/results"):
+            tables.main()
+        monkeypatch.setattr(sys, "argv", ["tables.py"])
+        tables.main()
+        assert page.read_text() == good
+
+    @pytest.mark.parametrize("page", ["", "<!-- table: forward -->\n<!-- end -->\n"])
+    def test_missing_and_unknown_tables_are_errors(self, page):
+        with pytest.raises(ValueError, match=r"Expected each of the tables forward-cpu, .* once, got"):
+            load("tables").fill(page)
+
+    def test_every_result_has_a_table(self):
+        stems = {stem for stem, _ in load("tables").TABLES.values()}
+        assert stems == {path.stem for path in (FOLDER / "results").glob("*.json")}
