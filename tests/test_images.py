@@ -3,8 +3,6 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
 import warnings
 import zipfile
 from functools import cache, partial
@@ -17,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.photographs import PHOTOGRAPHS, cat, cat_levels
+from helpers import openai_preprocess
+from helpers.processes import finish, start
 from helpers.released_files import released_package
 from PIL import Image, ImageOps
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -145,11 +145,10 @@ class TestOfficialCode:
         for image in images.values():
             image.load()
         (tmp_path / "images").write_bytes(pickle.dumps(images))
-        script = Path(__file__).parent / "helpers" / "openai_preprocess.py"
         folders = [released_package("openai-clip==1.0.1"), released_package("torchvision==0.28.0")]
-        subprocess.run(
-            [sys.executable, script, *folders, tmp_path / "images", tmp_path / "pixels.npz"], check=True, timeout=120
-        )
+        arguments = [*folders, tmp_path / "images", tmp_path / "pixels.npz"]
+        process = start(openai_preprocess.main, *arguments, output=tmp_path / "log")
+        assert finish(process) == 0, (tmp_path / "log").read_text()
         processor = CLIPImageProcessor(resize_engine="official")
         with np.load(tmp_path / "pixels.npz") as expected:
             assert expected.keys() == images.keys()

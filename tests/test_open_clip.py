@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import open_clip_models
 from helpers.builders import TINY_CLIP_JSON, TINY_SIGLIP_JSON, TRUNK_CHOICES
+from helpers.processes import finish, start
 from helpers.released_files import released_package
 from test_formats import TANH, TANH_JSON, read, write
 from torch import Tensor
@@ -50,11 +50,8 @@ def packages() -> list[Path]:
     return [released_package(name) for name in ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")]
 
 
-def run_open_clip(packages: list[Path], *arguments: Path) -> None:
-    script = Path(__file__).parent / "helpers" / "open_clip_models.py"
-    command_line = [sys.executable, script, ":".join(map(str, packages)), *arguments]
-    answer = subprocess.run(command_line, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
+def run_open_clip(packages: list[Path], *arguments: Path, log: Path) -> None:
+    assert finish(start(open_clip_models.main, packages, *arguments, output=log)) == 0, log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +70,7 @@ def official(packages: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     ids[1, 10:] = 0
     np.savez(root / "inputs.npz", pixels=rng.uniform(-2, 2, (3, 3, 48, 48)), ids=ids)
     files = (root / name for name in ("inputs.npz", "outputs.npz", "trunks.json"))
-    run_open_clip(packages, *files, *(root / name for name in MODELS))
+    run_open_clip(packages, *files, *(root / name for name in MODELS), log=root / "log")
     outputs = np.load(root / "outputs.npz")
     named = {
         name: {part: outputs[f"{number}/{part}"] for part in ("images", "texts", "logits")}
@@ -122,7 +119,7 @@ def test_open_clip_loads_what_is_exported(
         (tmp_path / case).mkdir()
         export(folder, tmp_path / case / "open_clip_model.safetensors", format="open_clip")
     files = (root / "inputs.npz", tmp_path / "outputs.npz", root / "trunks.json")
-    run_open_clip(packages, *files, *(tmp_path / case for case in cases))
+    run_open_clip(packages, *files, *(tmp_path / case for case in cases), log=tmp_path / "log")
     exported = np.load(tmp_path / "outputs.npz")
     for number, name in enumerate(cases.values()):
         np.testing.assert_allclose(exported[f"{number}/logits"], outputs[name]["logits"], rtol=0, atol=1e-4)

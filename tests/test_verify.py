@@ -3,7 +3,6 @@
 import importlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from helpers import open_clip_models
 from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
@@ -23,6 +23,7 @@ from helpers.builders import (
     write_big_vision,
     write_openai,
 )
+from helpers.processes import finish, start
 from helpers.released_files import released_module, released_package
 from PIL import Image
 
@@ -214,19 +215,10 @@ class TestOriginalCode:
         convert(source, tmp_path / "folder")
         names = ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")
         packages = [released_package(name) for name in names]
-        script = (
-            "import sys, importlib; from helpers.open_clip_models import import_packages;"
-            "import_packages(sys.argv[3:]);"
-            "from twinlens.parity import verify;"
-            "original = importlib.import_module('twinlens.parity.original');"
-            "original.version = lambda name: '3.3.0'; certificate = verify(*sys.argv[1:3], reference='original');"
-            "print(certificate.passed, certificate.comparisons[-2].reference)"
-        )
-        answer = subprocess.run(
-            [sys.executable, "-c", script, source, tmp_path / "folder", *packages],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-        )  # fmt: skip
-        assert answer.stdout == "True open_clip_torch 3.3.0\n", answer.stderr
+        log = tmp_path / "log"
+        process = start(open_clip_models.verify_folder, packages, source, tmp_path / "folder", output=log)
+        assert finish(process) == 0, log.read_text()
+        assert log.read_text().endswith("True open_clip_torch 3.3.0\n")
 
     def test_without_one(self, siglip: tuple[Path, Path]) -> None:
         with pytest.raises(ValueError, match="No installable package runs big_vision checkpoints"):
