@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from helpers.builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_big_vision, write_openai
+from helpers.checkpoints import CASES, assert_same, bits, read, write
 from helpers.released_files import released_module
-from test_formats import CASES, assert_same, bits, read, write
 from torch import Tensor
 
 import twinlens
@@ -18,6 +18,19 @@ from twinlens.conversion import convert, export
 from twinlens.formats import FormatError, read_checkpoint
 from twinlens.formats.reader import read_files
 
+BACK_DAILY = [
+    *(
+        "archive",
+        "state-dict-legacy",
+        "state-dict-safetensors",
+        "v1",
+        "v2-scanned",
+        "bfloat16-scanned-no-head",
+        "old-no-head",
+    ),
+    *("open_clip", "open_clip-training", "open_clip-siglip-no-head", "transformers-clip", "transformers-siglip"),
+]
+BACK_THOROUGH = [pytest.param(case, marks=pytest.mark.thorough) for case in CASES if case not in [*BACK_DAILY, "timm"]]
 SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors"}
 
 
@@ -44,7 +57,9 @@ def siglip_folder(tmp_path: Path) -> Path:
 
 
 class TestBackToTheSource:
-    @pytest.mark.parametrize("case", [case for case in CASES if case != "timm"])
+    @pytest.mark.parametrize(
+        "case", BACK_DAILY + [pytest.param(case, marks=pytest.mark.thorough) for case in BACK_THOROUGH]
+    )
     def test_bit_by_bit(self, case: str, tmp_path: Path) -> None:
         source = tmp_path / "source"
         written = write(source, case)

@@ -135,7 +135,11 @@ def test_losses_are_those_of_transformers_and_of_the_papers(family):
 # --- attention maps and kernels ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
+# Whose first use takes some seconds.
+FLEX = pytest.param("flex_attention", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", FLEX])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_attention_maps_are_real_under_every_kernel(family, attention):
@@ -193,13 +197,13 @@ def test_the_pooling_head_shows_where_it_looks():
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_kernels_agree(family):
+def test_kernels_agree(family, attention):
     arguments = {"pixel_values": pixels(), "input_ids": token_ids(family)}
     expected = model(family, attention="eager")(**arguments)
-    for attention in ("sdpa", "flex_attention"):
-        assert difference(model(family, attention=attention)(**arguments), expected) <= 5e-6
+    assert difference(model(family, attention=attention)(**arguments), expected) <= 5e-6
 
 
 # --- what callers cannot get wrong ------------------------------------------------------------------------------------
@@ -320,8 +324,15 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
     assert theirs(input_ids=ids, pixel_values=images).logits_per_image.dtype == dtype  # bfloat16 has 8 bits for them
 
 
-@pytest.mark.parametrize("kind", ["VisionModel", "TextModel"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("CLIP", "TextModel"),
+        ("Siglip", "VisionModel"),
+        pytest.param("CLIP", "VisionModel", marks=pytest.mark.thorough),
+        pytest.param("Siglip", "TextModel", marks=pytest.mark.thorough),
+    ],
+)
 @torch.no_grad()
 def test_towers_compile_whole_and_export_for_any_batch(family, kind):
     tower = model(family, kind)

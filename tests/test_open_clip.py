@@ -13,9 +13,9 @@ import pytest
 import torch
 from helpers import open_clip_models
 from helpers.builders import TINY_CLIP_JSON, TINY_SIGLIP_JSON, TRUNK_CHOICES
+from helpers.checkpoints import TANH, TANH_JSON, read, write
 from helpers.processes import finish, start
 from helpers.released_files import released_package
-from test_formats import TANH, TANH_JSON, read, write
 from torch import Tensor
 
 import twinlens
@@ -206,6 +206,10 @@ SETTINGS = [
 ]
 
 
+def thorough(*parameters: Any) -> Any:
+    return pytest.param(*parameters, marks=pytest.mark.thorough)
+
+
 class TestMistakes:
     """Deliberate mistakes in otherwise sound conversions: none may become a folder."""
 
@@ -219,9 +223,9 @@ class TestMistakes:
         ("case", "mistake"),
         [
             *(("open_clip", mistake) for mistake in MISTAKES),
-            *(("transformers-clip", mistake) for mistake in MISTAKES),
+            *(thorough("transformers-clip", mistake) for mistake in MISTAKES),
             *(("open_clip-siglip", mistake) for mistake in (*list(MISTAKES)[:3], *POOLING_MISTAKES)),
-            *(("transformers-siglip", mistake) for mistake in (*list(MISTAKES)[:3], *POOLING_MISTAKES)),
+            *(thorough("transformers-siglip", mistake) for mistake in (*list(MISTAKES)[:3], *POOLING_MISTAKES)),
         ],
     )
     def test_in_the_weights(self, case: str, mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +236,12 @@ class TestMistakes:
 
     @pytest.mark.parametrize("tower", ["vision_config", "text_config"])
     @pytest.mark.parametrize(
-        ("case", "name", "value"), [(case, name, values[case]) for name, values in SETTINGS for case in values]
+        ("case", "name", "value"),
+        [
+            thorough(case, name, value) if case == "transformers-siglip" else (case, name, value)
+            for name, values in SETTINGS
+            for case, value in values.items()
+        ],
     )
     def test_in_the_settings(
         self, case: str, name: str, value: Any, tower: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

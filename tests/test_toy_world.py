@@ -244,6 +244,7 @@ def texts_of_the_world() -> list[str]:
 
 
 class TestVocabularies:
+    @pytest.mark.thorough
     def test_can_be_made_again(self, tmp_path: Path) -> None:
         write_sentencepiece(tmp_path / SENTENCEPIECE)
         write_merges(tmp_path / MERGES)
