@@ -29,13 +29,13 @@ from twinlens.formats import Checkpoint, FormatError, inspect_source, read_check
 from twinlens.modeling import DualEncoderModel
 from twinlens.parity import Certificate, certify
 
-CLIP = {
+CLIP: dict[str, dict[str, Any]] = {
     "archive": {"container": "torchscript"},
     "archive-float32": {"container": "torchscript", "half": False},
     "state-dict": {"container": "torch"},
     "state-dict-safetensors": {"container": "safetensors"},
 }
-SIGLIP = {
+SIGLIP: dict[str, dict[str, Any]] = {
     "v1": {},
     "v2-scanned": {"scan_image": True, "scan_text": True},
     "text-scanned": {"scan_text": True},
@@ -478,7 +478,7 @@ def _truncated(path: Path) -> None:
 
 def _object_array(path: Path) -> None:
     with path.open("wb") as file:
-        np.savez(file, **{"params/t": np.array([Hostile(path.parent / "executed")], object)})
+        np.savez(file, **{"params/t": np.array([Hostile(path.parent / "executed")], object)})  # type: ignore[arg-type]
 
 
 def _changed(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:

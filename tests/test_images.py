@@ -284,7 +284,12 @@ class TestAcceleratorArithmetic:
             found = image_steps.resize_exactly(
                 torch.from_numpy(levels).permute(2, 0, 1)[None], new_height, new_width, resample
             )
-            assert np.array_equal(found[0].permute(1, 2, 0), expected), (height, width, new_height, new_width)
+            assert np.array_equal(found[0].permute(1, 2, 0).numpy(), np.asarray(expected)), (
+                height,
+                width,
+                new_height,
+                new_width,
+            )
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     @pytest.mark.parametrize("family", ["CLIP", "SigLIP", "NaFlex"])
@@ -313,7 +318,8 @@ class TestThreads:
     def test_in_a_data_loader(self) -> None:
         images = [stored(cat().rotate(angle), "JPEG") for angle in range(0, 80, 10)]
         processor = CLIPImageProcessor(resize_engine="torch")
-        loader = torch.utils.data.DataLoader(images, batch_size=4, num_workers=2, collate_fn=processor)
+        files: Any = images  # a list is a data set
+        loader = torch.utils.data.DataLoader(files, batch_size=4, num_workers=2, collate_fn=processor)
         pixels = torch.cat([batch["pixel_values"] for batch in loader])
         assert torch.equal(pixels, processor(images)["pixel_values"])
 
@@ -610,7 +616,7 @@ class TestInputsAndSettings:
         with pytest.raises(ValueError, match=r"resizes bilinear \(2\) or bicubic \(3\), got resample=1"):
             processor(resize_engine="torch", resample=Image.Resampling.LANCZOS)(cat())
 
-    def test_json_is_transformers_own_both_ways(self, image_processors: tuple[type, type], tmp_path: Path) -> None:
+    def test_json_is_transformers_own_both_ways(self, image_processors: tuple[Any, Any], tmp_path: Path) -> None:
         ours, theirs = image_processors
         image = cat()
         settings = {"size": {"height": 50, "width": 60}, "resample": 2, "image_mean": [0.1, 0.2, 0.3]}

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_attention_maps_are_real_under_every_kernel(family, attention):
     ours, reference = model(family, attention=attention), twins(family, attention="eager")[1]
     arguments = {"pixel_values": pixels(), "input_ids": token_ids(family), "output_attentions": True}
     if family == "CLIP":
-        arguments["attention_mask"] = (arguments["input_ids"] != 1).long()
+        arguments["attention_mask"] = (token_ids(family) != 1).long()
     outputs, expected = ours(**arguments), reference(**arguments)
     for tower in ("vision_model_output", "text_model_output"):
         assert len(outputs[tower].attentions) == len(expected[tower].attentions) > 0
@@ -428,6 +429,7 @@ def test_first_weights_of_clip_are_those_of_openai():
     ours = twinlens.CLIPVisionModel(twinlens.CLIPVisionConfig(**wide)).encoder.layers[0]
     theirs = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**wide)).encoder.layers[0]
     width, small = 256**-0.5, 256**-0.5 * 16**-0.5
+    layer: Any
     for layer, inside, outside in ((ours, width, small), (theirs, small, width)):
         assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(inside, rel=0.03)
         assert layer.self_attn.out_proj.weight.std().item() == pytest.approx(outside, rel=0.03)
@@ -530,7 +532,7 @@ def test_towers_come_out_of_dual_checkpoints(family, kind, tmp_path):
 def poisoned_memory():
     """Fresh memory holds NaN or the largest integer instead of what happens to lie there."""
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
@@ -630,10 +632,11 @@ def test_the_code_is_as_small_as_the_readme_says():
     def code_lines(path: Path) -> int:
         """Lines with code: no comments, no blank lines, no docstrings."""
         tree = ast.parse(path.read_text())
-        skipped = set()
+        skipped: set[int] = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-                skipped.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+                docstring = node.body[0]
+                skipped.update(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
         lines = enumerate(path.read_text().splitlines(), 1)
         return sum(1 for number, line in lines if number not in skipped and line.strip() and line.strip()[0] != "#")
 

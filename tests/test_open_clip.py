@@ -25,9 +25,11 @@ from twinlens.formats import Checkpoint, OpenClipLayout, read_checkpoint
 from twinlens.formats.timm import TRUNKS
 from twinlens.parity import certify, reference_forward
 
-NO_HEAD_TEXT = {name: value for name, value in TINY_SIGLIP_JSON["text_cfg"].items() if name != "proj_bias"}
-NO_HEAD_JSON = {**TINY_SIGLIP_JSON, "text_cfg": {**NO_HEAD_TEXT, "width": 48, "proj_type": "none"}}
-MODELS = {
+NO_HEAD_TEXT: dict[str, Any] = {
+    name: value for name, value in TINY_SIGLIP_JSON["text_cfg"].items() if name != "proj_bias"
+}
+NO_HEAD_JSON: dict[str, Any] = {**TINY_SIGLIP_JSON, "text_cfg": {**NO_HEAD_TEXT, "width": 48, "proj_type": "none"}}
+MODELS: dict[str, dict[str, Any]] = {
     "exact": TINY_CLIP_JSON,
     "quick": {**TINY_CLIP_JSON, "quick_gelu": True},
     "tanh": TANH_JSON,
@@ -85,7 +87,7 @@ def test_reference_and_models(name: str, official: tuple[Path, Any, Any]) -> Non
     root, inputs, outputs = official
     checkpoint = read_checkpoint(root / name, **choices(name))
     assert checkpoint.format == "open_clip"
-    result = reference_forward(
+    result: Any = reference_forward(
         checkpoint.tensors,
         inputs["pixels"],
         inputs["ids"],
@@ -199,7 +201,7 @@ POOLING_MISTAKES = {
     "missing bias of pooling": changed(f"{HEAD}.in_proj_bias", torch.zeros_like),
     "missing bias of the text head": changed("text_model.head.bias", torch.zeros_like),
 }
-SETTINGS = [
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("layer_norm_eps", {"open_clip": 1e-6, "open_clip-siglip": 1e-5, "transformers-siglip": 1e-5}),
     ("hidden_act", {"open_clip": "quick_gelu", "open_clip-siglip": "gelu_pytorch_tanh", "transformers-siglip": "gelu"}),
     ("num_attention_heads", {"open_clip": 4, "open_clip-siglip": 2, "transformers-siglip": 8}),

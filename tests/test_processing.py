@@ -111,7 +111,7 @@ class TestProcessor:
         faster = DualEncoderProcessor.from_pretrained(tmp_path, resize_engine="torch", num_workers=1)
         assert faster.image_processor.resize_engine == "torch"
         with pytest.raises(ValueError, match="preprocessing must be one of official, hub, got 'offical'"):
-            build_processor(config, preprocessing="offical")
+            build_processor(config, preprocessing="offical")  # type: ignore[arg-type]
 
     def test_explain(self, train: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
         size = len(read_sentencepiece(train("bpe")).pieces)

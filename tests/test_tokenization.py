@@ -303,7 +303,7 @@ class TestSiglipText:
         gemma.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
         gemma.post_processor = processors.TemplateProcessing(single=["<s>", "$A"], special_tokens=[("<s>", 2)])
         gemma.save(str(tmp_path / "tokenizer.json"))
-        config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+        config: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
         config |= {"tokenizer_class": "GemmaTokenizer", "padding_side": "left", "model_max_length": int(1e30)}
         config |= {"add_bos_token": True, "add_eos_token": False}
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))

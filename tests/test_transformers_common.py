@@ -6,6 +6,7 @@ import unittest
 from contextlib import nullcontext
 from fnmatch import fnmatch
 from importlib import import_module
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -76,7 +77,7 @@ class SmallModel:
 def trainable(model_class):
     """`model_class` with a loss where it has none: upstream trains only models with a head, these are all trained."""
 
-    class Trainable(model_class):
+    class Trainable(model_class):  # type: ignore[misc, valid-type]  # its base is an argument
         def forward(self, *args, **kwargs):
             outputs = super().forward(*args, **kwargs)
             if "loss" not in outputs:
@@ -141,8 +142,9 @@ for _name, _method in methods(ModelTesterMixin).items():
 
 
 class CommonTests(ModelTesterMixin):
-    inputs = ()
-    left_out = {}
+    inputs: tuple[str, ...] = ()
+    left_out: dict[str, str] = {}
+    all_model_classes: tuple[Any, ...] = ()
     additional_model_inputs = ("pixel_values",)
 
     def setUp(self):

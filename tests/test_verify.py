@@ -66,7 +66,7 @@ class TestVerify:
         assert certificate.inputs["photograph"] == "twinlens/catalogue/assets/cat.jpg, the last image"
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-    def test_rounded_folders(self, siglip: tuple[Path, Path], dtype: str, tmp_path: Path) -> None:
+    def test_rounded_folders(self, siglip: tuple[Path, Path], dtype: Any, tmp_path: Path) -> None:
         convert(siglip[0], tmp_path / "rounded", image_size=44, dtype=dtype)
         certificate = verify(siglip[0], tmp_path / "rounded")
         assert certificate.passed
@@ -100,7 +100,7 @@ class TestVerify:
     )  # fmt: skip
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_a_changed_setting_fails(
-        self, siglip: tuple[Path, Path], tower: str, name: str, value: Any, dtype: str, tmp_path: Path
+        self, siglip: tuple[Path, Path], tower: str, name: str, value: Any, dtype: Any, tmp_path: Path
     ) -> None:
         convert(siglip[0], tmp_path / "other", image_size=44, dtype=dtype)
         file = tmp_path / "other" / "config.json"
@@ -165,7 +165,7 @@ class TestPlot:
 
 class TestOriginalCode:
     def test_openai_clip(self, clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-        package = ModuleType("clip")
+        package: Any = ModuleType("clip")
         package.model = released_module("openai-clip==1.0.1", "clip/model.py")
         monkeypatch.setitem(sys.modules, "clip", package)
         monkeypatch.setitem(sys.modules, "clip.model", package.model)

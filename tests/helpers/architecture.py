@@ -56,7 +56,7 @@ def absolute_imports() -> list[str]:
     return [
         f"{source}:{node.lineno}"
         for source in sources()
-        for node in ast.walk(_parsed(source))
+        for node in _imports_of(source)
         if any(name.split(".")[0] == "twinlens" for name in _absolute_names(node))
     ]
 
@@ -70,7 +70,7 @@ def imports() -> Iterator[Import]:
         importer = source.parts[0] if len(source.parts) > 1 else source.stem
         if importer == "__init__":
             continue
-        for node in ast.walk(_parsed(source)):
+        for node in _imports_of(source):
             for imported in _relative_names(node, source):
                 if imported != importer:
                     yield Import(importer, imported, f"{source}:{node.lineno}")
@@ -85,19 +85,20 @@ def import_graph() -> dict[str, list[str]]:
 
 
 @cache
-def _parsed(source: Path) -> ast.Module:
-    return ast.parse((ROOT / source).read_text(encoding="utf-8"), str(source))
+def _imports_of(source: Path) -> list[ast.Import | ast.ImportFrom]:
+    module = ast.parse((ROOT / source).read_text(encoding="utf-8"), str(source))
+    return [node for node in ast.walk(module) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
-def _absolute_names(node: ast.AST) -> list[str]:
+def _absolute_names(node: ast.Import | ast.ImportFrom) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    return [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+    return [node.module or ""] if node.level == 0 else []
 
 
-def _relative_names(node: ast.AST, source: Path) -> list[str]:
+def _relative_names(node: ast.Import | ast.ImportFrom, source: Path) -> list[str]:
     """Return the rooms, or modules of the root, that a relative import in `source` reaches."""
-    if not isinstance(node, ast.ImportFrom) or node.level < len(source.parts):
+    if isinstance(node, ast.Import) or node.level < len(source.parts):
         return []  # absolute, or within the room
     if node.level > len(source.parts):
         raise ValueError(f"{source}:{node.lineno} imports from outside the package")

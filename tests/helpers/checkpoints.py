@@ -1,6 +1,8 @@
 """Small checkpoints of every format, layout and container, by the names of what is special about them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from helpers.builders import (
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from twinlens.formats import Checkpoint, read_checkpoint, write_tensors
 
-OPENAI = {
+OPENAI: dict[str, dict[str, Any]] = {
     "archive": {"container": "torchscript"},
     "archive-float32": {"container": "torchscript", "half": False},
     "state-dict": {"container": "torch"},
@@ -31,7 +33,7 @@ OPENAI = {
     "one-layer-each": {"layers": 1, "text_layers": 1},
     "one-patch": {"image_size": 16},
 }
-BIG_VISION = {
+BIG_VISION: dict[str, dict[str, Any]] = {
     "v1": {},
     "v2-scanned": {"scan_image": True, "scan_text": True},
     "only-image-scanned": {"scan_image": True},
@@ -48,9 +50,9 @@ BIG_VISION = {
 }
 
 
-QUICK_JSON = {**TINY_CLIP_JSON, "quick_gelu": True}
+QUICK_JSON: dict[str, Any] = {**TINY_CLIP_JSON, "quick_gelu": True}
 TANH = {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}}
-TANH_JSON = {
+TANH_JSON: dict[str, Any] = {
     **TINY_CLIP_JSON, "vision_cfg": {**TINY_CLIP_JSON["vision_cfg"], **TANH, "head_width": 32},
     "text_cfg": {**TINY_CLIP_JSON["text_cfg"], **TANH, "heads": 4},
 }  # fmt: skip
@@ -70,7 +72,7 @@ OPEN_CLIP: dict[str, tuple[str, dict | None, dict, dict]] = {
     ),
     "open_clip-siglip-training": ("torch/state_dict", None, TRUNK_CHOICES, {"trunk": True, "prefix": "module."}),
 }
-TRANSFORMERS = {
+TRANSFORMERS: dict[str, dict[str, Any]] = {
     "transformers-clip": {"family": "clip"},
     "transformers-siglip": {"family": "siglip"},
     "transformers-old": {"family": "clip", "old": True},
@@ -102,7 +104,7 @@ def read(path: Path, case: str) -> Checkpoint:
     return read_checkpoint(path, **choices)
 
 
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert ours[name].dtype == theirs[name].dtype, name
@@ -110,5 +112,5 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert ours[name].numpy(force=True).tobytes() == theirs[name].numpy(force=True).tobytes(), name
 
 
-def bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.view(torch.int16) if t.dtype == torch.bfloat16 else t for n, t in tensors.items()}

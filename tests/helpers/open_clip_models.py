@@ -24,7 +24,7 @@ def import_packages(folders: Sequence[Path]) -> None:
     Of torchvision only Python is imported: its compiled operators belong to one build of PyTorch and nothing here calls
     them. An empty package whose path is torchvision's stands in for that one's own start.
     """
-    package = types.ModuleType("torchvision")
+    package: Any = types.ModuleType("torchvision")
     package.__path__ = [str(folders[2] / "torchvision")]
     package.__spec__ = importlib.machinery.ModuleSpec("torchvision", None, is_package=True)
     package.__version__ = "0"
@@ -54,7 +54,8 @@ def main(packages: Sequence[Path], inputs_file: Path, outputs_file: Path, trunks
     import timm
 
     timm.models.register_model(vit_tiny_patch16_siglip_test)
-    inputs, outputs = np.load(inputs_file), {}
+    inputs = np.load(inputs_file)
+    outputs: dict[str, Any] = {}
     for number, folder in enumerate(folders):
         model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
         if not list(folder.glob("*.safetensors")) + list(folder.glob("*.bin")):

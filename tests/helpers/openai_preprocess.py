@@ -19,10 +19,10 @@ from PIL import Image
 
 def load_transform(openai: Path, torchvision: Path) -> Callable[[Image.Image], torch.Tensor]:
     """Import `clip.clip._transform` for 224 pixels; it stays in `sys.modules` beside what stands in for torchvision."""
-    package = types.ModuleType("torchvision")
+    package: Any = types.ModuleType("torchvision")
     package.__path__ = [str(torchvision / "torchvision")]
     package.disable_beta_transforms_warning = lambda: None
-    resources = types.ModuleType("pkg_resources")  # clip.py takes `packaging` from it; setuptools has dropped it
+    resources: Any = types.ModuleType("pkg_resources")  # clip.py takes `packaging` from it; setuptools has dropped it
     resources.packaging = packaging
     sys.modules |= {"torchvision": package, "pkg_resources": resources}
     sys.path.insert(0, str(next(openai.glob("openai-clip-*"))))
