@@ -30,7 +30,7 @@ from twinlens.processing import (
     SiglipTokenizer,
 )
 from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes
-from twinlens.training.streams import SkipCounter
+from twinlens.training.streams import Sample, SkipCounter
 
 load_pairs: Any = twinlens.training.load_pairs  # what it returns depends on what it is given
 
@@ -546,7 +546,7 @@ class TestCrops:
             RandomResizedCrop(**settings)
 
 
-def samples() -> list[dict]:
+def samples() -> list[Sample]:
     return [{"image": picture(n, (30 + n, 40)), "text": ["a cat", "a dog", "a cup"], "index": n} for n in range(6)]
 
 
@@ -568,12 +568,12 @@ class TestBatches:
         }
 
     def test_texts_are_cut(self, siglip, clip):
-        long = [{"image": picture(0), "text": "a cat and a dog " * 40, "index": 0}]
+        long: list[Sample] = [{"image": picture(0), "text": "a cat and a dog " * 40, "index": 0}]
         assert ContrastiveCollator(siglip)(long)["input_ids"].shape == (1, 12)
         assert ContrastiveCollator(clip)(long)["input_ids"].shape == (1, 77)
 
     def test_without_augmentation_it_is_the_processor(self, clip):
-        one = [{**sample, "text": "a cat", "image_id": 7} for sample in samples()]
+        one: list[Sample] = [{**sample, "text": "a cat", "image_id": 7} for sample in samples()]
         batch = ContrastiveCollator(clip)(one)
         plain = clip(images=[sample["image"] for sample in one], text=["a cat"] * 6)
         assert all(torch.equal(batch[name], plain[name]) for name in plain)
@@ -584,7 +584,7 @@ class TestBatches:
         """Nothing is cut off a second time: the whole part becomes the square."""
         crop = RandomResizedCrop(scale=(0.5, 0.5), ratio=(2, 2))
         collate = ContrastiveCollator(clip, augmentation=crop)
-        sample: dict[str, Any] = {"image": picture(3, (60, 40)), "text": "x", "index": 9}
+        sample: Sample = {"image": picture(3, (60, 40)), "text": "x", "index": 9}
         box = crop.draw_box(40, 60, collate._generator(9))
         assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(2, rel=0.05)
         part = sample["image"].crop(box).resize((16, 16), Image.Resampling.BICUBIC)
