@@ -432,9 +432,9 @@ class TestCertificate:
         """A channel of 1e3, as trained towers have: its float32 spacing alone is twice the tolerance."""
         source = write(tmp_path / "sound", case)
         checkpoint = read_checkpoint(source)
-        tensors = {
-            name: tensor.float() for name, tensor in checkpoint.tensors.items()
-        } | checkpoint.layout.integer_buffers
+        tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()} | {
+            **checkpoint.layout.integer_buffers
+        }
         bias = {
             "archive": "visual.transformer.resblocks.0.mlp.c_proj.bias",
             "v1": "params/img/Transformer/encoderblock_0/MlpBlock_0/Dense_1/bias",

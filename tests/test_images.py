@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.photographs import PHOTOGRAPHS, cat, cat_levels
 from helpers import openai_preprocess
+from helpers.photographs import PHOTOGRAPHS, cat, cat_levels
 from helpers.processes import finish, start
 from helpers.released_files import released_package
 from PIL import Image, ImageOps
