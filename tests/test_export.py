@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 import transformers
 from helpers.builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_big_vision, write_openai
+from helpers.checkpoints import CASES, assert_same, bits, read, write
 from helpers.released_files import released_module
-from test_formats import CASES, assert_same, bits, read, write
 from torch import Tensor
 
 import twinlens
@@ -18,10 +19,23 @@ from twinlens.conversion import convert, export
 from twinlens.formats import FormatError, read_checkpoint
 from twinlens.formats.reader import read_files
 
+BACK_DAILY = [
+    *(
+        "archive",
+        "state-dict-legacy",
+        "state-dict-safetensors",
+        "v1",
+        "v2-scanned",
+        "bfloat16-scanned-no-head",
+        "old-no-head",
+    ),
+    *("open_clip", "open_clip-training", "open_clip-siglip-no-head", "transformers-clip", "transformers-siglip"),
+]
+BACK_THOROUGH = [pytest.param(case, marks=pytest.mark.thorough) for case in CASES if case not in [*BACK_DAILY, "timm"]]
 SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors"}
 
 
-def tensors_of(path: Path) -> dict[str, Tensor]:
+def tensors_of(path: Path) -> Mapping[str, Tensor]:
     return read_files([path])[1]
 
 
@@ -44,7 +58,9 @@ def siglip_folder(tmp_path: Path) -> Path:
 
 
 class TestBackToTheSource:
-    @pytest.mark.parametrize("case", [case for case in CASES if case != "timm"])
+    @pytest.mark.parametrize(
+        "case", BACK_DAILY + [pytest.param(case, marks=pytest.mark.thorough) for case in BACK_THOROUGH]
+    )
     def test_bit_by_bit(self, case: str, tmp_path: Path) -> None:
         source = tmp_path / "source"
         written = write(source, case)
@@ -53,7 +69,7 @@ class TestBackToTheSource:
         container = checkpoint.layout.container
         (tmp_path / "out").mkdir()
         target = tmp_path / "out" / f"weights{SUFFIXES.get(container, '.pt')}"
-        files = export(tmp_path / "folder", target, format=checkpoint.format)
+        files = export(tmp_path / "folder", target, format=checkpoint.format)  # type: ignore[arg-type]
         assert sorted(files) == sorted(target.parent.iterdir())
         assert read_files([target])[0] == container
         assert_same(bits(tensors_of(target)), bits(written))
@@ -72,7 +88,7 @@ class TestBackToTheSource:
         model.save_pretrained(folder)
         format = read_checkpoint(tmp_path / "source").format
         target = tmp_path / ("again.npz" if format == "big_vision" else "again.pt")
-        export(folder, target, format=format, dtype="float32")
+        export(folder, target, format=format, dtype="float32")  # type: ignore[arg-type]
         again = read_checkpoint(target).state_dict()
         for name, weight in model.state_dict().items():
             assert torch.equal(again[name], weight), name

@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,13 +26,23 @@ from helpers.builders import (
     open_clip_tensors,
     openai_tensors,
     resnet_tensors,
-    timm_tensors,
     trunk_tensors,
     write_beside,
     write_big_vision,
     write_npz,
     write_openai,
-    write_transformers,
+)
+from helpers.checkpoints import (
+    BIG_VISION,
+    CASES,
+    OPEN_CLIP,
+    OPENAI,
+    TANH_JSON,
+    TRANSFORMERS,
+    assert_same,
+    bits,
+    read,
+    write,
 )
 from torch import Tensor
 
@@ -53,85 +64,7 @@ from twinlens.formats import (
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-OPENAI = {
-    "archive": {"container": "torchscript"},
-    "archive-float32": {"container": "torchscript", "half": False},
-    "state-dict": {"container": "torch"},
-    "state-dict-legacy": {"container": "legacy"},
-    "state-dict-safetensors": {"container": "safetensors"},
-    "one-layer-each": {"layers": 1, "text_layers": 1},
-    "one-patch": {"image_size": 16},
-}
-BIG_VISION = {
-    "v1": {},
-    "v2-scanned": {"scan_image": True, "scan_text": True},
-    "only-image-scanned": {"scan_image": True},
-    "only-text-scanned": {"scan_text": True},
-    "scanned-one-layer": {"scan_image": True, "scan_text": True, "layers": 1, "text_layers": 1},
-    "bfloat16": {"dtype": torch.bfloat16},
-    "bfloat16-scanned-no-head": {"dtype": torch.bfloat16, "scan_text": True, "head": False},
-    "old": {"prefix": "", "old_positions": True},
-    "old-no-head": {"prefix": "", "old_positions": True, "head": False},
-    "no-head": {"head": False},
-    "patch-14": {"patch": 14},
-    "unequal-widths": {"text_width": 32, "text_heads": 2},
-    "long-text": {"text_length": 64},
-}
-
-
-QUICK_JSON = {**TINY_CLIP_JSON, "quick_gelu": True}
-TANH = {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}}
-TANH_JSON = {
-    **TINY_CLIP_JSON, "vision_cfg": {**TINY_CLIP_JSON["vision_cfg"], **TANH, "head_width": 32},
-    "text_cfg": {**TINY_CLIP_JSON["text_cfg"], **TANH, "heads": 4},
-}  # fmt: skip
-# Container, model_cfg of the JSON beside it, what the caller has to say, and what the weights are built from.
-OPEN_CLIP: dict[str, tuple[str, dict | None, dict, dict]] = {
-    "open_clip": ("safetensors", TINY_CLIP_JSON, {}, {}),
-    "open_clip-quick": ("torch", QUICK_JSON, {}, {"custom_text": True}),
-    "open_clip-tanh": ("safetensors", TANH_JSON, {}, {"dtype": torch.bfloat16}),
-    "open_clip-training": ("torch/state_dict", None, {"vision_activation": "gelu"}, {"prefix": "module."}),
-    "open_clip-zero-bias": ("torch", None, {"vision_activation": "quick_gelu"}, {"zero_bias": True}),
-    "open_clip-siglip": ("safetensors", TINY_SIGLIP_JSON, TRUNK_CHOICES, {"trunk": True}),
-    "open_clip-siglip-no-head": (
-        "torch",
-        None,
-        {"vision_activation": "gelu", "vision_heads": 4},
-        {"trunk": True, "width": 64, "head": False},
-    ),
-    "open_clip-siglip-training": ("torch/state_dict", None, TRUNK_CHOICES, {"trunk": True, "prefix": "module."}),
-}
-TRANSFORMERS = {
-    "transformers-clip": {"family": "clip"},
-    "transformers-siglip": {"family": "siglip"},
-    "transformers-old": {"family": "clip", "old": True},
-}
-SAMPLE = 7  # every seventh weight, where all of them take long
-CASES = [*OPENAI, *BIG_VISION, *OPEN_CLIP, "timm", *TRANSFORMERS]
-
-
-def write(path: Path, case: str) -> dict[str, Tensor]:
-    if case in OPENAI:
-        return write_openai(path, **{**TINY_CLIP, **OPENAI[case]})
-    if case in BIG_VISION:
-        return write_big_vision(path, **{**TINY_SIGLIP, **BIG_VISION[case]})
-    if case in TRANSFORMERS:
-        return write_transformers(path, **TRANSFORMERS[case])
-    if case == "timm":
-        tower = {name: TINY_TRUNK[name] for name in ("grid", "patch", "width", "layers", "mlp")}
-        write_tensors("safetensors", tensors := timm_tensors(**tower), path)
-        return tensors
-    container, model, _, traits = OPEN_CLIP[case]
-    traits = dict(traits)
-    build, sizes = (trunk_tensors, TINY_TRUNK) if traits.pop("trunk", False) else (open_clip_tensors, TINY_CLIP)
-    tensors = build(**{**sizes, **traits})
-    write_beside(path, tensors, container, "open_clip_config.json" if model else "", {"model_cfg": model})
-    return tensors
-
-
-def read(path: Path, case: str) -> Checkpoint:
-    choices = TRUNK_CHOICES if case == "timm" else OPEN_CLIP[case][2] if case in OPEN_CLIP else {}
-    return read_checkpoint(path, **choices)
+SAMPLE = 11  # every eleventh weight, where all of them take long
 
 
 @pytest.fixture(params=CASES)
@@ -154,18 +87,6 @@ def upstream(config: transformers.PreTrainedConfig) -> transformers.PreTrainedMo
     return model_class(config_class(**config.to_diff_dict())).eval()
 
 
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert ours[name].dtype == theirs[name].dtype, name
-        assert ours[name].shape == theirs[name].shape, name
-        assert ours[name].numpy(force=True).tobytes() == theirs[name].numpy(force=True).tobytes(), name
-
-
-def bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.view(torch.int16) if t.dtype == torch.bfloat16 else t for n, t in tensors.items()}
-
-
 class TestReading:
     def test_names_and_shapes_are_those_of_transformers(self, case: str, source: Path) -> None:
         write(source, case)
@@ -182,7 +103,12 @@ class TestReading:
         assert_same(bits({**checkpoint.tensors, **integers}), bits(written))
         assert_same(dict(checkpoint.layout.integer_buffers), integers)
         assert checkpoint.path == source
-        families = {"openai": OPENAI, "big_vision": BIG_VISION, "open_clip": OPEN_CLIP, "transformers": TRANSFORMERS}
+        families: dict[str, Any] = {
+            "openai": OPENAI,
+            "big_vision": BIG_VISION,
+            "open_clip": OPEN_CLIP,
+            "transformers": TRANSFORMERS,
+        }
         expected = next((name for name, cases in families.items() if case in cases), case)
         assert checkpoint.format == checkpoint.layout.format == expected
 
@@ -259,10 +185,12 @@ class TestGeometry:
         config = read_checkpoint(source).config
         assert config.model_type == "clip"
         assert config.projection_dim == config.text_config.projection_dim == config.vision_config.projection_dim == 48
-        vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
+        vision: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 512}
+        vision |= {"num_hidden_layers": 3, "num_attention_heads": 2}
         vision |= {"patch_size": 16, "image_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
         assert config.vision_config.to_dict().items() >= vision.items()
-        text = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
+        text: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 256}
+        text |= {"num_hidden_layers": 2, "num_attention_heads": 1}
         text |= {"vocab_size": 99, "max_position_embeddings": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
         text |= {"pad_token_id": 0, "bos_token_id": 97, "eos_token_id": 98}
         assert config.text_config.to_dict().items() >= text.items()
@@ -271,10 +199,12 @@ class TestGeometry:
         write(source, "unequal-widths")
         config = read_checkpoint(source).config
         assert config.model_type == "siglip"
-        vision = {"hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3, "num_attention_heads": 3}
+        vision: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 72}
+        vision |= {"num_hidden_layers": 3, "num_attention_heads": 3}
         vision |= {"patch_size": 16, "image_size": 48, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
         assert config.vision_config.to_dict().items() >= vision.items()
-        text = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2}
+        text: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 80}
+        text |= {"num_hidden_layers": 2, "num_attention_heads": 2}
         text |= {"vocab_size": 101, "max_position_embeddings": 16, "projection_size": 48}
         text |= {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": 1}
         text |= {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
@@ -360,7 +290,13 @@ class TestRoundTrip:
             write(tmp_path / case / "file", case)
             for row in read(tmp_path / case / "file", case).layout.rules():
                 used |= {(re.sub(r"_?\d+", "#", s), row.operation.name.removeprefix("stacked ")) for s in row.sources}
-        tables = (openai.VISION, openai.TEXT, openai.BLOCK, big_vision.BLOCK, big_vision.PATCH_EMBEDDING)
+        tables: tuple[Any, ...] = (
+            openai.VISION,
+            openai.TEXT,
+            openai.BLOCK,
+            big_vision.BLOCK,
+            big_vision.PATCH_EMBEDDING,
+        )
         tables += ([openai.VISION_PROJECTION, openai.TEXT_PROJECTION, openai.LOGIT_SCALE, open_clip.SCALE_AND_ZERO],)
         tables += (openai.TEXT_NORM, [open_clip.NO_TEXT_HEAD])
         tables += (open_clip.TEXT_HEAD, open_clip.SCALE_AND_BIAS, timm.VISION, timm.BLOCK)
@@ -474,7 +410,7 @@ class TestWhatFilesDoNotSay:
         json_name = "config.json" if case == "timm" else "open_clip_config.json"
         write_beside(source, written, "safetensors", json_name, json_text)
         config = read_checkpoint(source, image_size=48).config
-        vision = getattr(config, "vision_config", config)
+        vision: Any = getattr(config, "vision_config", config)
         assert (vision.hidden_act, vision.num_attention_heads) == ("gelu_pytorch_tanh", 12)
         with pytest.raises(FormatError, match=r"--vision-heads 3 was given, but .* can only be 12"):
             read_checkpoint(source, image_size=48, vision_heads=3)
@@ -627,6 +563,7 @@ class TestFolders:
         assert_same(read_checkpoint(tmp_path).tensors, written)
         write_tensors("safetensors", written, tmp_path / "model-0.safetensors")
         assert_refused(tmp_path, "is in two of the files")
+        bad: dict[str, Any]
         for bad in ({}, {"weight_map": {"a": "../all"}}, {"weight_map": {"a": 3}}, {"weight_map": []}):
             index.write_text(json.dumps(bad))
             assert_refused(tmp_path, "has no weight_map from weights to files of the folder")
@@ -981,14 +918,14 @@ class TestRefusedFiles:
         assert_refused(source, "is compressed")
 
     def test_object_arrays(self, source: Path) -> None:
-        arrays = {name: tensor.numpy() for name, tensor in big_vision_tensors(**TINY_SIGLIP).items()}
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in big_vision_tensors(**TINY_SIGLIP).items()}
         with source.open("wb") as file:
             np.savez(file, **{**arrays, "params/t": np.array([Touch(source)], dtype=object)}, allow_pickle=True)
         assert_refused(source, "Object arrays cannot be loaded")
 
     @pytest.mark.parametrize("array", [np.ones(1, ">f4"), np.array(["a"]), np.ones(1, "V3")], ids=["big", "text", "V3"])
     def test_arrays_of_other_types(self, array: np.ndarray, source: Path) -> None:
-        arrays = {name: tensor.numpy() for name, tensor in big_vision_tensors(**TINY_SIGLIP).items()}
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in big_vision_tensors(**TINY_SIGLIP).items()}
         with source.open("wb") as file:
             np.savez(file, **{**arrays, "params/t": array})
         assert_refused(source, "damaged or forged")
@@ -1003,13 +940,14 @@ class TestRefusedFiles:
 def test_compressed_npz(source: Path) -> None:
     tensors = big_vision_tensors(**TINY_SIGLIP)
     with source.open("wb") as file:
-        np.savez_compressed(file, **{name: tensor.numpy() for name, tensor in tensors.items()})
+        np.savez_compressed(file, **{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
     assert_same(read_checkpoint(source).tensors, tensors)
 
 
 def test_fortran_order(source: Path) -> None:
     tensors = big_vision_tensors(**TINY_SIGLIP)
     with source.open("wb") as file:
-        np.savez(file, **{name: np.asfortranarray(tensor.numpy()) for name, tensor in tensors.items()})
+        arrays: dict[str, Any] = {name: np.asfortranarray(tensor.numpy()) for name, tensor in tensors.items()}
+        np.savez(file, **arrays)
     checkpoint = read_checkpoint(source)
     assert_same(to_official(checkpoint.state_dict(), checkpoint.layout), tensors)

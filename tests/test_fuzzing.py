@@ -24,8 +24,8 @@ SECONDS = 10  # for one file
 SPARE = 64 << 20  # bytes that libraries may take beside the tensors
 Mutation = Callable[[bytes, random.Random], bytes]
 
-CLIP = {**TINY_CLIP, "width": 64, "layers": 1, "text_layers": 1, "vocabulary": 20}
-SIGLIP = {**TINY_SIGLIP, "layers": 1, "text_layers": 1}
+CLIP: dict[str, Any] = {**TINY_CLIP, "width": 64, "layers": 1, "text_layers": 1, "vocabulary": 20}
+SIGLIP: dict[str, Any] = {**TINY_SIGLIP, "layers": 1, "text_layers": 1}
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, dict[str, torch.Tensor]]]:

@@ -159,7 +159,7 @@ class TestCard:
         for code in blocks:
             _, statements = code.split("\n\n")  # after the import
             assert len(statements.splitlines()) <= 3
-            namespace = {"images": images, "texts": ["a cat", "a rocket"]}
+            namespace: dict[str, Any] = {"images": images, "texts": ["a cat", "a rocket"]}
             exec(code.replace("FOLDER", str(folder)), namespace)
             assert len(namespace[statements.splitlines()[-1].partition(" = ")[0]]) == len(images)
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -308,7 +309,7 @@ def test_training_makes_no_matrix_of_logits(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_that_computes_nan_says_so(family):
     own, theirs = twins(family)
-    arguments = {"pixel_values": pixels(3), "input_ids": token_ids(family), "return_loss": True}
+    arguments: dict[str, Any] = {"pixel_values": pixels(3), "input_ids": token_ids(family), "return_loss": True}
     arguments["pixel_values"][1, 0, 0, 0] = torch.nan
     assert theirs(**arguments).loss.isnan()
     with pytest.raises(ValueError, match="Row 1 of image_embeds holds NaN"):
@@ -336,7 +337,7 @@ def assert_as_one_process(name: str, found: list[list[Tensor]]) -> None:
     expected = textbook(name, *values)
     wanted = gradients(expected, values)
     losses, images, texts, *scalars = zip(*found, strict=True)
-    close = {"rtol": 1e-10, "atol": 1e-12}
+    close: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
     torch.testing.assert_close(torch.stack(losses).mean(), expected.reshape(()), **close)
     for local, whole in ((images, wanted[0]), (texts, wanted[1])):
         torch.testing.assert_close(torch.cat(local), world * whole, **close)

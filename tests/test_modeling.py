@@ -6,10 +6,12 @@ import json
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
+from helpers.architecture import ROOT
 from helpers.families import FAMILIES, IDS, TEXT, VISION, config, model, pixels, settings, token_ids, twins
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -135,14 +137,18 @@ def test_losses_are_those_of_transformers_and_of_the_papers(family):
 # --- attention maps and kernels ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
+# Whose first use takes some seconds.
+FLEX = pytest.param("flex_attention", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", FLEX])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_attention_maps_are_real_under_every_kernel(family, attention):
     ours, reference = model(family, attention=attention), twins(family, attention="eager")[1]
     arguments = {"pixel_values": pixels(), "input_ids": token_ids(family), "output_attentions": True}
     if family == "CLIP":
-        arguments["attention_mask"] = (arguments["input_ids"] != 1).long()
+        arguments["attention_mask"] = (token_ids(family) != 1).long()
     outputs, expected = ours(**arguments), reference(**arguments)
     for tower in ("vision_model_output", "text_model_output"):
         assert len(outputs[tower].attentions) == len(expected[tower].attentions) > 0
@@ -193,13 +199,13 @@ def test_the_pooling_head_shows_where_it_looks():
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_kernels_agree(family):
+def test_kernels_agree(family, attention):
     arguments = {"pixel_values": pixels(), "input_ids": token_ids(family)}
     expected = model(family, attention="eager")(**arguments)
-    for attention in ("sdpa", "flex_attention"):
-        assert difference(model(family, attention=attention)(**arguments), expected) <= 5e-6
+    assert difference(model(family, attention=attention)(**arguments), expected) <= 5e-6
 
 
 # --- what callers cannot get wrong ------------------------------------------------------------------------------------
@@ -320,8 +326,15 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
     assert theirs(input_ids=ids, pixel_values=images).logits_per_image.dtype == dtype  # bfloat16 has 8 bits for them
 
 
-@pytest.mark.parametrize("kind", ["VisionModel", "TextModel"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("CLIP", "TextModel"),
+        ("Siglip", "VisionModel"),
+        pytest.param("CLIP", "VisionModel", marks=pytest.mark.thorough),
+        pytest.param("Siglip", "TextModel", marks=pytest.mark.thorough),
+    ],
+)
 @torch.no_grad()
 def test_towers_compile_whole_and_export_for_any_batch(family, kind):
     tower = model(family, kind)
@@ -417,6 +430,7 @@ def test_first_weights_of_clip_are_those_of_openai():
     ours = twinlens.CLIPVisionModel(twinlens.CLIPVisionConfig(**wide)).encoder.layers[0]
     theirs = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**wide)).encoder.layers[0]
     width, small = 256**-0.5, 256**-0.5 * 16**-0.5
+    layer: Any
     for layer, inside, outside in ((ours, width, small), (theirs, small, width)):
         assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(inside, rel=0.03)
         assert layer.self_attn.out_proj.weight.std().item() == pytest.approx(outside, rel=0.03)
@@ -519,7 +533,7 @@ def test_towers_come_out_of_dual_checkpoints(family, kind, tmp_path):
 def poisoned_memory():
     """Fresh memory holds NaN or the largest integer instead of what happens to lie there."""
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
@@ -619,14 +633,15 @@ def test_the_code_is_as_small_as_the_readme_says():
     def code_lines(path: Path) -> int:
         """Lines with code: no comments, no blank lines, no docstrings."""
         tree = ast.parse(path.read_text())
-        skipped = set()
+        skipped: set[int] = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-                skipped.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+                docstring = node.body[0]
+                skipped.update(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
         lines = enumerate(path.read_text().splitlines(), 1)
         return sum(1 for number, line in lines if number not in skipped and line.strip() and line.strip()[0] != "#")
 
-    folders = [Path(room.__file__).parent for room in (twinlens.modeling, twinlens.losses)]
+    folders = [ROOT / "modeling", ROOT / "losses"]
     sizes = {path: code_lines(path) for folder in folders for path in folder.glob("*.py")}
     assert sum(sizes.values()) <= 1400
     assert max(sizes.values()) <= 250

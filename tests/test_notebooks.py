@@ -4,13 +4,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client import KernelManager
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
-def pictures(notebook) -> int:
+def pictures(notebook: nbformat.NotebookNode) -> int:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
@@ -24,7 +24,11 @@ def kernel(tmp_path_factory):
     manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path if path.stem == "quickstart" else pytest.param(path, marks=pytest.mark.thorough) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_runs_and_was_committed_with_its_output(path, kernel):
     committed = nbformat.read(path, as_version=4)
     notebook = nbformat.read(path, as_version=4)
@@ -32,6 +36,7 @@ def test_runs_and_was_committed_with_its_output(path, kernel):
     notebook.cells.insert(0, nothing_left)
     client = NotebookClient(notebook, km=kernel, timeout=240)
     client.execute()
+    assert client.kc is not None
     client.kc.stop_channels()
     notebook.cells.remove(nothing_left)
     assert pictures(notebook) == pictures(committed) >= 1

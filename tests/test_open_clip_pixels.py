@@ -1,8 +1,6 @@
 """What a source of open_clip states about its pixels: made as open_clip makes them, or refused by name; and written."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers import open_clip_transform
 from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
@@ -21,6 +20,7 @@ from helpers.builders import (
     trunk_tensors,
     write_openai,
 )
+from helpers.processes import finish, start
 from helpers.released_files import released_package
 from PIL import Image
 
@@ -33,7 +33,7 @@ from twinlens.processing import build_processor
 
 SIZE = 32  # pixels a side of the tiny CLIP
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     f"{mode}-{interpolation}": {"resize_mode": mode, "interpolation": interpolation, "mean": MEAN, "std": STD}
     for mode in ("shortest", "squash")
     for interpolation in ("bicubic", "bilinear", "random")
@@ -81,11 +81,9 @@ def official(images: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFac
     }
     (root / "cases.json").write_text(json.dumps(cases))
     np.savez(root / "images.npz", **images)  # type: ignore[arg-type]
-    script = Path(__file__).parent / "helpers" / "open_clip_transform.py"
     files = [root / name for name in ("cases.json", "images.npz", "outputs.npz")]
-    command = [sys.executable, script, ":".join(map(str, packages)), *files]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
+    process = start(open_clip_transform.main, packages, *files, output=root / "log")
+    assert finish(process) == 0, (root / "log").read_text()
     return np.load(files[-1])
 
 

@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_linear_probe(drawings, accuracies):
 
 
 def test_examples_help_where_names_do_not(drawings, accuracies, tmp_path):
-    arguments = (drawings / "model", drawings / "train", drawings / "test", "--shots", 2, "--template")
+    arguments: tuple[Any, ...] = (drawings / "model", drawings / "train", drawings / "test", "--shots", 2, "--template")
     by_name, with_examples = accuracies("few_shot.py", *arguments, "a picture of a {}")
     assert by_name >= 90
     assert with_examples >= 90

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def _assert_same(result, expected):
 
 def test_big_vision_float64_outputs(official):
     checkpoint, inputs, expected = official
-    result = reference_forward(checkpoint, *inputs)
+    result: Any = reference_forward(checkpoint, *inputs)
     for output, name in [
         (result.image.pooler_output, "image_pre_logits"),
         (result.text.pooler_output, "text_logits"),
@@ -60,7 +61,7 @@ def test_big_vision_float64_outputs(official):
 
 def test_big_vision_every_block(official):
     checkpoint, inputs, expected = official
-    result = reference_forward(checkpoint, *inputs)
+    result: Any = reference_forward(checkpoint, *inputs)
     recorded = {"image": "image_encoded", "text": "text_transformed"}
     for name, last in recorded.items():
         tower = getattr(result, name)
@@ -165,7 +166,7 @@ def test_openai_model_in_float64(clip_source, tmp_path):
         image, text = official.encode_image(torch.from_numpy(pixels)), official.encode_text(torch.from_numpy(ids))
         logits, _ = official(torch.from_numpy(pixels), torch.from_numpy(ids))
 
-    result = reference_forward(released, pixels, ids)
+    result: Any = reference_forward(released, pixels, ids)
     np.testing.assert_allclose(result.image.pooler_output, image, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.text.pooler_output, text, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.logits_per_image, logits, rtol=0, atol=1e-12)
@@ -190,7 +191,7 @@ def test_transformers_in_float64(family, old, tmp_path):
     ids[:, 9] = 98
     with torch.no_grad():
         outputs = model.double().eval()(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(ids))
-    result = reference_forward(checkpoint.tensors, pixels, ids, sidecar_json=checkpoint.layout.sidecar_json)
+    result: Any = reference_forward(checkpoint.tensors, pixels, ids, sidecar_json=checkpoint.layout.sidecar_json)
     np.testing.assert_allclose(result.image.embeds, outputs.image_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.text.embeds, outputs.text_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.logits_per_image, outputs.logits_per_image, rtol=0, atol=1e-12)

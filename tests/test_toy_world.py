@@ -198,7 +198,9 @@ class TestDataset:
     def test_samples(self) -> None:
         sample = ShapesDataset(size=3, image_size=48)[2]
         assert (sample["image"].size, sample["image"].mode, sample["index"]) == ((48, 48), "RGB", 2)
-        assert [sample["text"] for sample in ShapesDataset(size=3)] == [ShapesDataset()[i]["text"] for i in range(3)]
+        assert [sample["text"] for sample in ShapesDataset(size=3)] == [  # type: ignore[attr-defined]
+            ShapesDataset()[i]["text"] for i in range(3)
+        ]
 
     def test_mistakes(self) -> None:
         with pytest.raises(ValueError, match="'train' or 'test', got 'validation'"):
@@ -244,6 +246,7 @@ def texts_of_the_world() -> list[str]:
 
 
 class TestVocabularies:
+    @pytest.mark.thorough
     def test_can_be_made_again(self, tmp_path: Path) -> None:
         write_sentencepiece(tmp_path / SENTENCEPIECE)
         write_merges(tmp_path / MERGES)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -39,7 +40,10 @@ def world(tmp_path_factory) -> Path:
     for split, size in (("train", 24), ("test", 10)):
         (folder / split).mkdir()
         with (folder / split / "metadata.jsonl").open("w") as lines:
-            for pair in (ShapesDataset(split, size)[index] for index in range(size)):
+            for pair in (
+                ShapesDataset(split, size)[index]  # type: ignore[arg-type]
+                for index in range(size)
+            ):
                 pair["image"].save(folder / split / f"{pair['index']}.png")
                 lines.write(json.dumps({"file_name": f"{pair['index']}.png", "text": pair["text"]}) + "\n")
     return folder
@@ -289,7 +293,7 @@ class TestRun:
         assert json.loads((tmp_path / "other" / "training.json").read_text())["skipped"] == 1
 
     def test_splits_of_a_data_set(self, world, tmp_path):
-        def pairs(split: str, size: int) -> datasets.Dataset:
+        def pairs(split: Any, size: int) -> datasets.Dataset:
             rows = [ShapesDataset(split, size)[index] for index in range(size)]
             return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in ("image", "text")})
 

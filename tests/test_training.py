@@ -96,7 +96,7 @@ class TestParameters:
         trained = {name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
         assert trained == {"text_model", "text_projection", "logit_scale"}
         with pytest.raises(ValueError, match="image, text, got 'both'"):
-            freeze(model, "both")
+            freeze(model, "both")  # type: ignore[arg-type]
 
     def test_nothing_to_train(self):
         model = tiny("siglip").requires_grad_(False)
@@ -147,7 +147,7 @@ def collate(samples: list[dict]) -> dict:
 
 def trainer(model, folder, **settings) -> ContrastiveTrainer:
     arguments = ContrastiveTrainingArguments(
-        **{
+        **{  # type: ignore[arg-type]
             "output_dir": str(folder), "use_cpu": True, "max_steps": 4, "learning_rate": 1e-3, "warmup_steps": 0,
             "per_device_train_batch_size": 8, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True,
         }
@@ -239,7 +239,7 @@ class TestTrainer:
             ("layer_decay", 1.5, r"in \(0, 1\], got 1.5"),
         ):
             with pytest.raises(ValueError, match=message):
-                ContrastiveTrainingArguments(output_dir=str(tmp_path), **{name: value})
+                ContrastiveTrainingArguments(output_dir=str(tmp_path), **{name: value})  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="takes a twinlens DualEncoderModel, got a"):
             trainer(tiny("siglip").vision_model, tmp_path)
 

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,6 +20,7 @@ from helpers.text_corpus import trained_sentencepiece
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
+import twinlens
 from twinlens.processing import (
     CLIPImageProcessor,
     CLIPProcessor,
@@ -27,8 +29,10 @@ from twinlens.processing import (
     SiglipProcessor,
     SiglipTokenizer,
 )
-from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes, load_pairs
-from twinlens.training.streams import SkipCounter
+from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes
+from twinlens.training.streams import Sample, SkipCounter
+
+load_pairs: Any = twinlens.training.load_pairs  # what it returns depends on what it is given
 
 # More workers than the machine has cores.
 MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -59,7 +63,7 @@ def write_images(folder: Path, count: int) -> list[str]:
     return names
 
 
-def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+def write_tar(path: Path, files: dict[str, bytes], mode: Any = "w") -> Path:
     with tarfile.open(path, mode) as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
@@ -312,7 +316,7 @@ class TestDatasets:
         """Every pass has every sample once over both processes, and another order."""
         data = table.select([0, 1, 2, 4, 5, 2, 1, 0]).to_iterable_dataset(num_shards=2)
         monkeypatch.setenv("WORLD_SIZE", "2")
-        passes = [[] for _ in range(5)]
+        passes: list[list[Any]] = [[] for _ in range(5)]
         for rank in "01":
             monkeypatch.setenv("RANK", rank)
             found = [number_of(sample) for sample, _ in zip(load_pairs(data, seed=1), range(20), strict=False)]
@@ -360,7 +364,8 @@ class TestTars:
         shards, each = 4, 5
         source = write_shards(tmp_path, shards, each)
         monkeypatch.setenv("WORLD_SIZE", str(ranks))
-        size, passes = shards * each // ranks, [[], [], []]
+        passes: list[list[Any]] = [[], [], []]
+        size = shards * each // ranks
         for rank in range(ranks):
             monkeypatch.setenv("RANK", str(rank))
             found = self.read(load_pairs(source, seed=3), workers, 3 * size)
@@ -541,7 +546,7 @@ class TestCrops:
             RandomResizedCrop(**settings)
 
 
-def samples() -> list[dict]:
+def samples() -> list[Sample]:
     return [{"image": picture(n, (30 + n, 40)), "text": ["a cat", "a dog", "a cup"], "index": n} for n in range(6)]
 
 
@@ -563,12 +568,12 @@ class TestBatches:
         }
 
     def test_texts_are_cut(self, siglip, clip):
-        long = [{"image": picture(0), "text": "a cat and a dog " * 40, "index": 0}]
+        long: list[Sample] = [{"image": picture(0), "text": "a cat and a dog " * 40, "index": 0}]
         assert ContrastiveCollator(siglip)(long)["input_ids"].shape == (1, 12)
         assert ContrastiveCollator(clip)(long)["input_ids"].shape == (1, 77)
 
     def test_without_augmentation_it_is_the_processor(self, clip):
-        one = [{**sample, "text": "a cat", "image_id": 7} for sample in samples()]
+        one: list[Sample] = [{**sample, "text": "a cat", "image_id": 7} for sample in samples()]
         batch = ContrastiveCollator(clip)(one)
         plain = clip(images=[sample["image"] for sample in one], text=["a cat"] * 6)
         assert all(torch.equal(batch[name], plain[name]) for name in plain)
@@ -579,7 +584,7 @@ class TestBatches:
         """Nothing is cut off a second time: the whole part becomes the square."""
         crop = RandomResizedCrop(scale=(0.5, 0.5), ratio=(2, 2))
         collate = ContrastiveCollator(clip, augmentation=crop)
-        sample = {"image": picture(3, (60, 40)), "text": "x", "index": 9}
+        sample: Sample = {"image": picture(3, (60, 40)), "text": "x", "index": 9}
         box = crop.draw_box(40, 60, collate._generator(9))
         assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(2, rel=0.05)
         part = sample["image"].crop(box).resize((16, 16), Image.Resampling.BICUBIC)
@@ -645,8 +650,9 @@ class TestBatches:
     def test_are_the_same_from_workers(self, clip):
         """Workers that outlive an epoch learn of the next one."""
         collate = ContrastiveCollator(clip, augmentation=RandomResizedCrop(scale=(0.2, 0.8)), seed=2)
-        here = DataLoader(samples(), 2, collate_fn=collate)
-        there = DataLoader(samples(), 2, collate_fn=collate, num_workers=2, persistent_workers=True)
+        data: Any = samples()  # a list is a data set
+        here = DataLoader(data, 2, collate_fn=collate)
+        there = DataLoader(data, 2, collate_fn=collate, num_workers=2, persistent_workers=True)
         for epoch in (0, 1):
             collate.set_epoch(epoch)
             for batch, same in zip(here, there, strict=True):

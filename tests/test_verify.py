@@ -3,7 +3,6 @@
 import importlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from helpers import open_clip_models
 from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
@@ -23,6 +23,7 @@ from helpers.builders import (
     write_big_vision,
     write_openai,
 )
+from helpers.processes import finish, start
 from helpers.released_files import released_module, released_package
 from PIL import Image
 
@@ -65,7 +66,7 @@ class TestVerify:
         assert certificate.inputs["photograph"] == "twinlens/catalogue/assets/cat.jpg, the last image"
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-    def test_rounded_folders(self, siglip: tuple[Path, Path], dtype: str, tmp_path: Path) -> None:
+    def test_rounded_folders(self, siglip: tuple[Path, Path], dtype: Any, tmp_path: Path) -> None:
         convert(siglip[0], tmp_path / "rounded", image_size=44, dtype=dtype)
         certificate = verify(siglip[0], tmp_path / "rounded")
         assert certificate.passed
@@ -99,7 +100,7 @@ class TestVerify:
     )  # fmt: skip
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_a_changed_setting_fails(
-        self, siglip: tuple[Path, Path], tower: str, name: str, value: Any, dtype: str, tmp_path: Path
+        self, siglip: tuple[Path, Path], tower: str, name: str, value: Any, dtype: Any, tmp_path: Path
     ) -> None:
         convert(siglip[0], tmp_path / "other", image_size=44, dtype=dtype)
         file = tmp_path / "other" / "config.json"
@@ -164,7 +165,7 @@ class TestPlot:
 
 class TestOriginalCode:
     def test_openai_clip(self, clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-        package = ModuleType("clip")
+        package: Any = ModuleType("clip")
         package.model = released_module("openai-clip==1.0.1", "clip/model.py")
         monkeypatch.setitem(sys.modules, "clip", package)
         monkeypatch.setitem(sys.modules, "clip.model", package.model)
@@ -214,19 +215,10 @@ class TestOriginalCode:
         convert(source, tmp_path / "folder")
         names = ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")
         packages = [released_package(name) for name in names]
-        script = (
-            "import sys, importlib; from helpers.open_clip_models import import_packages;"
-            "import_packages(sys.argv[3:]);"
-            "from twinlens.parity import verify;"
-            "original = importlib.import_module('twinlens.parity.original');"
-            "original.version = lambda name: '3.3.0'; certificate = verify(*sys.argv[1:3], reference='original');"
-            "print(certificate.passed, certificate.comparisons[-2].reference)"
-        )
-        answer = subprocess.run(
-            [sys.executable, "-c", script, source, tmp_path / "folder", *packages],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-        )  # fmt: skip
-        assert answer.stdout == "True open_clip_torch 3.3.0\n", answer.stderr
+        log = tmp_path / "log"
+        process = start(open_clip_models.verify_folder, packages, source, tmp_path / "folder", output=log)
+        assert finish(process) == 0, log.read_text()
+        assert log.read_text().endswith("True open_clip_torch 3.3.0\n")
 
     def test_without_one(self, siglip: tuple[Path, Path]) -> None:
         with pytest.raises(ValueError, match="No installable package runs big_vision checkpoints"):

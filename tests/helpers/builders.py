@@ -16,7 +16,7 @@ from torch import Tensor
 
 from twinlens.formats import write_archive, write_tensors
 
-TINY_CLIP = {
+TINY_CLIP: dict[str, Any] = {
     "image_size": 32, "patch": 16, "width": 128, "layers": 3, "text_width": 64, "text_layers": 2, "text_length": 12,
     "vocabulary": 99, "embed": 48,
 }  # fmt: skip
@@ -24,20 +24,20 @@ VIT_B_32 = {
     "image_size": 224, "patch": 32, "width": 768, "layers": 12, "text_width": 512, "text_layers": 12,
     "text_length": 77, "vocabulary": 49408, "embed": 512,
 }  # fmt: skip
-TINY_SIGLIP = {
+TINY_SIGLIP: dict[str, Any] = {
     "grid": 3, "patch": 16, "width": 48, "layers": 3, "heads": 3, "mlp": 72, "text_width": 48, "text_layers": 2,
     "text_heads": 2, "text_mlp": 80, "text_length": 16, "vocabulary": 101,
 }  # fmt: skip
-TINY_TRUNK = {
+TINY_TRUNK: dict[str, Any] = {
     "grid": 3, "patch": 16, "width": 48, "layers": 3, "mlp": 72, "text_width": 64, "text_layers": 2,
     "text_length": 12, "vocabulary": 99,
 }  # fmt: skip
-TINY_CLIP_JSON = {
+TINY_CLIP_JSON: dict[str, Any] = {
     "embed_dim": 48,
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 128, "layers": 3},
     "text_cfg": {"context_length": 12, "vocab_size": 99, "width": 64, "heads": 1, "layers": 2},
 }
-TINY_SIGLIP_JSON = {
+TINY_SIGLIP_JSON: dict[str, Any] = {
     "embed_dim": 48,
     "init_logit_bias": -10,
     "custom_text": True,
@@ -50,7 +50,10 @@ TINY_SIGLIP_JSON = {
         "no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
     },
 }  # fmt: skip
-TRUNK_CHOICES = {"vision_activation": "gelu", "vision_heads": 3}  # what the tiny tower's name does not say
+TRUNK_CHOICES: dict[str, Any] = {
+    "vision_activation": "gelu",
+    "vision_heads": 3,
+}  # what the tiny tower's name does not say
 SIGLIP_B_16_224 = {
     "grid": 14, "patch": 16, "width": 768, "layers": 12, "heads": 12, "mlp": 3072, "text_width": 768,
     "text_layers": 12, "text_heads": 12, "text_mlp": 3072, "text_length": 64, "vocabulary": 32000,
@@ -126,7 +129,7 @@ def openai_tensors(
     return tensors
 
 
-def write_openai(path: Path, container: str = "torchscript", **geometry: int) -> dict[str, Tensor]:
+def write_openai(path: Path, container: str = "torchscript", **geometry: Any) -> dict[str, Tensor]:
     """Write and return `openai_tensors(**geometry)`; plain state dicts lack the integer buffers."""
     tensors = openai_tensors(**geometry, integers=container == "torchscript")
     if container == "torchscript":
@@ -167,7 +170,7 @@ def big_vision_tensors(
 
     def attention(size: int, heads: int) -> dict[str, Tensor]:
         shape = (heads, size // heads)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for part in ("query", "key", "value"):
             tensors |= {f"{part}/kernel": random.weight(size, *shape, fan_in=size), f"{part}/bias": random.bias(*shape)}
         return tensors | {"out/kernel": random.weight(*shape, size, fan_in=size), "out/bias": random.bias(size)}
@@ -227,7 +230,7 @@ def write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
     write_tensors("npz", tensors, path)
 
 
-def write_big_vision(path: Path, *, dtype: torch.dtype = torch.float32, **geometry: int) -> dict[str, Tensor]:
+def write_big_vision(path: Path, *, dtype: torch.dtype = torch.float32, **geometry: Any) -> dict[str, Tensor]:
     """Write and return `big_vision_tensors(**geometry)`."""
     tensors = {name: tensor.to(dtype) for name, tensor in big_vision_tensors(**geometry).items()}
     write_npz(path, tensors)

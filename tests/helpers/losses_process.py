@@ -45,7 +45,7 @@ def refused(loss: Loss, values: list[Tensor]) -> str:
     return ""
 
 
-def own_losses(group: dist.ProcessGroup) -> dict[str, Loss]:
+def own_losses(group: dist.ProcessGroup | None) -> dict[str, Loss]:
     return {
         "sigmoid": lambda *values: sigmoid_loss(*values, chunk_size=2, group=group),
         "softmax": lambda *values: softmax_loss(*values[:3], chunk_size=2, group=group),

@@ -1,36 +1,36 @@
-"""open_clip and timm themselves, run in a process of their own: the official code of what is read and exported here.
-
-    python open_clip_models.py PACKAGES INPUTS OUTPUTS TRUNKS FOLDER...
-
-Writes what the models of folders, as open_clip loads them, make of INPUTS; and what timm's names of SigLIP towers mean,
-unless that file is there. PACKAGES are the folders of the unpacked distributions of open_clip_torch, timm and
-torchvision, separated by colons. A folder without weights gets a seeded random model. Of torchvision only Python is
-imported: its compiled operators belong to one build of PyTorch, and nothing here calls them.
-"""
+"""open_clip and timm themselves, run in a process of their own: the official code of what is read and exported here."""
 
 import importlib.machinery
 import json
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from twinlens.parity import verify
+
 TINY_TRUNK = "vit_tiny_patch16_siglip_test"
 
 
-def import_packages(folders: list[str]) -> None:
-    """Make them importable; an empty package whose path is torchvision's stands in for that one's own start."""
-    package = types.ModuleType("torchvision")
-    package.__path__ = [str(Path(folders[2]) / "torchvision")]
+def import_packages(folders: Sequence[Path]) -> None:
+    """Make the unpacked distributions of open_clip_torch, timm and torchvision importable, in this order.
+
+    Of torchvision only Python is imported: its compiled operators belong to one build of PyTorch and nothing here calls
+    them. An empty package whose path is torchvision's stands in for that one's own start.
+    """
+    package: Any = types.ModuleType("torchvision")
+    package.__path__ = [str(folders[2] / "torchvision")]
     package.__spec__ = importlib.machinery.ModuleSpec("torchvision", None, is_package=True)
     package.__version__ = "0"
     package.disable_beta_transforms_warning = lambda: None
     sys.modules["torchvision"] = package
-    sys.path[:0] = folders[:2]
+    sys.path[:0] = map(str, folders[:2])
 
 
 def vit_tiny_patch16_siglip_test(num_classes: int, global_pool: str, **ignored: Any) -> torch.nn.Module:
@@ -41,22 +41,31 @@ def vit_tiny_patch16_siglip_test(num_classes: int, global_pool: str, **ignored: 
     return VisionTransformer(**sizes, class_token=False, num_classes=num_classes, global_pool=global_pool)
 
 
-def run(inputs_file: str, outputs_file: str, *folders: str) -> None:
+def main(packages: Sequence[Path], inputs_file: Path, outputs_file: Path, trunks_file: Path, *folders: Path) -> None:
+    """Write what the models of `folders`, as open_clip loads them, make of the inputs.
+
+    A folder without weights gets a seeded random model. What timm's names of SigLIP towers mean is written unless that
+    file is there.
+    """
+    import_packages(packages)
+    if not trunks_file.exists():
+        trunks(trunks_file)
     import open_clip
     import timm
 
     timm.models.register_model(vit_tiny_patch16_siglip_test)
-    inputs, outputs = np.load(inputs_file), {}
+    inputs = np.load(inputs_file)
+    outputs: dict[str, Any] = {}
     for number, folder in enumerate(folders):
         model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-        if not list(Path(folder).glob("*.safetensors")) + list(Path(folder).glob("*.bin")):
+        if not list(folder.glob("*.safetensors")) + list(folder.glob("*.bin")):
             generator = torch.Generator().manual_seed(number)
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
                 center = 1 if name.endswith(".weight") and parameter.ndim == 1 else 0
                 parameter.data = torch.tensor(2.0) if name == "logit_scale" else center + scale * noise
-            save_file(model.state_dict(), Path(folder) / "open_clip_model.safetensors")
+            save_file(model.state_dict(), folder / "open_clip_model.safetensors")
         model = model.double().eval()
         with torch.no_grad():
             images = model.encode_image(torch.from_numpy(inputs["pixels"]), normalize=True)
@@ -90,9 +99,9 @@ def trunks(output: Path) -> None:
     output.write_text(json.dumps(found))
 
 
-if __name__ == "__main__":
-    packages, inputs, outputs, names, *models = sys.argv[1:]
-    import_packages(packages.split(":"))
-    if not Path(names).exists():
-        trunks(Path(names))
-    run(inputs, outputs, *models)
+def verify_folder(packages: Sequence[Path], source: Path, folder: Path) -> None:
+    """Print whether a folder passes against open_clip, and what it was compared with."""
+    import_packages(packages)
+    with patch("twinlens.parity.original.version", lambda name: "3.3.0"):  # not installed, only unpacked
+        certificate = verify(source, folder, reference="original")
+    print(certificate.passed, certificate.comparisons[-2].reference)

@@ -1,10 +1,12 @@
 """Processes of their own, forked from one that has imported what takes seconds to import."""
 
+import inspect
 import multiprocessing
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ def start(function: Callable[..., None], *arguments: Any, output: Path) -> BaseP
 
     It ends with the exit code of a program that does nothing else.
     """
-    process = FORKED.Process(target=_run, args=(function, arguments, output))
+    process = FORKED.Process(target=_run, args=(inspect.getfile(function), function.__name__, arguments, output))
     process.start()
     return process
 
@@ -47,13 +49,19 @@ def _command(arguments: Iterable[str]) -> None:
     main()
 
 
-def _run(function: Callable[..., None], arguments: tuple[Any, ...], output: Path) -> None:
+def _run(file: str, name: str, arguments: tuple[Any, ...], output: Path) -> None:
+    """Find the function by its file, for what its module is called differs between pytest's import modes."""
     opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(opened, stream)
     torch.set_num_threads(1)
     try:
-        function(*arguments)
+        spec = spec_from_file_location(Path(file).stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        getattr(module, name)(*arguments)
     except Exception:
         traceback.print_exc()
         sys.exit(1)

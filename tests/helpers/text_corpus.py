@@ -5,7 +5,7 @@ import random
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -220,4 +220,8 @@ def _canonical(text: str) -> str:
     return re.sub(r"\s+", " ", bare.lower()).strip()
 
 
-CLEANUPS = {"none": str, "lower": lambda text: text.translate(ASCII_LOWER), "canonicalize": _canonical}
+CLEANUPS: dict[str, Callable[[str], str]] = {
+    "none": str,
+    "lower": lambda text: text.translate(ASCII_LOWER),
+    "canonicalize": _canonical,
+}

@@ -9,6 +9,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -26,7 +27,7 @@ COMMON_CONFIG_SETTINGS = {
 }
 
 # What the common tests import although the source distribution leaves it out.
-STAND_INS = {
+STAND_INS: dict[str, dict[str, Any]] = {
     "fetch_hub_objects_for_ci": {"url_to_local_path": str},
     "tests.exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
     "tests.generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
