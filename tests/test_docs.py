@@ -332,18 +332,11 @@ class TestPictures:
         assert committed == drawn
 
 
-class TestReference:
-    @pytest.mark.parametrize("room", [room for room in rooms() if room != "cli"])
-    def test_every_public_name_of_a_room_is_on_its_page(self, room: str) -> None:
-        page = (PROJECT / "docs" / "reference" / f"{room}.md").read_text(encoding="utf-8")
-        shown = re.findall(rf"^::: twinlens\.{room}\.(?:\w+\.)*(\w+)$", page, flags=re.MULTILINE)
-        if not (PROJECT / room / "__init__.pyi").exists():  # mkdocstrings reads `__all__`
-            assert shown == []
-            return
-        assert sorted(shown) == sorted(getattr(twinlens, room).__all__)
-        for path in re.findall(r"^::: (twinlens\.\S+)$", page, flags=re.MULTILINE):
-            module, _, name = path.rpartition(".")
-            assert hasattr(importlib.import_module(module), name)
+@pytest.mark.parametrize("room", [room for room in rooms() if room != "cli"])
+def test_every_room_has_a_page_of_the_reference(room: str) -> None:
+    page = (PROJECT / "docs" / "reference" / f"{room}.md").read_text(encoding="utf-8")
+    assert page == f"# twinlens.{room}\n\n::: twinlens.{room}\n"
+    assert f"[twinlens.{room}]({room}.md)" in (PROJECT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_the_menu() -> None:
