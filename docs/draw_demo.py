@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import pipeline
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
-from twinlens.toy_world import KINDS, name
+from twinlens.toy_world import KINDS
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 DARK, BLUE, ORANGE, RED, GREY = "#16324f", "#3b6fb6", "#d1762b", "#c0392b", "#8695a5"
@@ -78,7 +78,7 @@ def draw_answers(tour: Path, part: Any) -> None:
         tokenizer=processor.tokenizer,
         image_processor=processor.image_processor,
     )
-    labels = [name(kind) for kind in KINDS]
+    labels = [f"{'an' if colour == 'orange' else 'a'} {colour} {shape}" for colour, shape in KINDS]
     files = sorted((tour / "pictures").glob("*.png"))
     for row, file in enumerate(files):
         bottom = 0.86 - 0.2 * (row + 1)
