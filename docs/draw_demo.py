@@ -26,7 +26,8 @@ DARK, BLUE, ORANGE, RED, GREY = "#16324f", "#3b6fb6", "#d1762b", "#c0392b", "#86
 def draw(tour: Path, file: Path) -> None:
     """Draw the picture of the README from the folder of a tour."""
     figure = Figure(figsize=(12.6, 4.4), dpi=110, facecolor="white")
-    proof, answers, looks = figure.subfigures(1, 3, width_ratios=[5.2, 4.6, 2.6])
+    parts: Any = figure.subfigures(1, 3, width_ratios=[5.2, 4.6, 2.6])
+    proof, answers, looks = parts
     titles = "1  An official file, converted with proof", "2  transformers' own pipeline answers", "3  Where it looks"
     for part, title in zip((proof, answers, looks), titles, strict=True):
         part.text(0.04, 0.93, title, fontsize=12.5, fontweight="bold", color=DARK)
@@ -47,16 +48,15 @@ def draw(tour: Path, file: Path) -> None:
 
 def draw_errors(parity: dict[str, Any], axes: Axes) -> None:
     """Draw the error of every output against the float64 reference, below its tolerance."""
-    first = parity["comparisons"][0]["rows"]
-    tolerance = {row["name"]: next(value for key, value in row.items() if key in ("bar", "tolerance")) for row in first}
+    first = parity["comparisons"][0]["outputs"]
     places = range(len(first))
-    axes.fill_between(places, [tolerance[row["name"]] for row in first], 1e-3, step="mid", color=RED, alpha=0.10, lw=0)
-    axes.step(places, [tolerance[row["name"]] for row in first], where="mid", color=RED, lw=1.3)
-    axes.plot(places, [row["scaled_error"] for row in first], "o-", color=BLUE, ms=4.5, lw=1.5)
+    axes.fill_between(places, [output["tolerance"] for output in first], 1e-3, step="mid", color=RED, alpha=0.10, lw=0)
+    axes.step(places, [output["tolerance"] for output in first], where="mid", color=RED, lw=1.3)
+    axes.plot(places, [output["scaled_error"] for output in first], "o-", color=BLUE, ms=4.5, lw=1.5)
     axes.set(yscale="log", ylim=(1e-8, 1e-3), xlim=(-0.6, len(first) - 0.4))
     axes.text(0, 5e-5, "tolerance: a folder that misses it is not written", color=RED, fontsize=9)
     axes.text(0, 2.2e-6, "error against an independent float64 computation", color=BLUE, fontsize=9)
-    towers = [row["name"].split(".")[0].replace("logits_per_image", "logits") for row in first]
+    towers = [output["name"].split(".")[0].replace("logits_per_image", "logits") for output in first]
     for tower in dict.fromkeys(towers):
         inside = [place for place in places if towers[place] == tower]
         axes.text(sum(inside) / len(inside), 3.5e-9, f"{tower}\ntower" if tower != "logits" else tower,
