@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
 from functools import cache, partial

@@ -48,7 +48,9 @@ def installed_packages() -> list[str]:
 def sources() -> list[Path]:
     """Return the modules and stubs of the package, those of the root included, relative to the checkout."""
     folders = [ROOT, *(ROOT / room for room in rooms())]
-    return sorted(path.relative_to(ROOT) for folder in folders for path in folder.glob("*.py*"))
+    return sorted(
+        path.relative_to(ROOT) for folder in folders for path in folder.glob("*.py*") if path.suffix in (".py", ".pyi")
+    )
 
 
 def absolute_imports() -> list[str]:
