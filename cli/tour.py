@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import pipeline
 
-from ..conversion import convert
+from ..conversion.convert import convert
 from ..inference import draw_attention, embed_images, embed_texts, pooling_attention
 from ..modeling import SiglipModel
 from ..processing import SiglipProcessor

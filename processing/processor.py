@@ -39,7 +39,8 @@ class DualEncoderProcessor(ProcessorMixin):
     tokenizer_type: ClassVar[type[DualEncoderTokenizer]] = DualEncoderTokenizer
 
     image_processor: DualEncoderImageProcessor
-    tokenizer: DualEncoderTokenizer | None
+    # Declared without None, which only a processor of images alone has: people use it without asking each time.
+    tokenizer: DualEncoderTokenizer
 
     def __init__(
         self, image_processor: DualEncoderImageProcessor, tokenizer: DualEncoderTokenizer | None = None
@@ -48,7 +49,7 @@ class DualEncoderProcessor(ProcessorMixin):
         if tokenizer is not None:
             self._check_part("tokenizer", tokenizer, self.tokenizer_type)
         self.image_processor = image_processor
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer  # type: ignore[assignment]  # see above
         self.chat_template = None  # ProcessorMixin's methods look for it
 
     def _check_part(self, name: str, part: Any, expected: type) -> None:
@@ -234,6 +235,9 @@ class DualEncoderProcessor(ProcessorMixin):
 class CLIPProcessor(DualEncoderProcessor):
     """CLIP's images and texts."""
 
+    image_processor: CLIPImageProcessor
+    tokenizer: CLIPTokenizer
+
     image_processor_type = CLIPImageProcessor
     tokenizer_type = CLIPTokenizer
 
@@ -251,6 +255,9 @@ class CLIPProcessor(DualEncoderProcessor):
 class SiglipProcessor(DualEncoderProcessor):
     """Images and texts of SigLIP and of fixed-size SigLIP 2."""
 
+    image_processor: SiglipImageProcessor
+    tokenizer: SiglipTokenizer
+
     has_text_cleanup = True
     image_processor_type = SiglipImageProcessor
     tokenizer_type = SiglipTokenizer
@@ -267,6 +274,7 @@ class SiglipProcessor(DualEncoderProcessor):
 class Siglip2Processor(SiglipProcessor):
     """Images of any aspect (NaFlex) and texts of SigLIP 2."""
 
+    image_processor: Siglip2ImageProcessor
     image_processor_type = Siglip2ImageProcessor
 
 

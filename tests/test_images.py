@@ -3,8 +3,6 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
 import warnings
 import zipfile
 from functools import cache, partial
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import openai_preprocess
+from helpers import open_clip_preprocess, openai_preprocess
 from helpers.photographs import PHOTOGRAPHS, cat, cat_levels
 from helpers.processes import finish, start
 from helpers.released_files import released_package
@@ -226,7 +224,7 @@ class TestOfficialCode:
 
 
 # What `open_clip_config.json` may say about pixels, and the settings that mean the same.
-OPEN_CLIP = {
+OPEN_CLIP: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "shortest": (
         {"size": 48, "resize_mode": "shortest"},
         {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}},
@@ -265,11 +263,11 @@ def open_clip_pixels(
     folder = tmp_path_factory.mktemp("open_clip_pixels")
     (folder / "images").write_bytes(pickle.dumps(open_clip_images))
     (folder / "configs").write_text(json.dumps({name: config for name, (config, _) in OPEN_CLIP.items()}))
-    script = Path(__file__).parent / "helpers" / "open_clip_preprocess.py"
-    packages = ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")
-    packages = ":".join(str(released_package(package)) for package in packages)
+    names = ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")
+    packages = [released_package(name) for name in names]
     files = (folder / "images", folder / "configs", folder / "pixels.npz")
-    subprocess.run([sys.executable, script, packages, *files], check=True, timeout=300)
+    process = start(open_clip_preprocess.main, packages, *files, output=folder / "log")
+    assert finish(process) == 0, (folder / "log").read_text()
     with np.load(folder / "pixels.npz") as pixels:
         return dict(pixels)
 

@@ -192,7 +192,7 @@ class TestProcessor:
 
     def test_squash_of_open_clip(self, tmp_path: Path) -> None:
         """Its `resize_mode` "squash" in the settings of a CLIP: official pixels, kept in the folder."""
-        squash = {"size": {"height": 48, "width": 48}, "do_center_crop": False}
+        squash: dict[str, Any] = {"size": {"height": 48, "width": 48}, "do_center_crop": False}
         processor = build_processor(tiny_config(CLIPConfig), **squash)
         processor.save_pretrained(tmp_path)
         image = cat_levels()

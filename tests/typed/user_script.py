@@ -22,7 +22,7 @@ from twinlens.inference import classify_images, embed_images, embed_texts
 from twinlens.modeling import sigmoid_loss, softmax_loss
 from twinlens.parity import Certificate, verify
 from twinlens.processing import DualEncoderImageProcessor, DualEncoderTokenizer
-from twinlens.toy_world import KINDS, ShapesDataset, draw_scene, name, render
+from twinlens.toy_world import KINDS, ShapesDataset, describe_kind, draw_scene, render
 from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments, TrainingPlan, load_pairs, train
 
 
@@ -70,7 +70,7 @@ def compare(source: str, pictures: list[Image.Image], texts: list[str]) -> None:
     print(model.config.vision_config.image_size + 1, model.config.text_config.vocab_size + 1)
     assert_type(processor.tokenizer, DualEncoderTokenizer)
     assert_type(processor.image_processor, DualEncoderImageProcessor)
-    print(processor.tokenizer.model_max_length, processor.image_processor.explain())
+    print(processor.tokenizer.model_max_length, processor.image_processor.describe())
     ids: torch.Tensor = processor.tokenizer(texts, return_tensors="pt")["input_ids"]
     print(ids.shape)
 
@@ -84,7 +84,7 @@ def convert_and_share(file: Path, folder: Path) -> None:
     assert_type(verify(file, folder), Certificate)
     print(verify(file, folder).passed, export(folder, "again.npz", format="big_vision"))
     print(push(folder, "someone/model", dry_run=True).describe())
-    print(official_checkpoint("ViT-B/32"), bundled_checkpoint("clip-shapes")[0], FAMILIES["clip"].model)
+    print(official_checkpoint("ViT-B/32"), bundled_checkpoint("clip-shapes").weights, FAMILIES["clip"].model)
 
 
 def learn(folder: Path) -> None:
@@ -105,4 +105,4 @@ def use(model: twinlens.CLIPModel, processor: twinlens.CLIPProcessor, pictures: 
     print(retrieval_metrics(images, texts), zero_shot_accuracy(images, texts, torch.tensor([0, 1])))
     print(classify_images(str(pictures[0]), pictures, ["a cat", "a dog"]))
     dataset = ShapesDataset("train", size=8)
-    print(len(dataset), KINDS, name(KINDS[0]), render(draw_scene(Random(0)), 64))
+    print(len(dataset), KINDS, describe_kind(KINDS[0]), render(draw_scene(Random(0)), 64))
