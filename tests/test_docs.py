@@ -160,9 +160,9 @@ def check_command(line: str) -> None:
             missing = options_among(arguments) - options_of(command)
             assert not missing, f"{line}: {missing}"
         case ["python", "-m", module, *arguments] if spec := importlib.util.find_spec(module):
-            assert options_among(arguments) <= options_among(Path(str(spec.origin)).read_text("utf-8").split('"'))
+            assert options_among(arguments) <= options_in(Path(str(spec.origin)))
         case ["python", script, *arguments]:
-            assert options_among(arguments) <= options_among((PROJECT / script).read_text("utf-8").split('"'))
+            assert options_among(arguments) <= options_in(PROJECT / script)
         case ["pytest" | "ruff" | "mypy" | "mkdocs" | "pre-commit", *_]:
             pass
         case [".ci/run"]:
@@ -183,6 +183,12 @@ def check_pip(arguments: list[str]) -> None:
 
 def options_among(words: list[str]) -> set[str]:
     return {match[0] for word in words if (match := re.match(r"--[a-z][a-z-]*", word))}
+
+
+def options_in(script: Path) -> set[str]:
+    """The options that a script adds to its parser, by itself or in the module `common` beside it."""
+    sources = [file.read_text(encoding="utf-8") for file in (script, script.with_name("common.py")) if file.exists()]
+    return options_among("".join(sources).split('"'))
 
 
 @cache
@@ -266,9 +272,7 @@ class TestNumbers:
 
     def test_memory_of_the_loss_is_what_was_measured(self) -> None:
         case = json.loads((PROJECT / "benchmarks/results/losses-cpu.json").read_text())["cases"]["sigmoid-16384"]
-        theirs, ours = (
-            case.get(f"{library}_mib", case.get(f"{library}_mb")) for library in ("transformers", "twinlens")
-        )
+        theirs, ours = case["transformers_mib"], case["twinlens_mib"]
         text = (PROJECT / "README.md").read_text(encoding="utf-8")
         assert f"16,384 pairs | {theirs:,} MiB for the loss" in text
         assert f"| {ours:,} MiB for the same loss" in text
