@@ -60,6 +60,7 @@ def _run(file: str, name: str, arguments: tuple[Any, ...], output: Path) -> None
         assert spec is not None
         assert spec.loader is not None
         module = module_from_spec(spec)
+        sys.modules[spec.name] = module
         spec.loader.exec_module(module)
         getattr(module, name)(*arguments)
     except Exception:
