@@ -1,4 +1,4 @@
-"""What every benchmark needs: its options, interleaved timing, memory of fresh processes, and results as JSON."""
+"""The common parts of all benchmarks: options, interleaved timing, memory of fresh processes, results as JSON."""
 
 import argparse
 import json

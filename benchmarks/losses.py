@@ -31,12 +31,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from twinlens.losses import sigmoid_loss, softmax_loss
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # of image and text embeddings, (pairs, WIDTH) each
+Loss = Callable[[Tensor, Tensor], Tensor]  # takes image and text embeddings, (pairs, WIDTH) each
 
 WIDTH = 768  # numbers of an embedding
 WARM_UP_PAIRS = 64
 PAIRS_OF_A_RANK = 4096
-LOGIT_SCALE, LOGIT_BIAS = 4.6, -10.0  # of trained models, about
+LOGIT_SCALE, LOGIT_BIAS = 4.6, -10.0  # about those of trained models
 
 COMPARED = ("sigmoid-16384", "softmax-16384")
 ALONE = ("sigmoid-131072",)  # transformers would need half a terabyte

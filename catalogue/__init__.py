@@ -1,4 +1,4 @@
-"""Published checkpoints: what is known of each, their download, and the files that are part of the package.
+"""Published checkpoints: the facts about each, their download, and the files that are part of the package.
 
 Importing it imports neither torch nor transformers; `download`, which needs huggingface_hub, is not imported by it.
 """

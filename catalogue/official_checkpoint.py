@@ -26,7 +26,7 @@ class Tower:
 class ResNet:
     """OpenAI's ResNet with an antialiased stem and attention pooling (clip/model.py, `ModifiedResNet`)."""
 
-    width: int  # of the stem; the last stage has 32 times as many channels
+    width: int  # channels of the stem; the last stage has 32 times as many
     blocks: tuple[int, int, int, int]
 
     def parameters(self, positions: int, embedding: int) -> int:
@@ -72,7 +72,7 @@ class OfficialCheckpoint:
     name: str  # exactly as its publishers call it
     family: Literal["clip", "siglip", "siglip2"]
     format: Literal["openai", "big_vision", "open_clip"]
-    address: str  # of the file, or `hf-hub:owner/name`
+    address: str  # the URL of the file, or `hf-hub:owner/name`
     sha256: str | None = None  # None: none is published
     image: Tower | ResNet
     patch: int  # pixels a side that one position stands for

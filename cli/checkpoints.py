@@ -14,13 +14,13 @@ def list_command(as_json: AsJson = False) -> None:
     from ..catalogue import BUNDLED, CATALOGUE
 
     if as_json:
-        print_json([asdict(row) | {"parameters": row.parameters} for row in CATALOGUE.values()])
+        print_json([asdict(entry) | {"parameters": entry.parameters} for entry in CATALOGUE.values()])
         return
     print(f"{'name':<41}{'family':<9}{'parameters':>13}{'pixels':>8}{'tokens':>8}  {'sha256':<10}address")
-    for row in CATALOGUE.values():
-        pixels, digest = row.image_size or "any", (row.sha256 or "-")[:8]
-        size = f"{row.parameters:>13,}{pixels:>8}{row.text_length:>8}"
-        print(f"{row.name:<41}{row.family:<9}{size}  {digest:<10}{row.address}")
+    for entry in CATALOGUE.values():
+        pixels, digest = entry.image_size or "any", (entry.sha256 or "-")[:8]
+        size = f"{entry.parameters:>13,}{pixels:>8}{entry.text_length:>8}"
+        print(f"{entry.name:<41}{entry.family:<9}{size}  {digest:<10}{entry.address}")
     print(f"Part of this package, and trained on drawings of coloured shapes: {', '.join(BUNDLED)}.")
 
 
@@ -51,16 +51,16 @@ def print_description(description: dict[str, Any]) -> None:
     """Print the answer of `inspect_source` as a column of names and a column of values."""
     vision, text = description["geometry"]["vision"], description["geometry"].get("text")
     tower = "{hidden_size} wide, {num_hidden_layers} layers, {num_attention_heads} heads, MLP {intermediate_size}"
-    rows = {
+    facts = {
         "family": description["family"],
         "format": f"{description['format']}, {description['layout']}",
         "image": f"{vision['image_size']} pixels, patch {vision['patch_size']}; {tower.format(**vision)}",
     }
     if text:
-        rows["text"] = f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {tower.format(**text)}"
-    rows["parameters"] = f"{description['parameters']:,}"
-    rows["values"] = ", ".join(f"{count:,} {dtype}" for dtype, count in description["dtypes"].items())
-    for name, value in rows.items():
+        facts["text"] = f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {tower.format(**text)}"
+    facts["parameters"] = f"{description['parameters']:,}"
+    facts["values"] = ", ".join(f"{count:,} {dtype}" for dtype, count in description["dtypes"].items())
+    for name, value in facts.items():
         print(f"{name:<11}{value}")
     for file in description["files"]:
         print(f"{'file':<11}{file['name']}, {file['bytes']:,} bytes, sha256 {file['sha256']}")

@@ -49,8 +49,8 @@ def with_parameters(added: Iterable[inspect.Parameter]) -> Callable[[Command], C
     return add
 
 
-# What a checkpoint file may not say about itself: the keyword arguments that `inspect_source`, `convert` and `verify`
-# pass on to the readers.
+# Facts that a checkpoint file may not state about itself: the keyword arguments that `inspect_source`, `convert` and
+# `verify` pass on to the readers.
 with_load_options = with_parameters(
     [
         option(

@@ -1,4 +1,4 @@
-"""What commands write to the terminal: text, tables, progress, or JSON for programs."""
+"""Output of commands to the terminal: text, tables, progress, or JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every configuration shares: strict names, cross-field checks, and the traits that tell families apart.
+"""The base of all configurations: strict names, cross-field checks, and the traits in which families differ.
 
 A *trait* is a class attribute: it belongs to the family, never to a checkpoint, so it never reaches `config.json`.
 """
@@ -186,18 +186,18 @@ if TYPE_CHECKING:
 
 @strict
 class DualEncoderConfig(StrictConfig):
-    """Two towers and what compares them: the base of every family, and the entry point that finds the right one."""
+    """Two towers and how they are compared: the base of every family, and the entry point that finds the right one."""
 
     if TYPE_CHECKING:
         text_config: "SubConfig[TextConfig]" = SubConfig()
         vision_config: "SubConfig[VisionConfig]" = SubConfig()
-    else:  # checked by __post_init__: strict dataclasses have no type for what is a dict only when given
+    else:  # checked by __post_init__: strict dataclasses have no type for a field that may be passed as a dict
         text_config: Any = None
         vision_config: Any = None
     initializer_factor: float | int = 1.0
 
     projection: ClassVar[bool]  # bias-free linear maps of both pooled outputs to `projection_dim`
-    logit_shape: ClassVar[tuple[int, ...]]  # of `logit_scale` and `logit_bias` in checkpoints
+    logit_shape: ClassVar[tuple[int, ...]]  # the shape of `logit_scale` and `logit_bias` in checkpoints
     logit_bias_init_value: ClassVar[float | None]  # None: the family has no bias
     loss: ClassVar[str]  # a name in losses.LOSSES
     max_logit_scale: ClassVar[float | None]  # the largest logit_scale (a logarithm) in training; None: no limit
@@ -247,7 +247,7 @@ class DualEncoderConfig(StrictConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
         """Load a configuration as transformers does; on `DualEncoderConfig`, that of the family in the folder.
 
-        Raises ValueError, on `DualEncoderConfig`, for a `model_type` that is none of a dual encoder.
+        Raises ValueError, on `DualEncoderConfig`, for a `model_type` that is not a dual encoder's.
         """
         if cls.model_type:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

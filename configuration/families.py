@@ -20,7 +20,7 @@ class Family:
     model: str  # the dual encoder in `twinlens.modeling`
     vision_model: str  # its image tower in `twinlens.modeling`
     processor: str  # in `twinlens.processing`; it names its image processor and its tokenizer
-    official_formats: tuple[str, ...]  # of its checkpoints, and of exports; the first is the family's own
+    official_formats: tuple[str, ...]  # the formats to read and to export; the first is the family's own
 
     @property
     def model_type(self) -> str:

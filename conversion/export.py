@@ -60,7 +60,7 @@ def export(
     layout = _layout(checkpoint, config, format)
     container = _container(file, layout)
     sidecar_json = _sidecar_json(layout, folder, config.vision_config.image_size)
-    # The JSON is the first in its place: alone it does no harm, while weights without it could be misread.
+    # The JSON appears first: alone it does no harm, while weights without it could be misread.
     paths = [file] if sidecar_json is None else [file.with_name(CONFIG_FILE), file]
     _check_destinations(paths, checkpoint, overwrite)
     weights = to_official(checkpoint.state_dict(), replace(layout, dtypes={"": dtype}) if dtype else layout)
@@ -108,7 +108,7 @@ def _layout(checkpoint: Checkpoint, config: DualEncoderConfig, format: Format) -
 
 
 def _config_in_file(layout: Layout, config: DualEncoderConfig) -> DualEncoderConfig | SiglipVisionConfig:
-    """Return the configuration that readers of such a file find, who are told what the file cannot state."""
+    """Return the configuration that readers get from such a file and from options for what it cannot state."""
     vision = config.vision_config
     try:
         return layout.config({"image_size": vision.image_size})

@@ -18,11 +18,11 @@ _FORMAT_NAMES = {
     "timm": "timm's",
     "transformers": "transformers'",
 }
-# The licences of official releases, for formats that one publisher writes; what others publish has any licence.
+# The licences of official releases, for formats that one publisher writes; in other formats any licence occurs.
 _LICENSES = {"openai": "mit", "big_vision": "apache-2.0"}
 # By family of the catalogue; a file does not tell a fixed-size SigLIP 2 from a SigLIP, its entry does.
 _TITLES = {"siglip2": "SigLIP 2", **{name: family.title for name, family in FAMILIES.items()}}
-_HUB_REPOSITORIES = {  # of the same weights; those of SigLIP have the names of the catalogue
+_HUB_REPOSITORIES = {  # repositories with the same weights; those of SigLIP have the names of the catalogue
     "ViT-B/32": "openai/clip-vit-base-patch32",
     "ViT-B/16": "openai/clip-vit-base-patch16",
     "ViT-L/14": "openai/clip-vit-large-patch14",

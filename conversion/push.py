@@ -46,7 +46,7 @@ class PushPlan:
     url: str | None = None  # the address of the commit, None before it
 
     def describe(self) -> str:
-        """Return all of it in words, a fact a line."""
+        """Return the plan in words, one fact on each line."""
         visibility = {None: "as it is; a new one as its owner's settings say", True: "private", False: "public"}
         lines = [
             ("repository", self.repository),
@@ -104,14 +104,14 @@ def _push(folder: Path, plan: PushPlan, api: HfApi) -> PushPlan:
     repository = api.create_repo(plan.repository, private=plan.private, exist_ok=True).repo_id  # now with its owner
     if plan.revision != constants.DEFAULT_REVISION and not plan.revision.startswith("refs/"):
         api.create_branch(repository, branch=plan.revision, exist_ok=True)
-    found = api.model_info(repository, revision=plan.revision)
-    if plan.private is not None and plan.private != found.private:
+    info = api.model_info(repository, revision=plan.revision)
+    if plan.private is not None and plan.private != info.private:
         raise ValueError(
             f"{repository} was to be {'private' if plan.private else 'public'} and exists already as a "
-            f"{'private' if found.private else 'public'} one. Change that in its settings on the Hub, or name another."
+            f"{'private' if info.private else 'public'} one. Change that in its settings on the Hub, or name another."
         )
-    there = [file.rfilename for file in found.siblings or []]
-    removed = tuple(name for name in there if _STALE_FILES.fullmatch(name) and name not in plan.files)
+    existing = [file.rfilename for file in info.siblings or []]
+    removed = tuple(name for name in existing if _STALE_FILES.fullmatch(name) and name not in plan.files)
     commit = api.create_commit(
         repository,
         operations=[
@@ -121,7 +121,7 @@ def _push(folder: Path, plan: PushPlan, api: HfApi) -> PushPlan:
         commit_message=plan.commit_message,
         revision=plan.revision,
     )
-    return replace(plan, repository=repository, private=found.private, removed=removed, url=commit.commit_url)
+    return replace(plan, repository=repository, private=info.private, removed=removed, url=commit.commit_url)
 
 
 def _files_to_upload(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:

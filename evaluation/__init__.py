@@ -1,4 +1,4 @@
-"""How good a model is: retrieval metrics, zero-shot accuracy, and classifiers on frozen embeddings."""
+"""Evaluation of a model: retrieval metrics, zero-shot accuracy, and classifiers on frozen embeddings."""
 
 import lazy_loader
 

@@ -46,18 +46,18 @@ class Checkpoint:
     tensors: Mapping[str, Tensor] = field(repr=False)  # weights under their official names, as stored
     layout: Layout
     options: LoadOptions
-    config: DualEncoderConfig | SiglipVisionConfig  # the second of an image tower alone
-    published_pixels: Mapping[str, Any] = field(default_factory=dict)  # of a named checkpoint, in open_clip's terms
-    notes: tuple[str, ...] = ()  # what whoever uses the checkpoint should know, a sentence or two each
+    config: DualEncoderConfig | SiglipVisionConfig  # the second for an image tower alone
+    published_pixels: Mapping[str, Any] = field(default_factory=dict)  # the catalogue's, in open_clip's terms
+    notes: tuple[str, ...] = ()  # warnings for whoever uses the checkpoint, a sentence or two each
 
     @property
     def format(self) -> str:
-        """ "openai", "big_vision", "open_clip", "timm" or "transformers"."""
+        """The name of the format: "openai", "big_vision", "open_clip", "timm" or "transformers"."""
         return self.layout.format
 
     @property
     def image_settings(self) -> dict[str, Any]:
-        """What the source states about pixels, as settings of transformers' image processors.
+        """The statements of the source about pixels, as settings of transformers' image processors.
 
         Raises FormatError for what the family's image processor cannot do; the model can be loaded all the same.
         """
@@ -79,7 +79,7 @@ class Checkpoint:
 
 
 def is_checkpoint_file(source: object) -> bool:
-    """Whether `source` is an existing file or a folder of open_clip, not a folder of transformers or a Hub id."""
+    """Return whether `source` is an existing file or a folder of open_clip, not one of transformers or a Hub id."""
     if not isinstance(source, (str, PathLike)):
         return False
     path = Path(source)
@@ -114,7 +114,7 @@ def to_official(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, T
     official = table.to_official(rules, state_dict, layout.sizes)
     for rule in rules:
         if rule.operation.lossy and all(name in layout.merged_sources for name in rule.sources):
-            # What was merged comes back as it was, unless the merged weight was trained on since.
+            # The merged arrays come back as they were, unless their sum has been trained since.
             sources = [layout.merged_sources[name] for name in rule.sources]
             if all(
                 value.to(state_dict[name].dtype).equal(state_dict[name])

@@ -75,7 +75,7 @@ class OpenClipLayout(Layout):
     def _from_names(
         cls, container: str, prefix: str, weights: Mapping[str, Tensor], sidecar_json: Mapping[str, Any]
     ) -> "OpenClipLayout":
-        """Return the layout that the names of the weights, here without their prefix, amount to."""
+        """Return the layout that follows from the names of the weights, here without their prefix."""
         trunk, custom_text = _any_below("visual.trunk.", weights), _any_below("text.", weights)
         text = "text." if custom_text else ""
         blocks = r"visual\.trunk\.blocks" if trunk else r"visual\.transformer\.resblocks"
@@ -150,7 +150,7 @@ class OpenClipLayout(Layout):
 
     @property
     def preprocess_cfg(self) -> Mapping[str, Any]:
-        """What the JSON states about pixels."""
+        """The statements of the JSON about pixels, empty without them."""
         preprocess_cfg = self.sidecar_json.get("preprocess_cfg") or {}
         if not isinstance(preprocess_cfg, dict):
             raise FormatError(f"preprocess_cfg of {CONFIG_FILE} is {preprocess_cfg!r}, expected an object.")
@@ -232,18 +232,18 @@ def _any_below(prefix: str, names: Mapping[str, Tensor]) -> bool:
 
 
 def _has_trunk(config: DualEncoderConfig) -> bool:
-    """Whether open_clip takes the image tower from timm, as it does for all that pool by attention."""
+    """Return whether open_clip takes the image tower from timm, as it does for all that pool by attention."""
     return bool(config.vision_config.pooling == "attention")
 
 
 def _is_openai(container: str, weights: Mapping[str, Tensor], has_json: bool) -> bool:
-    """Whether a state dict under OpenAI's names is OpenAI's, which computes quick GELU.
+    """Return whether a state dict under OpenAI's names is OpenAI's, which computes quick GELU.
 
     Archives and files with OpenAI's integer buffers are. Without open_clip's JSON in its folder, so is a file with the
     mixture of dtypes, or the order, of OpenAI's modules: their blocks begin with the attention, those of open_clip with
     a norm. A safetensors file has no order: of a single dtype it may be either's, and the caller has to say.
     """
-    if container == "torchscript" or any(name in weights for name in openai.INTEGERS):
+    if container == "torchscript" or any(name in weights for name in openai.INTEGER_BUFFERS):
         return True
     mixture = [getattr(weights.get(name), "dtype", None) for name in ("visual.conv1.weight", "ln_final.weight")]
     block = [name.rpartition("resblocks.0.")[2] for name in weights if "resblocks.0." in name]

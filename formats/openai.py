@@ -17,7 +17,7 @@ from .operations import KERNEL, SPLIT
 from .options import LoadOptions, resolve_option
 from .table import Rule, expand, expand_layers, rule
 
-# In the order of OpenAI's own state dicts, by which these are told from open_clip's.
+# In the order of OpenAI's own state dicts, which distinguishes them from open_clip's.
 BLOCK = (
     rule(
         "attn.in_proj_weight",
@@ -58,9 +58,9 @@ VISION_PROJECTION = rule("proj", "visual_projection.weight", ".width embed", KER
 TEXT_PROJECTION = rule("text_projection", "text_projection.weight", ".width embed", KERNEL)
 LOGIT_SCALE = rule("logit_scale", "logit_scale", "")
 
-# What `convert_weights` halves; norms, embeddings and the scale stay in float32.
+# The weights that `convert_weights` halves; norms, embeddings and the scale stay in float32.
 HALVED = re.compile(r"conv1\.weight$|\.attn\.|\.mlp\.|^text_projection$|^visual\.proj$")
-INTEGERS = ("input_resolution", "context_length", "vocab_size")  # buffers of the archives; they repeat the shapes
+INTEGER_BUFFERS = ("input_resolution", "context_length", "vocab_size")  # in archives; they repeat the shapes
 
 
 def tower_rules(tower: str, layers: int, source: str) -> list[Rule]:
@@ -85,7 +85,7 @@ class OpenAILayout(Layout):
             container=container,
             image_layers=number_of_layers(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
             text_layers=number_of_layers(tensors, r"transformer\.resblocks\.(\d+)\."),
-            integer_buffers={name: tensors[name] for name in INTEGERS if name in tensors},
+            integer_buffers={name: tensors[name] for name in INTEGER_BUFFERS if name in tensors},
         )
 
     @classmethod
@@ -100,12 +100,12 @@ class OpenAILayout(Layout):
             integer_buffers={
                 name: torch.tensor(value)
                 for name, value in zip(
-                    INTEGERS, (vision.image_size, text.max_position_embeddings, text.vocab_size), strict=True
+                    INTEGER_BUFFERS, (vision.image_size, text.max_position_embeddings, text.vocab_size), strict=True
                 )
             },
         )
-        kept = [name for rule in layout.rules() for name in rule.sources if not HALVED.search(name)]
-        return replace(layout, dtypes={"": "float16", **dict.fromkeys(kept, "float32")})
+        not_halved = [name for rule in layout.rules() for name in rule.sources if not HALVED.search(name)]
+        return replace(layout, dtypes={"": "float16", **dict.fromkeys(not_halved, "float32")})
 
     def rules(self) -> list[Rule]:
         return [
@@ -117,7 +117,7 @@ class OpenAILayout(Layout):
 
     def config(self, options: LoadOptions) -> CLIPConfig:
         """Geometry is from the shapes; heads are 64 wide, as in `build_model`."""
-        # A state dict that only its order tells from open_clip's may still be open_clip's if the caller says so.
+        # A state dict that looks like OpenAI's by its order alone may still be open_clip's if the caller says so.
         proven = self.container == "torchscript" or self.integer_buffers or len(set(self.dtypes.values())) > 1
         chosen = options.get("vision_activation")
         activation = resolve_option(
@@ -148,7 +148,7 @@ class ResNetLayout(OpenAILayout):
             container=container,
             image_layers=sum(stages),
             text_layers=number_of_layers(tensors, r"transformer\.resblocks\.(\d+)\."),
-            integer_buffers={name: tensors[name] for name in (*INTEGERS, *counters) if name in tensors},
+            integer_buffers={name: tensors[name] for name in (*INTEGER_BUFFERS, *counters) if name in tensors},
             stages=stages,
         )
 
@@ -168,7 +168,7 @@ class ResNetLayout(OpenAILayout):
 
 
 def _resnet_rules(stages: Sequence[int]) -> Iterator[Rule]:
-    """Convolutions and batch norms of `ModifiedResNet`; every width is a multiple of the first convolution's."""
+    """Yield rules for convolutions and batch norms of `ModifiedResNet`; widths are multiples of the stem's."""
 
     def convolution(name: str, norm: str, width: int, into: int, kernel: int) -> Iterator[Rule]:
         size = f"{width}*.stem" if width > 1 else ".stem"

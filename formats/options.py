@@ -1,4 +1,4 @@
-"""What the caller can state about a checkpoint that its file may not state itself: one object through all layers."""
+"""Facts about a checkpoint that the caller can state where its file does not: one object through all layers."""
 
 import difflib
 from collections.abc import MutableMapping
@@ -46,7 +46,7 @@ def pop_options(arguments: MutableMapping[str, Any]) -> LoadOptions:
 def resolve_option(name: str, chosen: Value | None, stated: Value | None, meaning: str) -> Value:
     """Return what the file states, or else what the caller chose for the option `name`.
 
-    Raises FormatError where neither says it, or where they differ; `meaning` says in words what it is.
+    Raises FormatError where neither says it, or where they differ; `meaning` is the name of the option in words.
     """
     flag = f"--{name.replace('_', '-')}"
     if stated is None:

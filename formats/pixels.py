@@ -1,4 +1,4 @@
-"""How a source states that images become pixels, in open_clip's terms: as settings of image processors, and back.
+"""Statements about preprocessing in open_clip's terms, translated to settings of image processors and back.
 
 The reference is `open_clip.transform.image_transform_v2`, which resizes an image in one of three ways: "shortest"
 brings its shorter side to the model's size and cuts out the middle, "squash" changes its aspect, "longest" fits all of

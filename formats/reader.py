@@ -43,9 +43,9 @@ def weight_files(path: Path) -> list[Path]:
     names = (*_IN_OPEN_CLIP_FOLDERS, *_IN_FOLDERS)
     first = next((path / name for name in names if (path / name).is_file()), None)
     if first is None:
-        held = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+        content = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
         raise FormatError(
-            f"expected a file, or a folder with config.json and .safetensors files. This one holds {held}."
+            f"expected a file, or a folder with config.json and .safetensors files. This one holds {content}."
         )
     if not first.name.endswith(".index.json"):
         return [first]
@@ -86,7 +86,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
 def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:
     """Return the container, as in `Layout.container`, and the tensors of all files.
 
-    Containers are told by content, not by the name of the file. Tensors of .npz and .safetensors files stay there
+    Containers are recognised by content, not by the name of the file. Tensors of .npz and .safetensors files stay there
     (`StoredTensors`), so these must not change meanwhile. Raises FormatError for everything else, damaged and hostile
     files included.
     """
@@ -126,9 +126,8 @@ def _read_zip(path: Path) -> tuple[str, Mapping[str, Tensor]]:
         names = archive.namelist()
         if len(set(names)) != len(names):
             raise FormatError("the archive has two entries of one name, so it is not clear what it holds.")
-        if (
-            unpacked := sum(entry.file_size for entry in archive.infolist())
-        ) > _MAX_UNPACKED_RATIO * path.stat().st_size:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > _MAX_UNPACKED_RATIO * path.stat().st_size:
             raise FormatError(
                 f"the archive unpacks to {unpacked:,} bytes, far more than it has; weights do not do that."
             )
@@ -183,11 +182,11 @@ def _map_array(
     """Return what `np.memmap` would, in a tenth of the time: NumPy also resolves the path of each array."""
     if not math.prod(shape):
         return _from_numpy(np.empty(shape, dtype))
-    spare = start % mmap.ALLOCATIONGRANULARITY
-    length = spare + math.prod(shape) * dtype.itemsize
+    offset_in_page = start % mmap.ALLOCATIONGRANULARITY  # a mapping starts at the beginning of a page
+    length = offset_in_page + math.prod(shape) * dtype.itemsize
     with path.open("rb") as file:
-        memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start - spare)
-    return _from_numpy(np.ndarray(shape, dtype, memory, spare, order=order))
+        memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start - offset_in_page)
+    return _from_numpy(np.ndarray(shape, dtype, memory, offset_in_page, order=order))
 
 
 def _check_sum(archive: ZipFile, entry: ZipInfo) -> None:

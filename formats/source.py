@@ -33,9 +33,8 @@ def read_source(
     checkpoint = read_checkpoint(path, **options)
     if entry is not None:
         check_geometry(entry, checkpoint.config)
-        if isinstance(
-            checkpoint.layout, OpenClipLayout
-        ):  # other files are preprocessed as their family's own code does
+        # Files of other formats are preprocessed as their family's own code does.
+        if isinstance(checkpoint.layout, OpenClipLayout):
             pixels = {name: value for name, value in asdict(entry.pixels).items() if name in STATED_PIXELS}
             notes = disagreements(checkpoint.layout.preprocess_cfg, pixels)
             checkpoint = replace(checkpoint, published_pixels=pixels, notes=notes)

@@ -4,9 +4,9 @@ A rule of the table of SigLIP, for instance, reads
 
     rule("MlpBlock_0/Dense_0/kernel", "mlp.fc1.weight", ".width .mlp", KERNEL)
 
-one official array, of shape (width, mlp), becomes the parameter on the right by the operation KERNEL. `expand_layers`
-writes it out for every layer of a tower: `img/Transformer/encoderblock_3/MlpBlock_0/...` has its number, 3, as the
-parameter has, `vision_model.encoder.layers.3.mlp...`.
+which says that one official array, of shape (width, mlp), becomes the parameter on the right by the operation KERNEL.
+`expand_layers` writes the rule out for every layer of a tower: for layer 3, the names become
+`img/Transformer/encoderblock_3/MlpBlock_0/...` and `vision_model.encoder.layers.3.mlp...`.
 """
 
 import math
@@ -94,7 +94,10 @@ def solve(table: Sequence[Rule], tensors: Mapping[str, Tensor]) -> tuple[dict[st
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite: looks at the smallest and the largest, twenty times faster than a mask."""
+    """Return whether no value is NaN or infinite.
+
+    It looks at the smallest and the largest value only, which is twenty times faster than a mask.
+    """
     return not tensor.numel() or all(math.isfinite(value.item()) for value in tensor.aminmax())
 
 
@@ -109,8 +112,8 @@ def targets(table: Sequence[Rule], sizes: Mapping[str, int]) -> dict[str, Shape]
     """Return the names and shapes of what `to_transformers` yields."""
     shapes: dict[str, Shape] = {}
     for rule in table:
-        models = rule.operation.forward([torch.empty(shape, device="meta") for shape in _shapes(rule, sizes)])
-        shapes |= {name: tuple(model.shape) for name, model in zip(rule.targets, models, strict=True)}
+        outputs = rule.operation.forward([torch.empty(shape, device="meta") for shape in _shapes(rule, sizes)])
+        shapes |= {name: tuple(output.shape) for name, output in zip(rule.targets, outputs, strict=True)}
     return shapes
 
 

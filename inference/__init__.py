@@ -1,4 +1,4 @@
-"""What people do with a model: embed images and texts, classify images by labels in words, and see where it looks."""
+"""Use of a model: embed images and texts, classify images by labels in words, and see where the model looks."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Where a SigLIP looks: the attention weights of its pooling head, as numbers and as a picture."""
+"""The attention weights of SigLIP's pooling head, which show where it looks, as numbers and as a picture."""
 
 import torch
 from PIL import Image

@@ -33,8 +33,8 @@ def load_exact_model(source: str | Path) -> DualEncoderModel:
 def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
     """Return the probability of every text for every image, from logits (images, texts).
 
-    A model with the sigmoid loss judges each text by itself; with the softmax loss the probabilities of an image sum
-    to 1.
+    A model with the sigmoid loss scores each text independently; with the softmax loss the probabilities of an image
+    sum to 1.
     """
     return logits.sigmoid() if model.config.loss == "sigmoid" else logits.softmax(dim=-1)
 

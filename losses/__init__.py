@@ -8,10 +8,10 @@ from .sigmoid import SigmoidLoss, sigmoid_loss
 from .softmax import SoftmaxLoss, softmax_loss
 from .strips import strip_size
 
-LOSSES: dict[str, Callable[..., Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {  # by the `loss` of a configuration
     "sigmoid": sigmoid_loss,
     "softmax": softmax_loss,
-}  # a configuration's `loss`
+}
 
 __all__ = [
     "LOSSES",

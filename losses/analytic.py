@@ -21,9 +21,9 @@ def analytic_loss(
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Return the loss of `compute`, which returns it with the gradients of all inputs.
+    """Return the loss that `compute` returns together with the gradients of all inputs.
 
-    It computes in float32 or float64, also under autocast. Raises ValueError for inputs that no loss can take.
+    It is computed in float32 or float64, also under autocast. Raises ValueError for inputs that no loss can take.
     """
     device = text_embeds.device
     inputs = [value.to(device) for value in (image_embeds, text_embeds, *scalars.values())]

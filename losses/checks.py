@@ -19,7 +19,7 @@ def check_inputs(
     """Raise a ValueError that names what is wrong on this rank or on another one. Waits for the device once.
 
     `embeds` are images and texts by the names of their arguments, `scalars` log_scale and perhaps a bias. Each rank
-    sends one row of numbers to all: the form of its inputs, then the values that `_are_valid` judges.
+    sends one row of numbers to all: the form of its inputs, then the values that `_are_valid` checks.
     """
     images, texts = embeds.values()
     form_size = 3 + len(needs_grad)
@@ -31,18 +31,18 @@ def check_inputs(
         row = torch.cat([form.float(), torch.stack([value.float() for value in values])])
     else:
         row = torch.full((form_size + len(embeds) + len(scalars),), torch.nan, device=images.device)
-    own, rows = _gather_rows(row, group)
-    problem = problem or _value_problem(embeds, scalars, rows[own][form_size:])
+    this_rank, rows = _gather_rows(row, group)
+    problem = problem or _value_problem(embeds, scalars, rows[this_rank][form_size:])
     if problem is not None:
         raise ValueError(problem)
-    own_form = rows[own][:form_size]
+    form_here = rows[this_rank][:form_size]
     for rank, other in enumerate(rows):
         if not _are_valid(other[form_size:]):
-            raise ValueError(f"Rank {rank} of the group refuses its inputs and says why; this is rank {own}.")
-        if other[:form_size] != own_form:
+            raise ValueError(f"Rank {rank} of the group refuses its inputs and says why; this is rank {this_rank}.")
+        if other[:form_size] != form_here:
             raise ValueError(
                 "All ranks of the group need embeddings of one shape and type, and gradients for the same inputs: "
-                f"rank {own} has {_describe_form(own_form)}, rank {rank} {_describe_form(other[:form_size])}."
+                f"rank {this_rank} has {_describe_form(form_here)}, rank {rank} {_describe_form(other[:form_size])}."
             )
 
 
@@ -73,7 +73,7 @@ def _form_problem(images: Tensor, texts: Tensor, scalars: dict[str, Tensor], chu
 
 
 def _value_problem(embeds: dict[str, Tensor], scalars: dict[str, Tensor], values: list[float]) -> str | None:
-    """Return what is wrong with the values that were gathered of this rank, or None."""
+    """Return what is wrong with the values of this rank, or None."""
     if _are_valid(values):
         return None
     for (name, vectors), deviation in zip(embeds.items(), values, strict=False):
@@ -96,7 +96,10 @@ def _value_problem(embeds: dict[str, Tensor], scalars: dict[str, Tensor], values
 
 
 def _are_valid(values: list[float]) -> bool:
-    """Judge [deviation of images, deviation of texts, log_scale, perhaps bias]; deviations are in tolerances."""
+    """Return whether [deviation of images, of texts, log_scale, perhaps bias] are valid.
+
+    Deviations from length 1 are given as multiples of the tolerance.
+    """
     return max(values[:2]) <= 1 and values[2] <= MAX_LOG_SCALE and all(map(math.isfinite, values))
 
 

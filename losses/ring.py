@@ -43,8 +43,8 @@ def ring_reduce(
         if not is_last_step:
             blocks.start(block)
         total = on_block(block, step == 0)
-        if step > 0:  # what the ranks before this one found for the block has arrived meanwhile
-            total = [add(before, own) for before, own in zip(totals.wait(), total, strict=True)]
+        if step > 0:  # the sum of the ranks before this one, which has arrived meanwhile
+            total = [add(before, partial) for before, partial in zip(totals.wait(), total, strict=True)]
         totals.start(total)
         if not is_last_step:
             block = blocks.wait()
@@ -62,13 +62,13 @@ class RingExchange:
         self.group = group
         self.next_rank, self.previous_rank = (rank + 1) % world_size, (rank - 1) % world_size
         self.received: Block = ()  # by the exchange that is under way, or by the last one
-        self.spare: Block = ()  # received by the exchange before, and sent since: free to receive into
+        self.free: Block = ()  # received by the exchange before, and sent since: free to receive into
         self.transfers: list[dist.Work] = []
 
     def start(self, outgoing: Block) -> None:
         """Start to send `outgoing` and to receive tensors of the same shapes."""
-        buffers = self.spare or [torch.empty_like(tensor) for tensor in outgoing]
-        self.received, self.spare = buffers, self.received
+        buffers = self.free or [torch.empty_like(tensor) for tensor in outgoing]
+        self.received, self.free = buffers, self.received
         sends = [dist.P2POp(dist.isend, tensor, group=self.group, group_peer=self.next_rank) for tensor in outgoing]
         receives = [
             dist.P2POp(dist.irecv, buffer, group=self.group, group_peer=self.previous_rank) for buffer in buffers

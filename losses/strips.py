@@ -8,16 +8,15 @@ from torch import Tensor
 
 CHUNK_SIZE = 1024  # images in a strip; a tenth faster than half as many on two CPU threads
 MAX_CACHED_STRIPS = 4  # kept between the two passes of a loss that needs the logits twice
-MAX_LOGITS_ELEMENTS = (
-    2**26
-)  # in all buffers together, 256 MB in float32: with many texts, strips are narrower and fewer
+# In all buffers together, 256 MB in float32: with many texts, strips are narrower and fewer.
+MAX_LOGITS_ELEMENTS = 2**26
 TILE_ELEMENTS = 2**18  # logits that stay in a CPU's cache from one operation to the next
 
 
 class Strip(NamedTuple):
     """The logits of all texts of a block with a few images."""
 
-    images_slice: slice  # of the batch
+    images_slice: slice  # the place of the images in the batch
     scaled_images: Tensor  # (images, dim): the images times the scale
     logits: Tensor  # (texts, images); the losses write the gradient of the logits over them
     scratch: Tensor  # (texts of a tile, images)

@@ -1,4 +1,4 @@
-"""Multi-head attention: of tokens among themselves, and of one learned probe over all tokens."""
+"""Multi-head attention: self-attention of tokens, and the attention of one learned probe to all tokens."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _EAGER_CONFIG = PreTrainedConfig(attn_implementation="eager")
 def text_mask(
     config: TextConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, output_attentions: bool
 ) -> Mask:
-    """Return the mask of a text tower: causal, and of padding where `attention_mask` (batch, length) has zeros.
+    """Return the mask of a text tower: it hides later tokens, and padding where `attention_mask` (batch, length) is 0.
 
     It is None for a bidirectional family, whose texts attend to their padding too, and where the kernel needs no more
     than `is_causal`.
@@ -34,7 +34,7 @@ def text_mask(
 
 
 class MultiHeadAttention(nn.Module):
-    """What both kinds of attention share: heads, and the choice of a kernel through the framework's interface."""
+    """The base of both kinds of attention: heads, and the choice of a kernel through the framework's interface."""
 
     is_causal = False  # for kernels that are called without this argument
 

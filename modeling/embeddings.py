@@ -27,9 +27,8 @@ class VisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         self.check(pixel_values, interpolate_pos_encoding)
-        patches = self.patch_embedding(
-            pixel_values.to(self.patch_embedding.weight.dtype)
-        )  # (batch, width, rows, columns)
+        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
+        patches = self.patch_embedding(pixel_values)  # (batch, width, rows, columns)
         embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
         if self.config.has_class_token:
             class_token = self.class_embedding.expand(pixel_values.shape[0], 1, -1)

@@ -1,4 +1,4 @@
-"""The transformer encoder that every tower of every family is."""
+"""The transformer encoder in every tower of every family."""
 
 from collections.abc import Callable
 from typing import Any

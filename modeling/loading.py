@@ -17,7 +17,7 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "
 
 
 class LoadsOfficialFiles:
-    """Mixed into models: what comes before transformers' own `from_pretrained`."""
+    """Mixin of all models: decides what to load before it calls transformers' own `from_pretrained`."""
 
     config_class: Any  # a configuration without a `model_type` stands for all families
 
@@ -51,7 +51,7 @@ class LoadsOfficialFiles:
             hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
             config = kwargs.get("config") or cls.config_class.from_pretrained(source, **hub_arguments)
             return cls.class_for(config).from_pretrained(source, *args, **kwargs)
-        return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]  # of PreTrainedModel
+        return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
 
     @classmethod
     def _from_checkpoint_file(cls, file: Any, *args: Any, **kwargs: Any) -> Any:

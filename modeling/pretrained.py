@@ -1,4 +1,4 @@
-"""What all models share: transformers' switches, its decorators with types, and first weights."""
+"""The base of all models: transformers' switches, its decorators with types, and first weights."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     ModelKwargs: TypeAlias = Any
-else:  # what transformers' common tests expect of every forward, although it names only some of the keywords
+else:  # transformers' common tests expect this of every forward, although it names only some of the keywords
     ModelKwargs = Unpack[TransformersKwargs]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -47,14 +47,16 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = {POSITION_IDS_BUFFERS}
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(config, own := self.config_class):
+        if not isinstance(config, config_class := self.config_class):
             # transformers' own configuration of the same model is accepted, e.g. inside a vision-language model.
-            if getattr(config, "model_type", None) != own.model_type:
-                raise TypeError(f"{type(self).__name__} takes a {own.__name__}, got a {type(config).__name__}.")
-            config = own.from_dict(config.to_dict())
+            if getattr(config, "model_type", None) != config_class.model_type:
+                raise TypeError(
+                    f"{type(self).__name__} takes a {config_class.__name__}, got a {type(config).__name__}."
+                )
+            config = config_class.from_dict(config.to_dict())
         super().__init__(config, *args, **kwargs)
 
-    if TYPE_CHECKING:  # what users call and transformers leaves without types, or hides behind a decorator
+    if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
 
         def eval(self) -> Self: ...
 

@@ -12,7 +12,7 @@ from .encoder import Encoder
 from .pooling import POOLERS, AttentionPoolingHead
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
-# What a dual encoder has besides its towers: not reported when one tower is loaded from its checkpoint.
+# The keys of a dual encoder outside its towers: not reported when one tower is loaded from its checkpoint.
 NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
 
 

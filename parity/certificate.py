@@ -99,7 +99,7 @@ class Comparison:
 class Certificate:
     """The result of measuring one conversion."""
 
-    source: dict[str, Any]  # as `describe_checkpoint` returns it
+    source: dict[str, Any]  # the result of `describe_checkpoint`
     inputs: dict[str, Any]  # seed, numbers of images and texts, photograph
     comparisons: tuple[Comparison, ...]
     versions: dict[str, str]  # library -> version

@@ -25,7 +25,7 @@ Outputs = Mapping[str, npt.NDArray[Any]]  # by names such as `image.hidden_state
 
 
 class Inputs(NamedTuple):
-    """What every subject computes its outputs from."""
+    """The inputs from which every subject computes its outputs."""
 
     pixel_values: npt.NDArray[np.float32]  # (images, 3, height, width)
     input_ids: npt.NDArray[np.int64]  # (texts, length); no texts for an image tower alone
@@ -33,7 +33,7 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What computes outputs: a model of twinlens or transformers, the official code, or the float64 reference."""
+    """A way to compute outputs: a model of twinlens or transformers, the official code, or the float64 reference."""
 
     name: str  # in the certificate
     compute: Callable[[Inputs], Outputs]  # loads the weights and lets go of them, so that one model at a time is alive
@@ -104,7 +104,7 @@ def measure(
 
 
 def compare(outputs: Outputs, expected: Outputs, *, final_only: bool = False) -> tuple[OutputError, ...]:
-    """Return the error of every output that is expected; with `final_only`, of those that are there."""
+    """Return the error of every expected output; with `final_only`, those that `outputs` lacks are left out."""
     errors = []
     for name, stored in expected.items():
         output = outputs.get(name)

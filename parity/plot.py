@@ -79,9 +79,7 @@ def _draw_errors(axes: Any, certificate: dict[str, Any], names: Sequence[str]) -
     tolerances = [output["tolerance"] for output in certificate["comparisons"][0]["outputs"] if output["name"] in names]
     edges = [position - 0.5 for position in range(len(names) + 1)]
     axes.stairs(tolerances, edges, baseline=None, color=_FAILURE_COLOR, linewidth=1.2, label="tolerance")
-    if (
-        certificate["verdict"] == "fail"
-    ):  # with or without failures among these outputs: the legend is that of one panel
+    if certificate["verdict"] == "fail":  # also without failures among these outputs: one panel has the legend of all
         x, y = [position for position, _ in failures], [error for _, error in failures]
         axes.plot(x, y, "x", color=_FAILURE_COLOR, markersize=9, label="failed")
     axes.set_xticks(positions, [_tick_label(name) for name in names], rotation=90, fontsize="x-small")

@@ -15,12 +15,12 @@ import torch
 
 Array = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
-WeightAndBias = tuple[Array, Array]  # of a linear map: (in, out) and (out,); of a norm: (width,) both
+WeightAndBias = tuple[Array, Array]  # a linear map: (in, out) and (out,); a norm: (width,) both
 
 
 @dataclass(frozen=True)
 class TowerReference:
-    """What one tower computes, named and indexed as in transformers' outputs."""
+    """The outputs of one tower, named and indexed as in transformers."""
 
     hidden_states: list[Array]  # [embeddings, after block 1, ..., after the last block], each (batch, length, width)
     last_hidden_state: Array  # after the final norm; CLIP's image tower: before it
@@ -38,7 +38,7 @@ class Reference:
 
 
 class Settings(NamedTuple):
-    """How the arithmetic of one tower differs from another's."""
+    """The settings by which the arithmetic of one tower differs from another's."""
 
     heads: int
     activation: str

@@ -98,7 +98,7 @@ def big_vision_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, fact
         head=lambda: flax_pooling_head(tensors, "img/MAPHead_0/"),
     )
     text_positions = weight("txt/pos_embedding")
-    if "txt/Encoder_0/pos_embedding" in tensors:  # of old files: added to the other table
+    if "txt/Encoder_0/pos_embedding" in tensors:  # old files have a second table, which the model adds
         text_positions = text_positions + weight("txt/Encoder_0/pos_embedding")
     text_tower = _TextTower(
         tokens=tensors["txt/Embed_0/embedding"],
@@ -126,7 +126,7 @@ def open_clip_siglip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids
         norm_after=torch_pair(weight, "text.ln_final"),
         head=torch_pair(weight, "text.text_projection") if "text.text_projection.weight" in tensors else None,
     )
-    # Without the JSON, what those of all published models say: So400m's heads, SigLIP 2's activation.
+    # Without the JSON, the values in the JSON of all published models: So400m's heads, SigLIP 2's activation.
     text_settings = Settings(
         facts.open_clip("text_cfg").get("heads", 16 if width == 1152 else width // 64),
         facts.open_clip_activation("text_cfg") or ("gelu_pytorch_tanh" if vocabulary == 256_000 else "gelu"),

@@ -13,7 +13,7 @@ GetWeight = Callable[[str], Array]  # official name below some prefix -> float64
 
 
 class FileFacts(NamedTuple):
-    """What is known about a file beside its tensors."""
+    """The facts about a file that its tensors do not show: the JSON beside it, and the options of the caller."""
 
     sidecar_json: Mapping[str, Any]
     vision_activation: str | None
@@ -36,7 +36,7 @@ class FileFacts(NamedTuple):
         return (self.open_clip(part).get("norm_kwargs") or {}).get("eps", 1e-5)
 
     def timm_settings(self, model_name: str | None) -> Settings:
-        """Return what timm's name of a SigLIP decides; of another model, what the caller says."""
+        """Return the settings that timm's name of a SigLIP implies; those of the caller for another model."""
         match = re.match(r"vit_(base|large|so400m|giantopt)_(patch\d+_siglip_\d+)$", model_name or "")
         if match is None:
             assert self.vision_heads is not None

@@ -35,7 +35,7 @@ def _cells(certificate: Certificate) -> list[list[str]]:
         line = [name, f"{first.tolerance:.0e}"]
         for comparison, outputs in zip(comparisons, errors, strict=True):
             if name not in outputs:
-                line.append("-")  # official code gives no hidden states
+                line.append("-")  # official code returns no hidden states
                 continue
             failed = comparison.checked and not outputs[name].passed
             line.append(f"{outputs[name].scaled_error:.1e}{' FAIL' if failed else ''}")

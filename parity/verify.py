@@ -100,7 +100,7 @@ def certify_folder(
 
 
 class _StoredWeights(NamedTuple):
-    """How the weights of a folder compare with those of its source."""
+    """The result of comparing the weights of a folder with those of its source."""
 
     total: int
     changed: list[str]  # names of those that are missing or not the source's, rounded to the folder's dtype

@@ -1,4 +1,4 @@
-"""What preprocessing does, in words, for `explain()` and the model card."""
+"""The steps of preprocessing in words, for `explain()` and the model card."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from .resizing import ResizeEngine
 if TYPE_CHECKING:
     from .tokenization import DualEncoderTokenizer
 
-_TEXT_CLEANUPS = {  # what each of `TEXT_CLEANUPS` does to texts
+_TEXT_CLEANUPS = {  # after "Texts are", for each of `siglip_vocabulary.TEXT_CLEANUPS`
     "none": "used as they are",
     "lower": "lower-cased, A-Z only, as in training",
     "canonicalize": "rid of punctuation, lower-cased, their white space made single, as in big_vision's zero-shot code",

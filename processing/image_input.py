@@ -1,4 +1,4 @@
-"""What may be given as an image: files, their bytes, addresses, PIL images, arrays and tensors, alone or in lists."""
+"""The images that a caller may pass: files, their bytes, URLs, PIL images, arrays and tensors, alone or in lists."""
 
 import os
 from collections.abc import Sequence

@@ -144,7 +144,7 @@ class DualEncoderImageProcessor(PilBackend):
         height, width = self._target_size(pixels.shape[-2], pixels.shape[-1], settings)
         if engine.takes_values:
             pixels = _to_values(pixels, were_fractions, settings)
-        assert engine.resize_levels is not None  # `_open` has turned tensors into PIL images where it is
+        assert engine.resize_levels is not None  # otherwise `_open` has turned tensors into PIL images
         return engine.resize_levels(pixels, height, width, resample)
 
     def _target_size(self, height: int, width: int, settings: ImageSettings) -> Size:
@@ -222,7 +222,7 @@ def _to_tensor(pixels: Pixels, settings: ImageSettings) -> torch.Tensor:
 
 
 def _lookup_table(channels: int, were_fractions: bool, settings: ImageSettings) -> torch.Tensor | None:
-    """Return the value of every level, (channels, 256), or None where levels are wanted."""
+    """Return the value of every level, (channels, 256), or None where the settings ask for the levels themselves."""
     factor = 1 / 255 if were_fractions else settings.rescale_factor if settings.do_rescale else None
     mean, std = (settings.image_mean, settings.image_std) if settings.do_normalize else (None, None)
     return None if factor is None and mean is None else image_steps.value_table(channels, factor, mean, std)

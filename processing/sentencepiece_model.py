@@ -14,7 +14,7 @@ from typing import Any
 
 
 class PieceType(IntEnum):
-    """What a piece is for; only `NORMAL` and `USER_DEFINED` ones are ever found in text."""
+    """The purpose of a piece; only `NORMAL` and `USER_DEFINED` ones are ever found in text."""
 
     NORMAL = 1
     UNKNOWN = 2

@@ -44,7 +44,7 @@ class SiglipVocabulary:
     spelling: list[Normalizer]
     adds_prefix: bool
     squeezes_spaces: bool
-    source: Tokenizer | None = None  # what a `tokenizer.json` held
+    source: Tokenizer | None = None  # the pipeline that a `tokenizer.json` held
 
     @classmethod
     def from_sentencepiece(cls, path: str | Path) -> "SiglipVocabulary":
@@ -123,11 +123,11 @@ class SiglipVocabulary:
         reachable = [token for token in self.user_defined if normalizer.normalize_str(token) == token]
         tokenizer.add_tokens([AddedToken(token, normalized=True) for token in reachable])
         # Text that spells a special token, or a byte, stays text, also where `tokenizers` would find it among the
-        # pieces: a cut before its last character, over which no ordinary piece reaches.
+        # pieces: it is cut before its last character, since no ordinary piece spans that place.
         spellings = [*self.specials, *(f"<0x{byte:02X}>" for byte in range(256))]
-        tempting = [text for text in spellings if [piece.value for piece in self.model.tokenize(text)] == [text]]
-        if tempting:
-            cuts = "|".join(f"(?={re.escape(text[-1])})(?<={re.escape(text[:-1])})" for text in tempting)
+        single_pieces = [text for text in spellings if [piece.value for piece in self.model.tokenize(text)] == [text]]
+        if single_pieces:
+            cuts = "|".join(f"(?={re.escape(text[-1])})(?<={re.escape(text[:-1])})" for text in single_pieces)
             tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(cuts), behavior="isolated")
         tokenizer.post_processor = processors.TemplateProcessing(
             single=["$A", self.eos], special_tokens=[(self.eos, tokenizer.token_to_id(self.eos))]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TEXTS_AT_ONCE = 8192  # whose encodings, far larger than their ids, are in memory together
+_TEXTS_AT_ONCE = 8192  # their encodings, far larger than their ids, are in memory together
 
 
 class VocabularyNotFoundError(ValueError):
@@ -65,7 +65,7 @@ class DualEncoderTokenizer(TokenizersBackend):
 
     @classmethod
     def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
-        """Read one file with a vocabulary, of whatever format the family knows, told apart by its content."""
+        """Read one file with a vocabulary, in any format of the family, recognised by its content."""
         raise NotImplementedError
 
     @classmethod
@@ -203,11 +203,11 @@ class DualEncoderTokenizer(TokenizersBackend):
         return text
 
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
-        # At the name of our class plain transformers would build a pipeline of its own, SigLIP's from a file that is
-        # not there. At this name, which all its versions know, it reads the one in tokenizer.json.
+        # Under the name of our class plain transformers would build a pipeline of its own, SigLIP's from a file that
+        # is not there. Under this name, which all its versions know, it reads the one in tokenizer.json.
         config_file = Path(file_names[0])
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        # There all special tokens are cut out of the text unless it is split: CLIP's padding is "!".
+        # Otherwise transformers would cut all special tokens out of the text: CLIP's padding is "!".
         config |= {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": True}
         config_file.write_text(
             json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -280,7 +280,7 @@ class CLIPTokenizer(DualEncoderTokenizer):
 
     @classmethod
     def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
-        """Read a `tokenizer.json` or OpenAI's vocabulary, told apart by their content."""
+        """Read a `tokenizer.json` or OpenAI's vocabulary, recognised by its content."""
         if Path(path).read_bytes()[:2] == b"\x1f\x8b":
             return cls.from_official(path, **kwargs)
         return cls(tokenizer_file=str(path), **kwargs)
@@ -351,7 +351,7 @@ class SiglipTokenizer(DualEncoderTokenizer):
 
     @classmethod
     def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
-        """Read a `tokenizer.json` or a SentencePiece `.model`, told apart by their content."""
+        """Read a `tokenizer.json` or a SentencePiece `.model`, recognised by its content."""
         with open(path, "rb") as file:
             is_json = file.read(1) == b"{"
         return cls(tokenizer_file=str(path), **kwargs) if is_json else cls.from_sentencepiece(path, **kwargs)

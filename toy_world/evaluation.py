@@ -1,4 +1,4 @@
-"""What a model has learnt of the world: seen and unseen kinds, counts, relations, and retrieval."""
+"""Tests of what a model has learnt of the world: seen and unseen kinds, counts, relations, and retrieval."""
 
 from collections.abc import Iterator
 from random import Random

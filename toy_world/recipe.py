@@ -1,4 +1,4 @@
-"""How the two small checkpoints are trained: the geometry and the settings of each, on one page."""
+"""The recipes of the two small checkpoints: the geometry and the settings of each, on one page."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Recipe:
     """One training run from random weights."""
 
     config: Callable[[], DualEncoderConfig]
-    name: str  # of the bundled checkpoint
+    name: str  # the name of the bundled checkpoint
     updates: int
     batch_size: int
     learning_rate: float

@@ -42,7 +42,7 @@ SEEN = tuple(kind for kind in KINDS if kind not in HELD_OUT)
 _SIZES_OF_SEVERAL = ("small", "medium")  # two large things would hardly fit
 _GRID_LINES = 8  # in each direction; centres of things lie where they cross
 _MIN_GAP = 0.015  # between things, and from a thing to the border, as a share of the side of the picture
-_GENERAL_SHARE = 0.3  # of the captions leave the colour or the shape out
+_GENERAL_SHARE = 0.3  # the share of captions that leave the colour or the shape out
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Thing:
 
     @property
     def place(self) -> str | None:
-        """Where in the picture it is, or None for a place without words."""
+        """The place in the picture in words, or None where no words fit."""
         across, down = self.x - 0.5, self.y - 0.5
         if max(abs(across), abs(down)) < 0.15:
             return "in the middle"

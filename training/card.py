@@ -95,7 +95,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], file: Path) -> None:
         axis.plot(*zip(*points, strict=True), marker="." if name.startswith("eval") else None, label=_label(name))
     axes[0].set(ylabel="loss")
     if shares:
-        axes[1].set(ylabel="share right", ylim=(0, 1.02))
+        axes[1].set(ylabel="share of right answers", ylim=(0, 1.02))
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)

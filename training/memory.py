@@ -1,4 +1,4 @@
-"""What a training run needs: parameters are counted, memory is measured on a few pairs and scaled."""
+"""An estimate of what a training run needs: parameters are counted, memory is measured on a few pairs and scaled."""
 
 from dataclasses import asdict, dataclass
 

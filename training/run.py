@@ -44,7 +44,7 @@ WORK_FOLDER = ".training"  # in the output folder; hidden, so that `twinlens pus
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run returns."""
+    """The outcome of a training run."""
 
     folder: Path
     metrics: dict[str, float]  # of the last evaluation; empty without eval_data

@@ -154,7 +154,7 @@ class SkipUnreadable(Dataset[Sample]):
 
     @property
     def skipped(self) -> int:
-        """How often this process and its workers have replaced a pair so far."""
+        """The number of pairs that this process and its workers have replaced so far."""
         return self._skip.total
 
     def __len__(self) -> int:
@@ -195,7 +195,7 @@ def _pairs_from_name(
     datasets = _import_datasets()
     try:
         data = datasets.load_dataset(name, split=split, streaming=streaming)
-    except Exception as error:  # of the network, of the Hub, of the data set
+    except Exception as error:  # the network, the Hub and the data set raise anything
         raise FileNotFoundError(f"{name} is no file or folder, and no data set within reach: {error}") from error
     return _pairs_from_datasets(data, columns, split, seed, repeat)
 
@@ -289,7 +289,7 @@ def _pairs_from_datasets(
     names = data.column_names or list(next(iter(data), {}))  # a stream may know neither names nor types
     image_column, text_column = _choose_columns(names, columns, "the data set")
     if isinstance((data.features or {}).get(image_column), datasets.Image):
-        # Decoded later, by threads, and damage with a name.
+        # The collator decodes images in threads, and its errors name the sample.
         data = data.cast_column(image_column, datasets.Image(decode=False))
     if streams:
         return HubStream(data, image_column, text_column, seed=seed, repeat=repeat)

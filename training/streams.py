@@ -59,9 +59,9 @@ class SkipCounter:
     def __call__(self, reason: object) -> bool:
         """Count one sample. Returns True, which tells webdataset to go on."""
         info = get_worker_info()
-        place = 0 if info is None else info.id
-        self._counts[place] += 1
-        count = int(self._counts[place])
+        worker = 0 if info is None else info.id
+        self._counts[worker] += 1
+        count = int(self._counts[worker])
         if count & (count - 1) == 0:  # log the 1st, 2nd, 4th, 8th ...: a bad source would fill the log
             logger.warning("left out a damaged sample, the %dth here: %s", count, reason)
         return True
@@ -193,7 +193,7 @@ class TarStream(Stream):
         try:
             with gopen(shard) as stream:  # webdataset itself would leave it open
                 yield from tar_file_expander([{"url": shard, "stream": stream}], handler=_reraise)
-        except Exception as error:  # of the tar, its compression, or the network
+        except Exception as error:  # the tar, its compression and the network raise anything
             self.skip(f"the rest of {shard}: {next((item for item in error.args if isinstance(item, str)), error)}")
 
     def _image(self, sample: Mapping[str, Any]) -> Image.Image:

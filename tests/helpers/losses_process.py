@@ -67,7 +67,7 @@ def of_rank(rank: int, world: int) -> list[Tensor]:
 
 
 def errors(rank: int, world: int, loss: Loss) -> dict[str, str]:
-    """What a rank says when the last one of them has other or bad inputs."""
+    """Return the errors of this rank when the last one has other or bad inputs."""
     images, texts, *scalars = of_rank(rank, world)
     is_last = rank == world - 1
     spoilt = images.clone()
@@ -81,7 +81,7 @@ def errors(rank: int, world: int, loss: Loss) -> dict[str, str]:
 
 
 def received_buffers(loss: Loss, values: list[Tensor]) -> list[int]:
-    """How many places in memory each exchange of the loss received into."""
+    """Return the number of places in memory that each exchange of the loss received into."""
     places: dict[RingExchange, set[int]] = {}
     wait = RingExchange.wait
 

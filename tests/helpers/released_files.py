@@ -59,7 +59,7 @@ def _cache() -> Path:
 
 @contextmanager
 def _fetched(requirement: str, target: Path) -> Iterator[Path | None]:
-    """Give the archive that `target` is to be made of, or None where it was made already."""
+    """Yield the archive that `target` is to be made of, or None where it was made already."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(dir=_cache()) as scratch:
         if target.exists():

@@ -87,7 +87,7 @@ _CAPTION_LINKS = "a the two with on of beside, riding and near: under his; very 
 
 @cache
 def corpus() -> list[str]:
-    """Give some 120,000 distinct texts, always the same ones for one version of Unicode.
+    """Return some 120,000 distinct texts, always the same ones for one version of Unicode.
 
     They are captions, every assigned code point alone and inside a word, emoji, stacks of marks, entities, controls,
     text decoded with the wrong encoding, long text, and mixtures of all of these.
@@ -215,7 +215,7 @@ def official_siglip(
 
 
 def _canonical(text: str) -> str:
-    """What big_vision's `evaluators/proj/image_text/prompt_engineering.py` does to class names."""
+    """Clean a text as big_vision's `evaluators/proj/image_text/prompt_engineering.py` cleans class names."""
     bare = "".join(letter for letter in text.replace("_", " ") if letter not in string.punctuation)
     return re.sub(r"\s+", " ", bare.lower()).strip()
 
