@@ -23,7 +23,7 @@ from .bundled import BUNDLED, bundled_checkpoint
 from .official_checkpoint import HUB, OfficialCheckpoint
 from .published import official_checkpoint
 
-Progress = Callable[[str], None]
+Progress = Callable[[str], None]  # called with the current step in words
 
 BLOCK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30  # without an answer

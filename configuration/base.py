@@ -221,7 +221,8 @@ class DualEncoderConfig(StrictConfig):
                 setattr(self, name, sub_config(**{**(value or {}), **overrides}))
             elif not isinstance(value, sub_config):
                 raise TypeError(
-                    f"{type(self).__name__} takes a {sub_config.__name__} or a dict as {name}, got a {type(value)}."
+                    f"{type(self).__name__} takes a {sub_config.__name__} or a dict as {name}, "
+                    f"got a {type(value).__name__}."
                 )
         super().__post_init__(**kwargs)
 

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..catalogue import BUNDLED, OfficialCheckpoint, bundled_checkpoint
-from ..catalogue.download import download_file
+from ..catalogue.download import Progress, download_file
 from ..configuration import family_of
 from ..formats import Checkpoint, LoadOptions, check_options, read_source, write_safetensors
 from ..formats.table import is_finite
@@ -25,7 +25,6 @@ from .model_card import model_card
 logger = logging.getLogger(__name__)
 
 DType = Literal["float32", "float16", "bfloat16", "keep"]
-Progress = Callable[[str], None]
 WITHOUT_TOKENIZER = (
     "The folder has no tokenizer, so it takes images and token ids, not text. "
     "Convert again with --tokenizer and the vocabulary that the model was trained with."

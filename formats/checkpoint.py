@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
@@ -78,7 +78,7 @@ class Checkpoint:
         return {name: table.contiguous_copy(tensor) for name, tensor in self.weights()}
 
 
-def is_checkpoint_file(source: object) -> bool:
+def is_checkpoint_file(source: object) -> "TypeGuard[str | PathLike[str]]":
     """Return whether `source` is an existing file or a folder of open_clip, not one of transformers or a Hub id."""
     if not isinstance(source, (str, PathLike)):
         return False

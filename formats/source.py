@@ -1,6 +1,5 @@
 """The source of a conversion: a file, a folder, or a name of the catalogue."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from typing_extensions import Unpack
 
 from ..catalogue import OfficialCheckpoint
-from ..catalogue.download import resolve_source
+from ..catalogue.download import Progress, resolve_source
 from ..catalogue.official_checkpoint import Tower, tower_geometry
 from ..configuration import DualEncoderConfig, TowerConfig
 from .checkpoint import Checkpoint, read_checkpoint
@@ -18,7 +17,7 @@ from .pixels import STATED_PIXELS, disagreements
 
 
 def read_source(
-    source: str | Path, *, progress: Callable[[str], None] = lambda step: None, **options: Unpack[LoadOptions]
+    source: str | Path, *, progress: Progress = lambda step: None, **options: Unpack[LoadOptions]
 ) -> tuple[Checkpoint, OfficialCheckpoint | None]:
     """Read a checkpoint, and return it with its entry in the catalogue where `source` is a name of it.
 

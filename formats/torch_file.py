@@ -163,7 +163,7 @@ class _Unpickler(pickle._Unpickler):
         return key, dtype
 
 
-def _state_dict(root: Any) -> tuple[str, dict[str, _Stored]]:
+def _state_dict(root: object) -> tuple[str, dict[str, _Stored]]:
     """Return the container and the weights; in a training checkpoint these are the entry "state_dict"."""
     if not isinstance(root, dict):
         raise FormatError(f"the file holds a {type(root).__name__.lstrip('_')}, expected a state dict of tensors.")

@@ -22,7 +22,7 @@ class LoadsOfficialFiles:
     config_class: Any  # a configuration without a `model_type` stands for all families
 
     @classmethod
-    def class_for(cls, config: PreTrainedConfig) -> Any:
+    def class_for(cls, config: PreTrainedConfig) -> "type[Self]":
         """Return the class for a configuration: this one, or the family's where this one stands for all of them.
 
         Raises ValueError for a configuration of one tower where both are needed.
@@ -54,8 +54,8 @@ class LoadsOfficialFiles:
         return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
 
     @classmethod
-    def _from_checkpoint_file(cls, file: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hand the file's configuration and weights to transformers, as it takes them without a folder."""
+    def _from_checkpoint_file(cls, file: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
+        """Pass the file's configuration and weights to transformers, which takes them without a folder."""
         checkpoint = read_checkpoint(file, **pop_options(kwargs))
         model_class = cls.class_for(checkpoint.config)
         # A tower takes its part of the configuration; transformers takes its part of the weights.

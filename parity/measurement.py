@@ -13,6 +13,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from .._version import __version__
+from ..catalogue.download import Progress
 from ..configuration import DualEncoderConfig, SiglipVisionConfig
 from ..formats import Checkpoint
 from ..formats.inspection import describe_checkpoint
@@ -61,7 +62,7 @@ def measure(
     photograph: npt.NDArray[np.float32] | None = None,
     seed: int = 0,
     notes: tuple[str, ...] = (),
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Progress = lambda step: None,
 ) -> Certificate:
     """Compute the outputs of every subject once, compare them pair by pair, and return the certificate.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from .reference_layers import MLP, Array, Attention, Block, PoolingHead, Settings, WeightAndBias
@@ -52,7 +53,7 @@ def weights_below(tensors: Mapping[str, Any], prefix: str = "") -> GetWeight:
     return lambda name: to_float64(tensors[prefix + name])
 
 
-def to_float64(tensor: Any) -> Array:
+def to_float64(tensor: torch.Tensor | npt.NDArray[Any]) -> Array:
     """Convert a torch tensor or a NumPy array of any float type."""
     if isinstance(tensor, torch.Tensor):
         return tensor.detach().cpu().to(torch.float64).numpy()

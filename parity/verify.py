@@ -1,6 +1,5 @@
 """A converted folder against the official checkpoint that it was converted from."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +14,7 @@ from typing_extensions import Unpack
 
 from .. import modeling
 from ..catalogue import PHOTOGRAPH
+from ..catalogue.download import Progress
 from ..configuration import DualEncoderConfig, SiglipVisionConfig, family_of
 from ..formats import Checkpoint, LoadOptions, check_options, read_weights
 from ..formats.source import read_source
@@ -24,8 +24,7 @@ from .measurement import Pairing, measure, model_subject, reference_subject
 from .original import original_subject
 
 ReferenceKind = Literal["independent", "original"]
-Progress = Callable[[str], None]
-Config = DualEncoderConfig | SiglipVisionConfig  # the second of an image tower alone
+Config = DualEncoderConfig | SiglipVisionConfig  # the second for an image tower alone
 
 
 def verify(
