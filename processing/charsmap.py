@@ -40,7 +40,7 @@ def longest_match_normalizers(charsmap: bytes) -> list[Normalizer]:
         beginnings = {key[:end] for key in charsmap_keys(charsmap) for end in range(2, len(key) + 1)}
         table = normalizers.Precompiled(charsmap)
     except Exception as error:  # tokenizers raises nothing more precise, and a damaged trie leads anywhere
-        raise ValueError(f"a SentencePiece model's table of spellings is damaged: {error}") from error
+        raise ValueError(f"The SentencePiece model's table of spellings is damaged: {error}") from error
     if not beginnings or table.normalize_str(_SEPARATOR) != "":
         return [table]
     goes_on = "|".join(f"(?<={_regex_of_any(befores)}){_regex_of(lasts)}" for befores, lasts in _split_last(beginnings))

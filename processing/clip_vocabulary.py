@@ -54,7 +54,7 @@ def read_official(path: str | Path | None = None) -> models.BPE:
     count = int(stated[1]) if stated else _OFFICIAL_MERGES
     merges = [(left, right) for left, space, right in (line.partition(" ") for line in lines[1 : count + 1]) if space]
     if len(merges) != count:
-        raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {count}")
+        raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {len(merges)} merges, not {count}.")
     alphabet = _byte_alphabet()
     pieces = [
         *alphabet,

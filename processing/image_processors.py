@@ -64,7 +64,7 @@ class DualEncoderImageProcessor(PilBackend):
         engines "torch" and "official", and so is everything else if `device` is given.
         """
         if return_tensors not in ("pt", "np", None):
-            raise ValueError(f"return_tensors must be 'pt', 'np' or None, got {return_tensors!r}")
+            raise ValueError(f"return_tensors must be 'pt', 'np' or None, got {return_tensors!r}.")
         return super().preprocess(images, *args, return_tensors=return_tensors, **kwargs)
 
     def describe(self) -> str:
@@ -80,12 +80,12 @@ class DualEncoderImageProcessor(PilBackend):
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         background, engine = kwargs.get("background"), kwargs.get("resize_engine")
         if engine not in (None, *ENGINE_NAMES):
-            raise ValueError(f"resize_engine must be one of {', '.join(ENGINE_NAMES)}, got {engine!r}")
+            raise ValueError(f"resize_engine must be one of {', '.join(ENGINE_NAMES)}, got {engine!r}.")
         if engine == "official" and background is None:
             kwargs["background"] = "ignore"
         elif background not in (None, "ignore"):
             if len(background) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in background):
-                raise ValueError(f"background must be three levels of 0..255 or 'ignore', got {background!r}")
+                raise ValueError(f"background must be three levels of 0..255 or 'ignore', got {background!r}.")
             kwargs["background"] = tuple(background)
         return super()._standardize_kwargs(**kwargs)
 
@@ -94,7 +94,7 @@ class DualEncoderImageProcessor(PilBackend):
         settings = ImageSettings.from_kwargs(kwargs)
         flat = flatten_images(images)
         if not flat:
-            raise ValueError("expected at least one image, got none")
+            raise ValueError("Expected at least one image, got none.")
         groups = _group_by_shape(flat)
         workers = torch.get_num_threads() if settings.num_workers is None else settings.num_workers
         with thread_map(min(len(groups), workers)) as run:
@@ -115,7 +115,7 @@ class DualEncoderImageProcessor(PilBackend):
         except (TypeError, ValueError) as error:
             if len(images) == 1:
                 raise
-            raise type(error)(f"image {' or '.join(map(str, indices))} of {len(images)}: {error}") from error
+            raise type(error)(f"Image {' or '.join(map(str, indices))} of {len(images)}: {error}") from error
         were_fractions = [image.were_fractions for image in opened]
         pixels = _stack([image.pixels for image in opened])
         is_dithered = isinstance(pixels, Image.Image) and pixels.mode in ("1", "P")
@@ -154,7 +154,7 @@ class DualEncoderImageProcessor(PilBackend):
             return size["height"], size["width"]
         if size.keys() == {"shortest_edge"}:
             return resizing.resize_shorter_side(size["shortest_edge"], height, width)
-        raise ValueError(f"size must hold 'height' and 'width', or 'shortest_edge', got {size}")
+        raise ValueError(f"size must hold 'height' and 'width', or 'shortest_edge', got {size}.")
 
     def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
         """Compute the values of images and put them into one batch."""
@@ -181,7 +181,7 @@ def _group_by_shape(images: list[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _open(image: Any, engine: ResizeEngine, settings: ImageSettings) -> OpenedImage:
+def _open(image: object, engine: ResizeEngine, settings: ImageSettings) -> OpenedImage:
     """Open what a caller passed as an image: arrays as levels if the engine takes them, all else as PIL images."""
     if not isinstance(image, np.ndarray | torch.Tensor):
         return OpenedImage(open_image(image, settings.do_exif_transpose), were_fractions=False)
@@ -244,16 +244,18 @@ def _common_shape(shapes: list[tuple[int, ...]], settings: ImageSettings) -> tup
         if settings.pad_size:
             height, width = settings.pad_size["height"], settings.pad_size["width"]
         if len(set(channels)) > 1 or max(heights) > height or max(widths) > width:
-            raise ValueError(f"images of {sorted(set(shapes))} cannot be padded to {height}x{width}")
+            raise ValueError(
+                f"Images of (channels, height, width) {sorted(set(shapes))} cannot be padded to {height}x{width}."
+            )
         return channels[0], height, width
     if len(set(shapes)) == 1:
         return shapes[0]
     if settings.return_tensors is None:
         return None
     raise ValueError(
-        "a batch needs images of one shape, got (channels, height, width) "
+        "A batch needs images of one shape, got (channels, height, width) "
         f"{', '.join(map(str, sorted(set(shapes))))}: "
-        "switch on do_resize, do_center_crop and do_convert_rgb, or pass return_tensors=None"
+        "switch on do_resize, do_center_crop and do_convert_rgb, or pass return_tensors=None."
     )
 
 
@@ -334,8 +336,8 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
         new_height, new_width = resizing.largest_grid(height, width, patch, most)
         if (shrinkage := max(height / new_height, width / new_width)) > 4:
             warnings.warn(
-                f"an image shrinks {shrinkage:.1f} times to fit max_num_patches={most} patches of {patch}x{patch} "
-                "pixels: raise max_num_patches to keep its details",
+                f"An image shrinks {shrinkage:.1f} times to fit max_num_patches={most} patches of {patch}x{patch} "
+                "pixels: raise max_num_patches to keep its details.",
                 stacklevel=2,
             )
         return new_height, new_width
@@ -348,8 +350,8 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
             height % patch or width % patch or height * width > most * patch * patch for _, height, width in shapes
         ):
             raise ValueError(
-                f"expected images of equally many channels and of at most {most} whole patches of {patch}x{patch}, "
-                f"got (channels, height, width) {sorted(shapes)}: switch on do_resize and do_convert_rgb"
+                f"Expected images of equally many channels and of at most {most} whole patches of {patch}x{patch}, "
+                f"got (channels, height, width) {sorted(shapes)}: switch on do_resize and do_convert_rgb."
             )
         channels, where = len(images[0].pixels), _output_device(images, settings)
         patches = torch.zeros((len(images), most, patch * patch * channels), **where)

@@ -31,8 +31,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB as Pillow does, which drops transparency; warn where it makes bright levels white."""
     if image.mode in _MODES_DEEPER_THAN_8_BITS and np.asarray(image).max() > 255:
         warnings.warn(
-            f"an image of mode {image.mode} has levels above 255, which Pillow turns into white: "
-            "divide 16-bit levels by 257 before",
+            f"An image of mode {image.mode} has levels above 255, which Pillow turns into white: "
+            "divide 16-bit levels by 257 before.",
             stacklevel=2,
         )
     if image.mode == "La":
@@ -92,7 +92,7 @@ def value_table(
 def _column(name: str, values: tuple[float, ...] | float | None, channels: int) -> np.ndarray:
     array = np.asarray(values, np.float32)
     if array.ndim and len(array) != channels:
-        raise ValueError(f"{name} must hold one value for each of the {channels} channels, got {len(array)}")
+        raise ValueError(f"{name} must hold one value for each of the {channels} channels, got {len(array)}.")
     return np.broadcast_to(array, channels)[:, None]
 
 

@@ -52,11 +52,11 @@ class DualEncoderProcessor(ProcessorMixin):
         self.tokenizer = tokenizer  # type: ignore[assignment]  # see above
         self.chat_template = None  # ProcessorMixin's methods look for it
 
-    def _check_part(self, name: str, part: Any, expected: type) -> None:
+    def _check_part(self, name: str, part: object, expected: type) -> None:
         if not isinstance(part, expected):
             raise TypeError(
                 f"{type(self).__name__} takes a twinlens {expected.__name__} as {name}, got {type(part)}: "
-                f"load it with twinlens.processing.{expected.__name__}.from_pretrained"
+                f"load it with twinlens.processing.{expected.__name__}.from_pretrained."
             )
 
     def __call__(
@@ -76,16 +76,16 @@ class DualEncoderProcessor(ProcessorMixin):
         text without a tokenizer.
         """
         if images is None and text is None:
-            raise ValueError("expected images, text or both, got neither")
+            raise ValueError("Expected images, text or both, got neither.")
         image_names, text_names = self.image_processor_type.valid_kwargs.__annotations__, TextKwargs.__annotations__
         if unknown := sorted(kwargs.keys() - image_names.keys() - text_names.keys()):
-            raise TypeError(f"neither image processor nor tokenizer has a setting named {', '.join(unknown)}")
+            raise TypeError(f"Neither image processor nor tokenizer has a setting named {', '.join(unknown)}.")
         features: dict[str, Any] = {}
         if text is not None:
             if self.tokenizer is None:
                 raise ValueError(
-                    "this processor takes images only, for its source holds no vocabulary: "
-                    "pass one, from_pretrained(..., tokenizer=path)"
+                    "This processor takes images only, because its source holds no vocabulary: "
+                    "pass one, from_pretrained(..., tokenizer=path)."
                 )
             settings = {name: value for name, value in kwargs.items() if name in text_names}
             settings = {"padding": "max_length", **settings, **(text_kwargs or {})}
@@ -170,9 +170,9 @@ class DualEncoderProcessor(ProcessorMixin):
         """
         processor_class = _CLASS_BY_NAME.get(name or "")
         if processor_class is None:
-            raise ValueError(f"{source}: expected a checkpoint of CLIP or SigLIP, got {name!r}")
+            raise ValueError(f"{source}: expected a checkpoint of CLIP or SigLIP, got {name!r}.")
         if not issubclass(processor_class, cls):
-            raise ValueError(f"{source} holds a {processor_class.__name__}, not a {cls.__name__}")
+            raise ValueError(f"{source} holds a {processor_class.__name__}, not a {cls.__name__}.")
         return processor_class
 
     @classmethod
@@ -188,7 +188,7 @@ class DualEncoderProcessor(ProcessorMixin):
         """Do what `build_processor` does, for a configuration of this family."""
         if preprocessing not in get_args(Preprocessing):
             raise ValueError(
-                f"preprocessing must be one of {', '.join(get_args(Preprocessing))}, got {preprocessing!r}"
+                f"preprocessing must be one of {', '.join(get_args(Preprocessing))}, got {preprocessing!r}."
             )
         image, text = cls._settings_from_config(config)
         if preprocessing == "official":
@@ -197,7 +197,7 @@ class DualEncoderProcessor(ProcessorMixin):
         if text_cleanup is not None:
             if not cls.has_text_cleanup:
                 raise ValueError(
-                    f"text_cleanup is for SigLIP, CLIP's cleaning is a fixed part of it: got {text_cleanup!r}"
+                    f"text_cleanup is for SigLIP, CLIP's cleaning is a fixed part of it: got {text_cleanup!r}."
                 )
             text["text_cleanup"] = text_cleanup
         size = config.text_config.vocab_size
@@ -206,8 +206,8 @@ class DualEncoderProcessor(ProcessorMixin):
         vocabulary = cls._load_tokenizer(tokenizer, **text)
         if len(vocabulary) != size:
             raise ValueError(
-                f"the vocabulary {tokenizer} has {len(vocabulary)} pieces and the model has embeddings for {size}: "
-                "give the one it was trained with"
+                f"The vocabulary {tokenizer} has {len(vocabulary)} pieces and the model has embeddings for {size}: "
+                "pass the one it was trained with."
             )
         return cls(image_processor, vocabulary)
 
@@ -229,7 +229,7 @@ class DualEncoderProcessor(ProcessorMixin):
         try:
             return cls.tokenizer_type.from_pretrained(str(source), **settings)
         except OSError as error:
-            raise FileNotFoundError(f"{source} is neither a file, nor a folder, nor a Hub id within reach") from error
+            raise FileNotFoundError(f"{source} is neither a file, nor a folder, nor a Hub id within reach.") from error
 
 
 class CLIPProcessor(DualEncoderProcessor):
@@ -282,7 +282,7 @@ _CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcess
 
 
 def _names(processor_class: type[DualEncoderProcessor]) -> Iterator[str]:
-    """Yield what sources call a processor: the `model_type`s of its family, and its image processor's two names."""
+    """Yield the names of a processor in its sources: its family's `model_type`s, its image processor's two names."""
     for family in FAMILIES.values():
         if family.processor == processor_class.__name__:
             yield from family.model_types

@@ -53,8 +53,8 @@ def resize_shorter_side(shorter_side: int, height: int, width: int) -> Size:
     longer_side = int(shorter_side * max(height, width) / min(height, width))
     if Image.MAX_IMAGE_PIXELS is not None and longer_side * shorter_side > 2 * Image.MAX_IMAGE_PIXELS:
         raise ValueError(
-            f"an image of {width}x{height} becomes {longer_side}x{shorter_side} before its middle is cut out, more "
-            "than Image.MAX_IMAGE_PIXELS of Pillow allows: crop it first"
+            f"An image of {width}x{height} becomes {longer_side}x{shorter_side} before its middle is cut out, more "
+            "than Image.MAX_IMAGE_PIXELS of Pillow allows: crop it first."
         )
     return (longer_side, shorter_side) if width <= height else (shorter_side, longer_side)
 
@@ -190,7 +190,7 @@ def _interpolation_mode(resample: int) -> str:
     if (mode := modes.get(Image.Resampling(resample))) is None:
         raise ValueError(
             f"resize_engine 'torch' resizes bilinear (2) or bicubic (3), got resample={int(resample)}: "
-            "use resize_engine='pillow'"
+            "use resize_engine='pillow'."
         )
     return mode
 

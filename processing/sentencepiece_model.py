@@ -63,7 +63,7 @@ def read_sentencepiece(path: str | Path) -> SentencePieceModel:
     kind = trainer.get(3, _UNIGRAM)
     if not pieces or kind not in (_UNIGRAM, _BPE):
         raise ValueError(
-            f"{path}: expected a unigram (1) or BPE (2) model with pieces, got {len(pieces)} of kind {kind}"
+            f"{path}: expected a unigram (1) or BPE (2) model with pieces, got {len(pieces)} of kind {kind}."
         )
     return SentencePieceModel(
         pieces=pieces,

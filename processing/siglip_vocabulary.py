@@ -51,7 +51,7 @@ class SiglipVocabulary:
         """Read a SentencePiece `.model`: unigram (SigLIP, multilingual SigLIP) or BPE (SigLIP 2)."""
         source = read_sentencepiece(path)
         if not 0 <= source.eos_id < len(source.pieces):
-            raise ValueError(f"{path} has no end-of-text piece, which every SigLIP text ends with")
+            raise ValueError(f"{path} has no end-of-text piece, which every SigLIP text ends with.")
         return cls(
             model=_bpe(source) if source.is_bpe else _unigram(source),
             eos=source.pieces[source.eos_id][0],
@@ -70,7 +70,7 @@ class SiglipVocabulary:
         if not isinstance(source.model, models.Unigram | models.BPE) or eos is None:
             raise ValueError(
                 f"{path}: SigLIP's vocabularies are unigram or BPE and have an end-of-text piece <eos> or </s>; "
-                f"this one is {type(source.model).__name__} and has {eos or 'neither'}"
+                f"this one is {type(source.model).__name__} and has {eos or 'neither'}."
             )
         added = source.get_added_tokens_decoder().values()
         tables = [step for step in _steps(source.normalizer) if isinstance(step, normalizers.Precompiled)]
@@ -107,7 +107,7 @@ class SiglipVocabulary:
     def pipeline(self, text_cleanup: str) -> Tokenizer:
         """Build text -> ids with end-of-text as the last, after one of `TEXT_CLEANUPS`."""
         if text_cleanup not in TEXT_CLEANUPS:
-            raise ValueError(f"text_cleanup must be one of {', '.join(TEXT_CLEANUPS)}, got {text_cleanup!r}")
+            raise ValueError(f"text_cleanup must be one of {', '.join(TEXT_CLEANUPS)}, got {text_cleanup!r}.")
         tokenizer = Tokenizer(self.model)
         tokenizer.normalizer = normalizer = normalizers.Sequence(
             [

@@ -182,7 +182,10 @@ class DualEncoderTokenizer(TokenizersBackend):
         if not self._warned_truncation:
             self._warned_truncation = True
             logger.warning(
-                "a text has %d tokens, %d are read: %d were cut (this is said once)", length, limit, length - limit
+                "A text has %d tokens, %d are read: %d were cut. There is one such warning only.",
+                length,
+                limit,
+                length - limit,
             )
 
     def _check_and_clean(self, text: Any, *place: int) -> Any:
@@ -193,9 +196,9 @@ class DualEncoderTokenizer(TokenizersBackend):
             return self.clean(text)
         if not isinstance(text, list | tuple):
             fix = "decode it first, text.decode('utf-8')" if isinstance(text, bytes) else "pass str or a list of str"
-            raise TypeError(f"expected text, got {type(text).__name__}{_at(place)}: {fix}")
+            raise TypeError(f"Expected text, got {type(text).__name__}{_at(place)}: {fix}.")
         if not text and not place:
-            raise ValueError("expected a text or a list of texts, got an empty list: pass at least one text")
+            raise ValueError("Expected a text or a list of texts, got an empty list: pass at least one text.")
         return [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
 
     def clean(self, text: str) -> str:
@@ -220,8 +223,8 @@ def _check_encodable(text: str, place: tuple[int, ...]) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"expected text, got half of a surrogate pair, {text[error.start]!a} ({error.start}){_at(place)}: "
-            "it was decoded wrongly; text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') repairs it"
+            f"Expected text, got half of a surrogate pair, {text[error.start]!a} ({error.start}){_at(place)}: "
+            "it was decoded wrongly; text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') repairs it."
         ) from error
 
 
@@ -266,8 +269,8 @@ class CLIPTokenizer(DualEncoderTokenizer):
             )
         else:
             raise VocabularyNotFoundError(
-                "expected tokenizer.json, or vocab.json and merges.txt, found neither: "
-                "CLIPTokenizer.from_official() has OpenAI's vocabulary"
+                "Expected tokenizer.json, or vocab.json and merges.txt, found neither: "
+                "CLIPTokenizer.from_official() has OpenAI's vocabulary."
             )
         start, end = clip_vocabulary.START, clip_vocabulary.END
         tokens = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": "!"}
@@ -310,7 +313,7 @@ class SiglipTokenizer(DualEncoderTokenizer):
     The towers were trained on texts of one length without a mask, so any other padding would change the embedding:
     `padding`, `padding_side` and `max_length` have no effect. Reads `spiece.model` or `tokenizer.json` of any age;
     `text_cleanup` is a key of `TEXT_CLEANUPS`, by default the training's, "lower"; `pad_token_id` overrides the
-    vocabulary's own. A `tokenizer.json` of another kind, such as plain Gemma's, is put right, with a warning.
+    vocabulary's own. A `tokenizer.json` of another kind, such as plain Gemma's, is corrected, with a warning.
     """
 
     vocab_files_names = {"vocab_file": "spiece.model", "tokenizer_file": "tokenizer.json"}
@@ -331,11 +334,11 @@ class SiglipTokenizer(DualEncoderTokenizer):
         elif tokenizer_file is not None:
             vocabulary = SiglipVocabulary.from_tokenizer_json(tokenizer_file)
         else:
-            raise VocabularyNotFoundError("expected spiece.model or tokenizer.json, found neither")
+            raise VocabularyNotFoundError("Expected spiece.model or tokenizer.json, found neither.")
         pipeline = vocabulary.pipeline(text_cleanup or "lower")
         if text_cleanup is None and (changes := _changes(vocabulary.source, pipeline, kwargs)):
             name = kwargs.get("name_or_path") or tokenizer_file
-            logger.warning("the tokenizer of %s was put right for SigLIP: it now %s", name, ", ".join(changes))
+            logger.warning("The tokenizer of %s was corrected for SigLIP: it now %s.", name, ", ".join(changes))
         tokens = {"eos_token": vocabulary.eos, "pad_token": vocabulary.pad}
         if pipeline.token_to_id("<unk>") is not None:
             tokens["unk_token"] = "<unk>"

@@ -352,7 +352,7 @@ class TestNaFlex:
     def test_losing_much_resolution_is_said(self) -> None:
         processor = Siglip2ImageProcessor()
         with pytest.warns(
-            UserWarning, match=r"an image shrinks 8\.0 times to fit max_num_patches=256 patches of 16x16"
+            UserWarning, match=r"An image shrinks 8\.0 times to fit max_num_patches=256 patches of 16x16"
         ):
             processor(Image.new("RGB", (2048, 2048)))
         with warnings.catch_warnings():
@@ -452,7 +452,7 @@ def test_addresses(tmp_path: Path) -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
         assert np.array_equal(levels_of(SiglipImageProcessor(), f"{address}/cat.png"), by_pillow("", cat(), "SigLIP"))
-        with pytest.raises(OSError, match=r"expected an image at .*/dog\.png, which could not be downloaded: .* 404"):
+        with pytest.raises(OSError, match=r"Expected an image at .*/dog\.png, which could not be downloaded: .* 404"):
             SiglipImageProcessor()(f"{address}/dog.png")
         server.shutdown()
 
@@ -511,20 +511,20 @@ class TestBadFiles:
             path.write_bytes(contents)
             for given in (path, str(path)):
                 with pytest.raises(
-                    ValueError, match=rf"expected an image, got .*{name}\.jpg, which (is damaged|has no)"
+                    ValueError, match=rf"Expected an image, got .*{name}\.jpg, which (is damaged|has no)"
                 ):
                     SiglipImageProcessor()(given)
-            with pytest.raises(ValueError, match=rf"expected an image, got {len(contents)} bytes, which"):
+            with pytest.raises(ValueError, match=rf"Expected an image, got {len(contents)} bytes, which"):
                 SiglipImageProcessor()(contents)
-        with pytest.raises(ValueError, match="expected an image, got the image, which is damaged"):
+        with pytest.raises(ValueError, match="Expected an image, got the image, which is damaged"):
             SiglipImageProcessor()(Image.open(io.BytesIO(files["truncated JPEG"])))
 
     def test_the_bad_one_of_many_is_named(self, files: dict[str, bytes]) -> None:
-        with pytest.raises(ValueError, match=r"image 2 of 4: expected an image, got \d+ bytes, which has no format"):
+        with pytest.raises(ValueError, match=r"Image 2 of 4: Expected an image, got \d+ bytes, which has no format"):
             SiglipImageProcessor()([cat(), cat(), files["zip"], cat()], num_workers=2)
 
     def test_missing_files(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"expected an image file, got .*cat\.jpg, which is not there"):
+        with pytest.raises(FileNotFoundError, match=r"Expected an image file, got .*cat\.jpg, which is not there"):
             SiglipImageProcessor()(tmp_path / "cat.jpg")
         with pytest.raises(FileNotFoundError, match="which is not there"):
             SiglipImageProcessor()(tmp_path)
@@ -534,7 +534,7 @@ class TestBadFiles:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
         with pytest.raises(Image.DecompressionBombError, match=r"bytes: Image size \(160000 pixels\) exceeds limit"):
             SiglipImageProcessor()(bomb)
-        with pytest.raises(ValueError, match="an image of 20x1 becomes 4480x224 before its middle is cut out"):
+        with pytest.raises(ValueError, match="An image of 20x1 becomes 4480x224 before its middle is cut out"):
             CLIPImageProcessor()(np.zeros((1, 20, 3), np.uint8), input_data_format="channels_last")
 
 
@@ -684,7 +684,7 @@ class TestInputsAndSettings:
     @pytest.mark.parametrize(
         ("given", "error", "message"),
         [
-            (None, TypeError, "expected PIL images.* got NoneType"),
+            (None, TypeError, "Expected PIL images.* got NoneType"),
             ([], ValueError, "at least one image, got none"),
             (np.zeros((5, 6, 7), np.uint8), ValueError, r"1, 3 or 4 channels .* got \(5, 6, 7\)"),
             (np.zeros(5, np.uint8), ValueError, r"got \(5,\)"),
@@ -693,8 +693,8 @@ class TestInputsAndSettings:
             (np.full((6, 6, 3), -1.0), ValueError, "got values of -1.0..-1.0"),
             (np.full((6, 6, 3), 256), ValueError, "got values of 256..256"),
             (np.full((6, 6, 3), np.nan), ValueError, "got values of nan..nan"),
-            ([cat(), None], TypeError, "image 1 of 2: expected PIL images.* got NoneType"),
-            (np.array([["cat"]]), TypeError, "expected numbers as levels, got an array of <U3"),
+            ([cat(), None], TypeError, "Image 1 of 2: Expected PIL images.* got NoneType"),
+            (np.array([["cat"]]), TypeError, "Expected numbers as levels, got an array of <U3"),
             (torch.zeros(3, 6, 7, dtype=torch.complex64), TypeError, "real numbers as levels, got .*complex64"),
         ],
         ids=(

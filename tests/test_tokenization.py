@@ -310,10 +310,10 @@ class TestSiglipText:
         texts = [*SENTENCES, *AWKWARD]
         ids = SiglipTokenizer.from_pretrained(tmp_path)(texts)["input_ids"]
         assert ids == official_siglip(train("bpe"), texts, pad=0)
-        (message,) = [message for message in caplog.messages if "put right" in message]
+        (message,) = [message for message in caplog.messages if "corrected for SigLIP" in message]
         assert message == (
-            f"the tokenizer of {tmp_path} was put right for SigLIP: it now lower-cases ASCII, "
-            "ends texts with end-of-text, adds no begin token, pads on the right"
+            f"The tokenizer of {tmp_path} was corrected for SigLIP: it now lower-cases ASCII, "
+            "ends texts with end-of-text, adds no begin token, pads on the right."
         )
 
     def test_folders_that_fit_are_loaded_in_silence(
@@ -381,7 +381,7 @@ class TestCalls:
     @pytest.mark.parametrize(
         ("given", "error", "message"),
         [
-            (["a", None, "b"], TypeError, r"expected text, got NoneType at \[1\] of the list: pass str"),
+            (["a", None, "b"], TypeError, r"Expected text, got NoneType at \[1\] of the list: pass str"),
             (["a", "b", 3], TypeError, r"got int at \[2\]"),
             ([["a", "b"], ["c", 4.5]], TypeError, r"got float at \[1\]\[1\]"),
             (b"a cat", TypeError, r"got bytes: decode it first, text\.decode\('utf-8'\)"),
@@ -450,7 +450,7 @@ class TestCalls:
         pieces = tokenizer(long, add_special_tokens=False, verbose=False)["input_ids"]
         whole = len(pieces) + tokenizer.num_special_tokens_to_add()
         assert caplog.messages == [
-            f"a text has {whole} tokens, {limit} are read: {whole - limit} were cut (this is said once)"
+            f"A text has {whole} tokens, {limit} are read: {whole - limit} were cut. There is one such warning only."
         ]
 
     @pytest.mark.parametrize("text", ["a", "cat ", "Ã©", "&", "amp;", "a\n", "猫", "e\u0301", "Σ'", "!<|endoftext|>"])

@@ -107,7 +107,7 @@ class TestFolders:
             {"image": f"{root}/000.png", "text": "two captions", "index": 1, "image_id": 0},
             {"image": f"{root}/001.png", "text": "ein Hörnchen", "index": 2, "image_id": 1},
         ]
-        assert "left out 1 images" in caplog.text
+        assert "Left out 1 images" in caplog.text
 
     @pytest.mark.parametrize(("content", "message"), [(b"\xff", "001.txt is not UTF-8"), (b" \n", "001.txt, which is")])
     def test_a_caption_that_cannot_be_read(self, tmp_path, content, message):
@@ -175,11 +175,11 @@ class TestTables:
         [
             ("t.csv", "x,text\n000.png,a\n", ValueError, r"with the image, such as 'image', in row 1 of .*, got 'x'"),
             ("t.csv", "image,text\n000.png,a\nb.png,b\n", FileNotFoundError, r"1 of 2 .*b.png \(row 2 of .*t.csv\)"),
-            ("t.csv", "image,text\n000.png\n", ValueError, r"Row 1 of .*t.csv: expected a caption .*, got None"),
-            ("t.csv", "image,text\n,a\n", ValueError, r"Row 1 of .*t.csv: expected the path of an image, got ''"),
+            ("t.csv", "image,text\n000.png\n", ValueError, r"Row 1 of .*t.csv: Expected a caption .*, got None"),
+            ("t.csv", "image,text\n,a\n", ValueError, r"Row 1 of .*t.csv: Expected the path of an image, got ''"),
             ("t.csv", "image,text\n", ValueError, r"Expected image-caption pairs, got .*t.csv without any"),
             ("t.csv", 'image,text\n"a', ValueError, r"t.csv is not a sound .csv file: unexpected end of data"),
-            ("t.jsonl", '{"image": "000.png", "text": []}\n', ValueError, r"Row 1 of .*: expected a caption"),
+            ("t.jsonl", '{"image": "000.png", "text": []}\n', ValueError, r"Row 1 of .*: Expected a caption"),
             ("t.jsonl", "{}\n{", ValueError, r"with the image, .* in row 1 of .*t.jsonl, got none"),
             ("t.jsonl", "[1]\n", ValueError, r"t.jsonl is not a sound .jsonl file: line 1 is no JSON object"),
             ("t.jsonl", "\n{\n", ValueError, r"t.jsonl is not a sound .jsonl file: line 2 is no JSON object but '{'"),
@@ -270,7 +270,7 @@ class TestDatasets:
         pairs = load_pairs(table)
         assert len(pairs) == 6
         assert pairs[2] == {"image": encoded(2), "text": "no. 2", "index": 2}
-        with pytest.raises(ValueError, match=r"sample 3: .* no format that Pillow knows"):
+        with pytest.raises(ValueError, match=r"Sample 3: .* no format that Pillow knows"):
             ContrastiveCollator(clip, augmentation=RandomResizedCrop())([pairs[3]])
         assert number_of(load_pairs(table, skip_corrupt=True)[3]) == 4
 
@@ -424,7 +424,7 @@ class TestTars:
         stream = load_pairs(str(write_tar(tmp_path / "s.tar", files)), repeat=False)
         assert self.read(stream) == [7, 10]
         assert stream.skipped == 8
-        assert "left out a damaged sample, the 1th here: b in" in caplog.text
+        assert "Left out a damaged sample, number 1 in this process: b in" in caplog.text
         assert "no caption (txt, caption, text)" in caplog.text
         assert "no image (jpg, jpeg, png, webp)" in caplog.text
 
@@ -667,7 +667,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("text", [None, "", [], ["a", 3]])
     def test_a_sample_without_a_caption(self, clip, text):
-        with pytest.raises(ValueError, match="sample 4: expected a caption or a list of captions, got"):
+        with pytest.raises(ValueError, match="Sample 4: Expected a caption or a list of captions, got"):
             ContrastiveCollator(clip)([{"image": picture(0), "text": text, "index": 4}])
 
     def test_a_processor_without_a_vocabulary(self):

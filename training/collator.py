@@ -80,7 +80,7 @@ class ContrastiveCollator:
             else:
                 opened = open_image(image, bool(self.processor.image_processor.do_exif_transpose))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"sample {sample['index']}: {error}") from error
+            raise ValueError(f"Sample {sample['index']}: {error}") from error
         return self.augmentation(opened, generator)  # type: ignore[misc]
 
     def _generator(self, index: int) -> torch.Generator:
@@ -92,5 +92,5 @@ def _draw_caption(sample: Sample, generator: torch.Generator) -> str:
     try:
         text = check_caption(sample["text"])
     except ValueError as error:
-        raise ValueError(f"sample {sample['index']}: {error}") from error
+        raise ValueError(f"Sample {sample['index']}: {error}") from error
     return text if isinstance(text, str) else text[int(torch.randint(len(text), (), generator=generator))]

@@ -138,7 +138,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "nothing"}
 
 
-def _check_type(name: str, value: Any, annotation: Any) -> None:
+def _check_type(name: str, value: object, annotation: Any) -> None:
     """Raise ValueError unless `value` has one of the types of an annotation such as `int | None` or `Literal[...]`."""
     expected: list[str] = []
     for allowed in (annotation,) if isinstance(annotation, type) else get_args(annotation):

@@ -221,7 +221,7 @@ def _pairs_from_folder(folder: Path) -> FilePairs:
             f"Expected metadata.csv or metadata.jsonl in {folder}, or images each with a .txt beside it, got neither."
         )
     if uncaptioned:
-        logger.warning("left out %d images of %s, which have no .txt beside them", uncaptioned, folder)
+        logger.warning("Left out %d images of %s, which have no .txt beside them.", uncaptioned, folder)
     return FilePairs(images, texts, folder)
 
 
@@ -235,9 +235,9 @@ def _pairs_from_table(file: Path, columns: Columns) -> FilePairs:
         try:
             check_caption(text)
         except ValueError as error:
-            raise ValueError(f"{where[0].upper()}{where[1:]}: {error}") from error
+            raise ValueError(f"Row {number} of {file}: {error}") from error
         if not isinstance(image, str) or not image:
-            raise ValueError(f"{where[0].upper()}{where[1:]}: expected the path of an image, got {image!r}")
+            raise ValueError(f"Row {number} of {file}: Expected the path of an image, got {image!r}.")
         if not image.startswith(("http://", "https://")):
             image = str(file.parent / image)
             if not os.path.isfile(image):

@@ -63,7 +63,7 @@ class SkipCounter:
         self._counts[worker] += 1
         count = int(self._counts[worker])
         if count & (count - 1) == 0:  # log the 1st, 2nd, 4th, 8th ...: a bad source would fill the log
-            logger.warning("left out a damaged sample, the %dth here: %s", count, reason)
+            logger.warning("Left out a damaged sample, number %d in this process: %s", count, reason)
         return True
 
 
@@ -260,7 +260,7 @@ def check_caption(text: Any) -> Caption:
     """Return a caption, or a list of alternative captions, unchanged. Raises ValueError for anything else."""
     texts = text if isinstance(text, list | tuple) else [text]
     if not texts or not all(isinstance(item, str) and item.strip() for item in texts):
-        raise ValueError(f"expected a caption or a list of captions, got {text!r}")
+        raise ValueError(f"Expected a caption or a list of captions, got {text!r}.")
     return text
 
 

@@ -90,7 +90,7 @@ class ContrastiveTrainer(Trainer):
     def __init__(self, *args: Any, zero_shot: ZeroShotTask | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(self._dual_encoder, DualEncoderModel):
-            raise TypeError(f"ContrastiveTrainer takes a twinlens DualEncoderModel, got a {type(self.model)}.")
+            raise TypeError(f"ContrastiveTrainer takes a twinlens DualEncoderModel, got {type(self.model)}.")
         if self.is_fsdp_enabled:
             self._check_fsdp()
         self.zero_shot = zero_shot
