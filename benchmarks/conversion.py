@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 class Geometry(NamedTuple):
     """The sizes of a SigLIP whose two towers are alike."""
 
-    grid_size: int  # patches a side
+    grid_size: int  # patches per side
     patch_size: int  # pixels
     width: int
     layers: int

@@ -31,7 +31,7 @@ MAX_FAILED_ATTEMPTS = 3  # in a row, each of which brought nothing new
 RETRY_PAUSE_SECONDS = 2.0
 CONNECTION_ERRORS = (URLError, ConnectionError, TimeoutError, ssl.SSLError, HTTPException)
 
-ANOTHER_WAY = "Once you have the file from elsewhere, give its path instead of a name."
+ANOTHER_WAY = "Once you have the file from elsewhere, pass its path instead of a name."
 
 
 def resolve_source(

@@ -75,8 +75,8 @@ class OfficialCheckpoint:
     address: str  # the URL of the file, or `hf-hub:owner/name`
     sha256: str | None = None  # None: none is published
     image: Tower | ResNet
-    patch: int  # pixels a side that one position stands for
-    image_size: int | None  # pixels a side; None: NaFlex, which takes any shape
+    patch: int  # pixels per side that one position stands for
+    image_size: int | None  # pixels per side; None: NaFlex, which takes any shape
     text: Tower
     embedding: int
     text_length: int
@@ -89,7 +89,7 @@ class OfficialCheckpoint:
 
     @property
     def grid(self) -> int:
-        """Positions a side; pixels that fill no whole patch are dropped. NaFlex resizes its 16x16 to every image."""
+        """Positions per side; pixels that fill no whole patch are dropped. NaFlex resizes its 16x16 to every image."""
         return 16 if self.image_size is None else self.image_size // self.patch
 
     @property

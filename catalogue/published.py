@@ -149,7 +149,7 @@ _CHECKPOINTS = (
     _openai("ViT-B/16", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", 68.34),
     _openai("ViT-L/14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 75.54),
     _openai("ViT-L/14@336px", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02", 76.56),
-    # The Hub's names, without google/; big_vision's variant, pixels a side, file, ImageNet
+    # The Hub's names, without google/; big_vision's variant, pixels per side, file, ImageNet
     _big_vision("siglip-base-patch16-224", "B/16", 224, "siglip/webli_en_b16_224_63724782", 76.04, _SIGLIP),
     _big_vision("siglip-base-patch16-256", "B/16", 256, "siglip/webli_en_b16_256_60500360", 76.53, _SIGLIP),
     _big_vision("siglip-base-patch16-384", "B/16", 384, "siglip/webli_en_b16_384_68578854", 78.49, _SIGLIP),

@@ -131,7 +131,7 @@ class VisionConfig(TowerConfig):
 
     @property
     def grid_size(self) -> int:
-        """Patches a side; pixels that fill no whole patch are dropped, as the official patch convolutions do."""
+        """Patches per side; pixels that fill no whole patch are dropped, as the official patch convolutions do."""
         return self.image_size // self.patch_size
 
     @property

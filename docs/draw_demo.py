@@ -20,7 +20,7 @@ from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.toy_world import KINDS
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
-DARK, BLUE, ORANGE, RED, GREY = "#16324f", "#3b6fb6", "#d1762b", "#c0392b", "#8695a5"
+DARK, BLUE, RED, GREY = "#16324f", "#3b6fb6", "#c0392b", "#8695a5"
 
 
 def draw(tour: Path, file: Path) -> None:

@@ -130,7 +130,7 @@ def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | SiglipV
 
 
 def resolve_image_size(patches: int, patch: int, image_size: int | None) -> int:
-    """Return the pixels a side. A file only shows whole patches; `image_size` may have more (384 = 27 * 14 + 6)."""
+    """Return the pixels per side. A file only shows whole patches; `image_size` may have more (384 = 27 * 14 + 6)."""
     grid = math.isqrt(patches)
     if grid < 1 or grid * grid != patches:
         raise FormatError(f"expected image positions on a square grid, got {patches} of them.")
@@ -138,7 +138,7 @@ def resolve_image_size(patches: int, patch: int, image_size: int | None) -> int:
         return grid * patch
     if image_size // patch != grid:
         raise FormatError(
-            f"image_size={image_size} makes {image_size // patch} patches of {patch} pixels a side, but the file has "
-            f"positions for {grid}; give an image size from {grid * patch} to {(grid + 1) * patch - 1}."
+            f"image_size={image_size} makes {image_size // patch} patches of {patch} pixels per side, but the file has "
+            f"positions for {grid}; pass an image size from {grid * patch} to {(grid + 1) * patch - 1}."
         )
     return image_size

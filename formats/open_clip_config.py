@@ -102,7 +102,7 @@ class StatedModel:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side; of two different sides the longer one, which the grid of the weights then contradicts."""
+        """Pixels per side; of two different sides the longer one, which the grid of the weights then contradicts."""
         size = self.vision["image_size"]
         return max(size) if isinstance(size, list) else size
 

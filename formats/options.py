@@ -13,7 +13,7 @@ Value = TypeVar("Value", int, str)
 class LoadOptions(TypedDict, total=False):
     """Keyword arguments of every function that reads a checkpoint; one that is missing or None is not stated.
 
-    image_size: pixels a side, where whole patches do not fill the image (patch 14 at 384 pixels is a 27x27 grid).
+    image_size: pixels per side, where whole patches do not fill the image (patch 14 at 384 pixels is a 27x27 grid).
     vision_activation: the activation of the image tower.
     vision_heads: the number of attention heads of the image tower.
     """
@@ -51,7 +51,7 @@ def resolve_option(name: str, chosen: Value | None, stated: Value | None, meanin
     flag = f"--{name.replace('_', '-')}"
     if stated is None:
         if chosen is None:
-            raise FormatError(f"the file does not say {meaning}; say it with {flag} ({name}=...).")
+            raise FormatError(f"the file does not say {meaning}; pass {flag} ({name}=...).")
         return chosen
     if chosen not in (None, stated):
         raise FormatError(f"{flag} {chosen} was given, but {meaning} can only be {stated} in this file.")

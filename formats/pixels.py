@@ -63,7 +63,7 @@ def disagreements(stated: Mapping[str, Any], published: Mapping[str, Any]) -> tu
 
 
 def preprocess_cfg(image_processor: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """Return open_clip's `preprocess_cfg` for the settings of an image processor, as `to_dict` gives them.
+    """Return open_clip's `preprocess_cfg` for the settings of an image processor, as its `to_dict` returns them.
 
     Raises FormatError where open_clip cannot make such pixels.
     """
@@ -75,7 +75,7 @@ def preprocess_cfg(image_processor: Mapping[str, Any], image_size: int) -> dict[
         fits = size == {"shortest_edge": image_size} and dict(image_processor["crop_size"]) == square
     faults = [f"{step} false" for step in ("do_resize", "do_rescale", "do_normalize") if not image_processor[step]]
     if not fits:
-        faults.append(f"size {size} with do_center_crop {crop}, for a model of {image_size} pixels a side")
+        faults.append(f"size {size} with do_center_crop {crop}, for a model of {image_size} pixels per side")
     resample = Image.Resampling(image_processor["resample"])
     if resample not in _RESAMPLE.values():
         faults.append(f"resample {resample.name.lower()}")
@@ -107,7 +107,7 @@ def _unsupported(stated: Mapping[str, Any], image_size: int, resize_modes: tuple
         yield f"mode is {mode!r}, expected 'RGB'"
     size = stated.get("size", image_size)
     if any(side != image_size for side in (size if isinstance(size, list | tuple) else [size])):
-        yield f"size is {size!r}, but the model takes {image_size} pixels a side"
+        yield f"size is {size!r}, but the model takes {image_size} pixels per side"
 
 
 def _per_channel(value: Any) -> list[Any]:

@@ -182,7 +182,7 @@ def _state_dict(root: object) -> tuple[str, dict[str, _Stored]]:
 
 
 def _module_tensors(root: _Module) -> dict[str, _Stored]:
-    """Return the tensors of a module tree under the names that `state_dict()` gives them."""
+    """Return the tensors of a module tree under their names in its `state_dict()`."""
     tensors: dict[str, _Stored] = {}
     pending = [("", root)]
     for _ in range(_MAX_MODULES):

@@ -123,7 +123,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         group: ProcessGroup | None = None,
         **kwargs: ModelKwargs,
     ) -> ModelOutput:
-        """Compare images with texts, or encode only what is given; all embeddings and logits are float32.
+        """Compare images with texts, or encode one of the two alone; all embeddings and logits are float32.
 
         With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold. Training
         with it makes no logits, whose memory grows with the square of the batch.

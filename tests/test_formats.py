@@ -21,7 +21,7 @@ from helpers.builders import (
     TINY_SIGLIP,
     TINY_SIGLIP_JSON,
     TINY_TRUNK,
-    TRUNK_CHOICES,
+    TRUNK_OPTIONS,
     big_vision_tensors,
     open_clip_tensors,
     openai_tensors,
@@ -384,7 +384,7 @@ class TestWhatFilesDoNotSay:
         sizes = {**TINY_CLIP, "width": width, "layers": 1, "image_size": 16}
         write_tensors("safetensors", open_clip_tensors(**sizes), source)
         if heads is None:
-            with pytest.raises(FormatError, match="the number of heads of its image tower; say it with --vision-heads"):
+            with pytest.raises(FormatError, match="the number of heads of its image tower; pass --vision-heads"):
                 read_checkpoint(source, vision_activation="gelu")
         config = read_checkpoint(source, vision_activation="gelu", vision_heads=heads or 16).config
         assert config.vision_config.num_attention_heads == 16
@@ -395,7 +395,7 @@ class TestWhatFilesDoNotSay:
     def test_towers_of_timm(self, case: str, source: Path) -> None:
         write(source, case)
         named = "named vit_tiny_patch16_siglip_test" if case != "timm" else "without its name"
-        assert_refused(source, f"the activation of a timm model {named}; say it with --vision-activation")
+        assert_refused(source, f"the activation of a timm model {named}; pass --vision-activation")
         with pytest.raises(FormatError, match=f"the number of heads of a timm model {named}; .* --vision-heads"):
             read_checkpoint(source, vision_activation="gelu")
 
@@ -423,7 +423,7 @@ class TestWhatFilesDoNotSay:
         ):
             sizes = {**TINY_TRUNK, "vocabulary": vocabulary, "text_width": width, "text_layers": 1}
             write_tensors("safetensors", trunk_tensors(**sizes), source)
-            text = read_checkpoint(source, **TRUNK_CHOICES).config.text_config
+            text = read_checkpoint(source, **TRUNK_OPTIONS).config.text_config
             assert (text.hidden_act, text.num_attention_heads, text.pad_token_id) == (act, heads, pad)
             assert text.layer_norm_eps == 1e-6
 

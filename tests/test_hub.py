@@ -23,7 +23,7 @@ from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
     TINY_SIGLIP,
-    TRUNK_CHOICES,
+    TRUNK_OPTIONS,
     open_clip_tensors,
     timm_tensors,
     write_beside,
@@ -63,7 +63,7 @@ def write_checkpoint(path: Path, format: str) -> Checkpoint:
         write_transformers(path, "siglip")
     else:
         write_beside(path, timm_tensors(grid=3, patch=16, width=48, layers=2, mlp=72), "safetensors")
-        return read_checkpoint(path, **TRUNK_CHOICES)
+        return read_checkpoint(path, **TRUNK_OPTIONS)
     return read_checkpoint(path)
 
 

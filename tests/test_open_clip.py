@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import open_clip_models
-from helpers.builders import TINY_CLIP_JSON, TINY_SIGLIP_JSON, TRUNK_CHOICES
+from helpers.builders import TINY_CLIP_JSON, TINY_SIGLIP_JSON, TRUNK_OPTIONS
 from helpers.checkpoints import TANH, TANH_JSON, read, write
 from helpers.processes import finish, start
 from helpers.released_files import released_package
@@ -44,7 +44,7 @@ SIGLIPS = ("ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP-384", "ViT-B-32-SigLIP2-256"
 
 
 def choices(name: str) -> dict[str, Any]:
-    return TRUNK_CHOICES if "siglip" in name else {}
+    return TRUNK_OPTIONS if "siglip" in name else {}
 
 
 @pytest.fixture(scope="module")
@@ -162,18 +162,18 @@ def test_json_is_that_of_open_clip(name: str, packages: list[Path]) -> None:
 def test_image_tower_alone(tmp_path: Path) -> None:
     """timm's weights become transformers' image tower, which loads without the text tower that is not there."""
     write(tmp_path / "timm.safetensors", "timm")
-    certificate = convert(tmp_path / "timm.safetensors", tmp_path / "folder", **TRUNK_CHOICES)
+    certificate = convert(tmp_path / "timm.safetensors", tmp_path / "folder", **TRUNK_OPTIONS)
     assert certificate is not None
     assert certificate.passed
     outputs = [output for comparison in certificate.comparisons for output in comparison.outputs]
     assert {output.name.split(".")[0] for output in outputs} == {"image"}
     pixels = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
-        ours = twinlens.SiglipVisionModel.from_pretrained(tmp_path / "timm.safetensors", **TRUNK_CHOICES)(pixels)
+        ours = twinlens.SiglipVisionModel.from_pretrained(tmp_path / "timm.safetensors", **TRUNK_OPTIONS)(pixels)
         theirs = importlib.import_module("transformers").AutoModel.from_pretrained(tmp_path / "folder")(pixels)
     torch.testing.assert_close(ours.pooler_output, theirs.pooler_output, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"takes both towers, and this checkpoint has one.*with SiglipVisionModel"):
-        twinlens.DualEncoderModel.from_pretrained(tmp_path / "timm.safetensors", **TRUNK_CHOICES)
+        twinlens.DualEncoderModel.from_pretrained(tmp_path / "timm.safetensors", **TRUNK_OPTIONS)
 
 
 def swapped(first: str, second: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:

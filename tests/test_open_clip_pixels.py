@@ -1,6 +1,7 @@
 """What a source of open_clip states about its pixels: made as open_clip makes them, or refused by name; and written."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import open_clip_transform
+from helpers import open_clip_preprocess
 from helpers.builders import (
     TINY_CLIP,
     TINY_CLIP_JSON,
     TINY_SIGLIP_JSON,
     TINY_TRUNK,
-    TRUNK_CHOICES,
+    TRUNK_OPTIONS,
     open_clip_tensors,
     timm_tensors,
     trunk_tensors,
@@ -31,7 +32,7 @@ from twinlens.conversion import convert, export
 from twinlens.formats import FormatError, read_checkpoint, read_source, source, write_tensors
 from twinlens.processing import build_processor
 
-SIZE = 32  # pixels a side of the tiny CLIP
+SIZE = 32  # pixels per side of the tiny CLIP
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 CASES: dict[str, dict[str, Any]] = {
     f"{mode}-{interpolation}": {"resize_mode": mode, "interpolation": interpolation, "mean": MEAN, "std": STD}
@@ -56,7 +57,7 @@ def write_folder(folder: Path, pixels: dict[str, Any] | None, family: str = "cli
 
 
 def options(family: str) -> dict[str, Any]:
-    return {} if family == "clip" else TRUNK_CHOICES
+    return {} if family == "clip" else TRUNK_OPTIONS
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -80,9 +81,9 @@ def official(images: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFac
         for case, pixels in CASES.items()
     }
     (root / "cases.json").write_text(json.dumps(cases))
-    np.savez(root / "images.npz", **images)  # type: ignore[arg-type]
-    files = [root / name for name in ("cases.json", "images.npz", "outputs.npz")]
-    process = start(open_clip_transform.main, packages, *files, output=root / "log")
+    (root / "images").write_bytes(pickle.dumps({name: Image.fromarray(levels) for name, levels in images.items()}))
+    files = [root / name for name in ("images", "cases.json", "outputs.npz")]
+    process = start(open_clip_preprocess.main, packages, *files, output=root / "log")
     assert finish(process) == 0, (root / "log").read_text()
     return np.load(files[-1])
 
@@ -129,7 +130,7 @@ REFUSED = [
     ("clip", {"resize_mode": ["squash"]}, r"resize_mode is \['squash'\], expected"),
     ("clip", {"interpolation": "lanczos"}, r"interpolation is 'lanczos', expected 'bicubic' or 'bilinear' or 'random'"),
     ("clip", {"mode": "L"}, r"mode is 'L', expected 'RGB'"),
-    ("clip", {"size": 48}, r"size is 48, but the model takes 32 pixels a side"),
+    ("clip", {"size": 48}, r"size is 48, but the model takes 32 pixels per side"),
     ("clip", {"size": [32, 48]}, r"size is \[32, 48\], but the model takes 32"),
     ("clip", {"mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\], expected three numbers"),
     ("clip", {"std": "0.5"}, r"std is '0.5', expected three numbers"),
@@ -167,7 +168,7 @@ def test_siglip_states_what_it_does(tmp_path: Path) -> None:
     """As the published ones: the size stays square, and the filter and the values are those stated."""
     pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     folder = write_folder(tmp_path / "source", pixels, "siglip")
-    convert(folder, tmp_path / "folder", verify=False, preprocessing="hub", **TRUNK_CHOICES)
+    convert(folder, tmp_path / "folder", verify=False, preprocessing="hub", **TRUNK_OPTIONS)
     settings = settings_of(tmp_path / "folder")
     assert settings["size"] == {"height": 48, "width": 48}
     assert (settings["resample"], settings["image_mean"]) == (Image.Resampling.BILINEAR, [0.5] * 3)
@@ -181,7 +182,7 @@ def test_timm_states_values_and_filter(interpolation: str, message: str | None, 
     write_tensors("safetensors", timm_tensors(**tower), tmp_path / "timm" / "model.safetensors")
     stated = {"mean": MEAN, "std": STD, "interpolation": interpolation, "crop_pct": 0.9, "crop_mode": "center"}
     (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "tiny", "pretrained_cfg": stated}))
-    checkpoint = read_checkpoint(tmp_path / "timm", **TRUNK_CHOICES)
+    checkpoint = read_checkpoint(tmp_path / "timm", **TRUNK_OPTIONS)
     if message:
         with pytest.raises(FormatError, match=message):
             _ = checkpoint.image_settings

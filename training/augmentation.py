@@ -1,4 +1,4 @@
-"""Random crops, which depend only on the generator that is given."""
+"""Random crops, which depend only on the generator that draws them."""
 
 import math
 

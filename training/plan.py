@@ -76,7 +76,7 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         if missing := [name for name in REQUIRED if not getattr(self, name)]:
-            raise ValueError(f"A training run needs {', '.join(missing)}: give it as an argument or in the YAML file.")
+            raise ValueError(f"A training run needs {', '.join(missing)}: pass it as an argument or in the YAML file.")
         types = get_type_hints(type(self))
         for item in fields(self):
             value, minimum = getattr(self, item.name), item.metadata["minimum"]

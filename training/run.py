@@ -102,7 +102,7 @@ def load(plan: TrainingPlan) -> "tuple[DualEncoderModel | PeftModel, DualEncoder
     vocabulary = {"tokenizer": plan.tokenizer} if plan.tokenizer else {}
     processor = DualEncoderProcessor.from_pretrained(plan.model, **vocabulary)
     if processor.tokenizer is None:
-        raise ValueError(f"{plan.model} has no vocabulary, so captions cannot be read: give one with --tokenizer.")
+        raise ValueError(f"{plan.model} has no vocabulary, so captions cannot be read: pass one with --tokenizer.")
     model = DualEncoderModel.from_pretrained(plan.model, dtype=torch.float32)
     if plan.from_scratch:
         model = type(model)(model.config)

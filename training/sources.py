@@ -309,12 +309,13 @@ def _import_datasets() -> Any:
 def _choose_columns(names: Sequence[str], columns: Columns, where: str) -> tuple[str, str]:
     """Return the names of the image column and the text column. Raises ValueError that lists the columns there are."""
     chosen = []
-    for kind, given, usual in zip(("image", "text"), columns, (IMAGE_COLUMNS, TEXT_COLUMNS), strict=True):
-        name = given or next((name for name in usual if name in names), None)
+    for kind, requested, usual in zip(("image", "text"), columns, (IMAGE_COLUMNS, TEXT_COLUMNS), strict=True):
+        name = requested or next((name for name in usual if name in names), None)
         if name is None or name not in names:
+            expected = f"named {requested!r}" if requested else f"with the {kind}, such as {usual[0]!r},"
             raise ValueError(
-                f"Expected a column {f'named {given!r}' if given else f'with the {kind}, such as {usual[0]!r},'} in "
-                f"{where}, got {', '.join(map(repr, names)) or 'none'}. Name it with {kind}_column."
+                f"Expected a column {expected} in {where}, got {', '.join(map(repr, names)) or 'none'}. "
+                f"Name it with {kind}_column."
             )
         chosen.append(name)
     return chosen[0], chosen[1]

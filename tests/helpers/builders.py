@@ -20,10 +20,6 @@ TINY_CLIP: dict[str, Any] = {
     "image_size": 32, "patch": 16, "width": 128, "layers": 3, "text_width": 64, "text_layers": 2, "text_length": 12,
     "vocabulary": 99, "embed": 48,
 }  # fmt: skip
-VIT_B_32 = {
-    "image_size": 224, "patch": 32, "width": 768, "layers": 12, "text_width": 512, "text_layers": 12,
-    "text_length": 77, "vocabulary": 49408, "embed": 512,
-}  # fmt: skip
 TINY_SIGLIP: dict[str, Any] = {
     "grid": 3, "patch": 16, "width": 48, "layers": 3, "heads": 3, "mlp": 72, "text_width": 48, "text_layers": 2,
     "text_heads": 2, "text_mlp": 80, "text_length": 16, "vocabulary": 101,
@@ -50,14 +46,8 @@ TINY_SIGLIP_JSON: dict[str, Any] = {
         "no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
     },
 }  # fmt: skip
-TRUNK_CHOICES: dict[str, Any] = {
-    "vision_activation": "gelu",
-    "vision_heads": 3,
-}  # what the tiny tower's name does not say
-SIGLIP_B_16_224 = {
-    "grid": 14, "patch": 16, "width": 768, "layers": 12, "heads": 12, "mlp": 3072, "text_width": 768,
-    "text_layers": 12, "text_heads": 12, "text_mlp": 3072, "text_length": 64, "vocabulary": 32000,
-}  # fmt: skip
+# The name of the tiny tower does not tell these.
+TRUNK_OPTIONS: dict[str, Any] = {"vision_activation": "gelu", "vision_heads": 3}
 
 
 class _Random:

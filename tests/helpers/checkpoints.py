@@ -11,7 +11,7 @@ from helpers.builders import (
     TINY_SIGLIP,
     TINY_SIGLIP_JSON,
     TINY_TRUNK,
-    TRUNK_CHOICES,
+    TRUNK_OPTIONS,
     open_clip_tensors,
     timm_tensors,
     trunk_tensors,
@@ -63,14 +63,14 @@ OPEN_CLIP: dict[str, tuple[str, dict | None, dict, dict]] = {
     "open_clip-tanh": ("safetensors", TANH_JSON, {}, {"dtype": torch.bfloat16}),
     "open_clip-training": ("torch/state_dict", None, {"vision_activation": "gelu"}, {"prefix": "module."}),
     "open_clip-zero-bias": ("torch", None, {"vision_activation": "quick_gelu"}, {"zero_bias": True}),
-    "open_clip-siglip": ("safetensors", TINY_SIGLIP_JSON, TRUNK_CHOICES, {"trunk": True}),
+    "open_clip-siglip": ("safetensors", TINY_SIGLIP_JSON, TRUNK_OPTIONS, {"trunk": True}),
     "open_clip-siglip-no-head": (
         "torch",
         None,
         {"vision_activation": "gelu", "vision_heads": 4},
         {"trunk": True, "width": 64, "head": False},
     ),
-    "open_clip-siglip-training": ("torch/state_dict", None, TRUNK_CHOICES, {"trunk": True, "prefix": "module."}),
+    "open_clip-siglip-training": ("torch/state_dict", None, TRUNK_OPTIONS, {"trunk": True, "prefix": "module."}),
 }
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     "transformers-clip": {"family": "clip"},
@@ -100,8 +100,8 @@ def write(path: Path, case: str) -> dict[str, Tensor]:
 
 
 def read(path: Path, case: str) -> Checkpoint:
-    choices = TRUNK_CHOICES if case == "timm" else OPEN_CLIP[case][2] if case in OPEN_CLIP else {}
-    return read_checkpoint(path, **choices)
+    options = TRUNK_OPTIONS if case == "timm" else OPEN_CLIP[case][2] if case in OPEN_CLIP else {}
+    return read_checkpoint(path, **options)
 
 
 def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
