@@ -1,5 +1,6 @@
 """From images and texts to what the models take: image processors, tokenizers, and the processors that join them."""
 
+from .clip_tokenizer import CLIPTokenizer
 from .image_processors import (
     CLIPImageProcessor,
     DualEncoderImageProcessor,
@@ -14,8 +15,9 @@ from .processor import (
     SiglipProcessor,
     build_processor,
 )
+from .siglip_tokenizer import SiglipTokenizer
 from .siglip_vocabulary import TEXT_CLEANUPS
-from .tokenization import CLIPTokenizer, DualEncoderTokenizer, SiglipTokenizer, VocabularyNotFoundError
+from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 
 __all__ = [
     "TEXT_CLEANUPS",

@@ -2,9 +2,8 @@
 
 import math
 import warnings
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
@@ -12,7 +11,21 @@ from transformers.image_processing_utils import BatchFeature
 
 from . import image_steps, resizing
 from .description import describe_image_steps, numbered
-from .image_input import flatten_images, open_image, to_levels
+from .image_batches import (
+    Pixels,
+    ResizedImage,
+    common_shape,
+    convert_to_rgb,
+    group_by_shape,
+    lookup_table,
+    open_as_image,
+    output_device,
+    stack_levels,
+    to_requested_type,
+    to_rgb_tensor,
+    to_values,
+)
+from .image_input import flatten_images
 from .image_settings import (
     ENGINE_NAMES,
     CLIPImageProcessorKwargs,
@@ -23,22 +36,6 @@ from .image_settings import (
 )
 from .resizing import ResizeEngine, Size
 from .threads import ThreadMap, thread_map
-
-Pixels = Image.Image | torch.Tensor
-
-
-class OpenedImage(NamedTuple):
-    """A PIL image, or levels of shape (channels, height, width)."""
-
-    pixels: Pixels
-    were_fractions: bool  # it was given as an array of 0..1, to which its values return whatever `do_rescale` says
-
-
-class ResizedImage(NamedTuple):
-    """An image of its final size, (channels, height, width): levels, or values if the engine resizes values."""
-
-    pixels: torch.Tensor
-    were_fractions: bool
 
 
 class DualEncoderImageProcessor(PilBackend):
@@ -95,7 +92,7 @@ class DualEncoderImageProcessor(PilBackend):
         flat = flatten_images(images)
         if not flat:
             raise ValueError("Expected at least one image, got none.")
-        groups = _group_by_shape(flat)
+        groups = group_by_shape(flat)
         workers = torch.get_num_threads() if settings.num_workers is None else settings.num_workers
         with thread_map(min(len(groups), workers)) as run:
             resized: dict[int, ResizedImage] = {}  # by the place of the image in the call
@@ -111,20 +108,20 @@ class DualEncoderImageProcessor(PilBackend):
         """
         engine = self.resize_engines[settings.resize_engine]
         try:
-            opened = [_open(images[index], engine, settings) for index in indices]
+            opened = [open_as_image(images[index], engine, settings) for index in indices]
         except (TypeError, ValueError) as error:
             if len(images) == 1:
                 raise
             raise type(error)(f"Image {' or '.join(map(str, indices))} of {len(images)}: {error}") from error
         were_fractions = [image.were_fractions for image in opened]
-        pixels = _stack([image.pixels for image in opened])
+        pixels = stack_levels([image.pixels for image in opened])
         is_dithered = isinstance(pixels, Image.Image) and pixels.mode in ("1", "P")
         if engine is resizing.TORCH and is_dithered and not settings.device:
             engine = resizing.PILLOW  # dithering brings out more than one level of error in torch's kernel
-        pixels = _convert(pixels, engine, settings)
+        pixels = convert_to_rgb(pixels, engine, settings)
         if settings.do_resize:
             pixels = self._resize(pixels, were_fractions, engine, settings)
-        tensor = _to_tensor(pixels, settings)
+        tensor = to_rgb_tensor(pixels, settings)
         if settings.do_center_crop:
             height, width = settings.crop_size["height"], settings.crop_size["width"]
             tensor = image_steps.center_crop(tensor, height, width, round if settings.openai_order else math.floor)
@@ -143,8 +140,8 @@ class DualEncoderImageProcessor(PilBackend):
             pixels = image_steps.from_pil(pixels).to(settings.device)[None]
         height, width = self._target_size(pixels.shape[-2], pixels.shape[-1], settings)
         if engine.takes_values:
-            pixels = _to_values(pixels, were_fractions, settings)
-        assert engine.resize_levels is not None  # otherwise `_open` has turned tensors into PIL images
+            pixels = to_values(pixels, were_fractions, settings)
+        assert engine.resize_levels is not None  # otherwise `open_as_image` has turned tensors into PIL images
         return engine.resize_levels(pixels, height, width, resample)
 
     def _target_size(self, height: int, width: int, settings: ImageSettings) -> Size:
@@ -158,121 +155,18 @@ class DualEncoderImageProcessor(PilBackend):
 
     def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
         """Compute the values of images and put them into one batch."""
-        tables = [_lookup_table(len(pixels), were_fractions, settings) for pixels, were_fractions in images]
+        tables = [lookup_table(len(pixels), were_fractions, settings) for pixels, were_fractions in images]
         dtype = torch.uint8 if all(table is None for table in tables) else torch.float32
         shapes = [tuple(pixels.shape) for pixels, _ in images]
         batch: torch.Tensor | list[torch.Tensor]
-        if (shape := _common_shape(shapes, settings)) is None:
+        if (shape := common_shape(shapes, settings)) is None:
             batch = targets = [torch.empty(shape, dtype=dtype) for shape in shapes]
         else:
             new = torch.zeros if settings.do_pad else torch.empty
-            batch = new((len(images), *shape), dtype=dtype, **_output_device(images, settings))
+            batch = new((len(images), *shape), dtype=dtype, **output_device(images, settings))
             targets = [image[..., :height, :width] for image, (_, height, width) in zip(batch, shapes, strict=True)]
         run(image_steps.apply_lookup_table, [pixels for pixels, _ in images], tables, targets)
-        return BatchFeature({"pixel_values": _to_requested_type(batch, settings.return_tensors)})
-
-
-def _group_by_shape(images: list[Any]) -> list[list[int]]:
-    """Return groups of indices: of tensors on an accelerator that have one shape, and of every other image alone."""
-    groups: dict[Any, list[int]] = {}
-    for index, image in enumerate(images):
-        on_accelerator = isinstance(image, torch.Tensor) and image.device.type != "cpu"
-        groups.setdefault((image.device, image.dtype, image.shape) if on_accelerator else index, []).append(index)
-    return list(groups.values())
-
-
-def _open(image: object, engine: ResizeEngine, settings: ImageSettings) -> OpenedImage:
-    """Open what a caller passed as an image: arrays as levels if the engine takes them, all else as PIL images."""
-    if not isinstance(image, np.ndarray | torch.Tensor):
-        return OpenedImage(open_image(image, settings.do_exif_transpose), were_fractions=False)
-    layout = settings.input_data_format
-    levels, were_fractions = to_levels(image, None if layout is None else layout == "channels_first")
-    if engine.resize_levels is None or len(levels) == 4:  # only Pillow knows how to treat transparency
-        return OpenedImage(image_steps.to_pil(levels), were_fractions)
-    return OpenedImage(levels.to(settings.device or levels.device), were_fractions)
-
-
-def _stack(images: list[Pixels]) -> Pixels:
-    """Return one PIL image as it is, and levels as (images, channels, height, width)."""
-    first, *others = images
-    if isinstance(first, Image.Image):
-        return first
-    return torch.stack(images) if others else first[None]  # type: ignore[arg-type]
-
-
-def _convert(pixels: Pixels, engine: ResizeEngine, settings: ImageSettings) -> Pixels:
-    """Apply the background and convert to RGB, which in OpenAI's order waits until the image is resized."""
-    if isinstance(pixels, torch.Tensor):
-        return pixels.expand(-1, 3, -1, -1) if settings.do_convert_rgb else pixels
-    if engine.reads_top_byte:
-        pixels = image_steps.top_byte_of_16bit(pixels)
-    if settings.do_convert_rgb and settings.background != "ignore":
-        pixels = image_steps.composite_over(pixels, settings.background)
-    if settings.do_convert_rgb and not settings.openai_order:
-        pixels = image_steps.to_rgb(pixels)
-    return pixels
-
-
-def _to_tensor(pixels: Pixels, settings: ImageSettings) -> torch.Tensor:
-    """Return pixels as (images, channels, height, width), converted to RGB where `_convert` has not done it."""
-    if isinstance(pixels, Image.Image):
-        pixels = image_steps.to_rgb(pixels) if settings.do_convert_rgb else pixels
-        return image_steps.from_pil(pixels).to(settings.device)[None]
-    return pixels.expand(-1, 3, -1, -1) if settings.do_convert_rgb else pixels
-
-
-def _lookup_table(channels: int, were_fractions: bool, settings: ImageSettings) -> torch.Tensor | None:
-    """Return the value of every level, (channels, 256), or None where the settings ask for the levels themselves."""
-    factor = 1 / 255 if were_fractions else settings.rescale_factor if settings.do_rescale else None
-    mean, std = (settings.image_mean, settings.image_std) if settings.do_normalize else (None, None)
-    return None if factor is None and mean is None else image_steps.value_table(channels, factor, mean, std)
-
-
-def _to_values(levels: torch.Tensor, were_fractions: list[bool], settings: ImageSettings) -> torch.Tensor:
-    """Return the float32 values of levels (images, channels, height, width)."""
-    values = torch.empty(levels.shape, device=levels.device)
-    for image, fractions, target in zip(levels, were_fractions, values, strict=True):
-        image_steps.apply_lookup_table(image, _lookup_table(len(image), fractions, settings), target)
-    return values
-
-
-def _common_shape(shapes: list[tuple[int, ...]], settings: ImageSettings) -> tuple[int, ...] | None:
-    """Return the (channels, height, width) of the images of a batch, or None for a list of images of several shapes."""
-    if settings.do_pad:
-        channels, heights, widths = (list(lengths) for lengths in zip(*shapes, strict=True))
-        height, width = max(heights), max(widths)
-        if settings.pad_size:
-            height, width = settings.pad_size["height"], settings.pad_size["width"]
-        if len(set(channels)) > 1 or max(heights) > height or max(widths) > width:
-            raise ValueError(
-                f"Images of (channels, height, width) {sorted(set(shapes))} cannot be padded to {height}x{width}."
-            )
-        return channels[0], height, width
-    if len(set(shapes)) == 1:
-        return shapes[0]
-    if settings.return_tensors is None:
-        return None
-    raise ValueError(
-        "A batch needs images of one shape, got (channels, height, width) "
-        f"{', '.join(map(str, sorted(set(shapes))))}: "
-        "switch on do_resize, do_center_crop and do_convert_rgb, or pass return_tensors=None."
-    )
-
-
-def _output_device(images: list[ResizedImage], settings: ImageSettings) -> dict[str, Any]:
-    """Return where a batch is allocated: on the accelerator if one of its images is there."""
-    device = next((pixels.device for pixels, _ in images if pixels.device.type != "cpu"), torch.device("cpu"))
-    pinned = settings.pin_memory and device.type == "cpu" and torch.accelerator.is_available()
-    return {"device": device, "pin_memory": pinned}
-
-
-def _to_requested_type(batch: torch.Tensor | list[torch.Tensor], return_tensors: str | None) -> Any:
-    """Return a batch as a tensor ("pt"), an array ("np") or a list of arrays (None)."""
-    if return_tensors == "pt":
-        return batch
-    if return_tensors == "np" and isinstance(batch, torch.Tensor):
-        return batch.cpu().numpy()
-    return [pixels.cpu().numpy() for pixels in batch]
+        return BatchFeature({"pixel_values": to_requested_type(batch, settings.return_tensors)})
 
 
 class CLIPImageProcessor(DualEncoderImageProcessor):
@@ -353,18 +247,18 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
                 f"Expected images of equally many channels and of at most {most} whole patches of {patch}x{patch}, "
                 f"got (channels, height, width) {sorted(shapes)}: switch on do_resize and do_convert_rgb."
             )
-        channels, where = len(images[0].pixels), _output_device(images, settings)
+        channels, where = len(images[0].pixels), output_device(images, settings)
         patches = torch.zeros((len(images), most, patch * patch * channels), **where)
         mask = torch.zeros((len(images), most), dtype=torch.int32, **where)
 
         def fill(image: ResizedImage, target: torch.Tensor, target_mask: torch.Tensor) -> None:
             pixels = image.pixels.to(target.device)
             if pixels.dtype == torch.uint8:
-                (pixels,) = _to_values(pixels[None], [image.were_fractions], settings)
+                (pixels,) = to_values(pixels[None], [image.were_fractions], settings)
             cut = image_steps.to_patches(pixels, patch)
             target[: len(cut)] = cut
             target_mask[: len(cut)] = 1
 
         run(fill, images, patches, mask)
         data = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor(grids, **where)}
-        return BatchFeature({name: _to_requested_type(batch, settings.return_tensors) for name, batch in data.items()})
+        return BatchFeature({name: to_requested_type(batch, settings.return_tensors) for name, batch in data.items()})

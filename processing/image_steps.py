@@ -62,7 +62,7 @@ def to_pil(levels: torch.Tensor) -> Image.Image:
 def center_crop(pixels: torch.Tensor, height: int, width: int, round_half: Callable[[float], int]) -> torch.Tensor:
     """Cut the middle out of (..., height, width), and fill what lies outside of the image with zeros.
 
-    `round_half` decides on the offset where the margins are odd: `math.floor`, or `round` for half to even.
+    `round_half` rounds the offset where the margins are odd: `math.floor`, or `round` for half to even.
     """
     top, left = round_half((pixels.shape[-2] - height) / 2), round_half((pixels.shape[-1] - width) / 2)
     bottom, right = pixels.shape[-2] - top - height, pixels.shape[-1] - left - width

@@ -11,6 +11,7 @@ from transformers.processing_utils import TextKwargs
 
 from ..configuration import FAMILIES, DualEncoderConfig
 from ..formats import is_checkpoint_file, pop_options, read_checkpoint
+from .clip_tokenizer import CLIPTokenizer
 from .description import describe_text_steps, numbered
 from .image_processors import (
     CLIPImageProcessor,
@@ -18,7 +19,8 @@ from .image_processors import (
     Siglip2ImageProcessor,
     SiglipImageProcessor,
 )
-from .tokenization import CLIPTokenizer, DualEncoderTokenizer, SiglipTokenizer, VocabularyNotFoundError
+from .siglip_tokenizer import SiglipTokenizer
+from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on

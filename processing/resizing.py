@@ -62,7 +62,7 @@ def resize_shorter_side(shorter_side: int, height: int, width: int) -> Size:
 def largest_grid(height: int, width: int, patch_size: int, max_num_patches: int) -> Size:
     """Return the (height, width) in whole patches, at most `max_num_patches` of them, that keeps the aspect best.
 
-    Bisects for the scale, both sides rounded up to patches, in big_vision's steps and in its float32, which decides in
+    Bisects for the scale, both sides rounded up to patches, in big_vision's steps and in its float32, which matters for
     a few of a million sizes (`pp/proj/image_text/ops_naflex.py`, `get_image_size_for_seq`).
     """
 

@@ -26,7 +26,7 @@ class PieceType(IntEnum):
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The parts of a model file that decide ids; an id that the model does not have is -1."""
+    """The parts of a model file on which ids depend; an id that the model does not have is -1."""
 
     pieces: list[tuple[str, float, PieceType]]
     is_bpe: bool

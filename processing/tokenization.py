@@ -1,24 +1,17 @@
-"""Tokenizers: text to ids as each family was trained, however they are called."""
+"""The base of the tokenizers: text to ids as the family was trained, however the tokenizer is called."""
 
-import html
 import json
 import logging
-import re
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftfy
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, models, normalizers
+from tokenizers import AddedToken, Tokenizer
 from transformers import BatchEncoding
 from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy, TruncationStrategy
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
-
-from . import clip_vocabulary
-from .siglip_vocabulary import SiglipVocabulary
-from .tokenizer_json import read_tokenizer_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
@@ -231,145 +224,3 @@ def _check_encodable(text: str, place: tuple[int, ...]) -> None:
 def _at(place: tuple[int, ...]) -> str:
     """Return where in the list of texts a mistake is, for error messages."""
     return f" at {''.join(f'[{position}]' for position in place)} of the list" if place else ""
-
-
-# In ASCII ftfy changes entities, control characters and the ends of lines; these stay white space.
-_NOTHING_TO_REPAIR = re.compile(r"[\t\n\f\r -%'-~]*")
-# Each pass of ftfy undoes one level of "&amp;amp;amp;...", which takes forever where there are very many.
-_NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);){9,}")
-
-
-class CLIPTokenizer(DualEncoderTokenizer):
-    """CLIP's byte-level BPE after OpenAI's cleaning of text: start, pieces, end.
-
-    Reads `tokenizer.json`, or `vocab.json` and `merges.txt`, of any age. What follows the end never reaches the
-    embedding, so padding is the caller's choice; its token is the folder's, else "!" (id 0) as in OpenAI's code.
-    """
-
-    splits_special_tokens = False  # OpenAI's tokenizer reads its two in text; no others are registered here
-    vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
-    model_input_names = ["input_ids", "attention_mask"]
-    default_length = 77
-
-    def __init__(
-        self,
-        tokenizer_file: str | None = None,
-        vocab_file: str | None = None,
-        merges_file: str | None = None,
-        tokenizer_object: Tokenizer | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if tokenizer_object is not None:
-            model = tokenizer_object.model
-        elif tokenizer_file is not None:
-            model = read_tokenizer_json(tokenizer_file).model
-        elif vocab_file is not None and merges_file is not None:
-            model = models.BPE.from_file(
-                vocab_file, merges_file, end_of_word_suffix="</w>", unk_token=clip_vocabulary.END
-            )
-        else:
-            raise VocabularyNotFoundError(
-                "Expected tokenizer.json, or vocab.json and merges.txt, found neither: "
-                "CLIPTokenizer.from_official() has OpenAI's vocabulary."
-            )
-        start, end = clip_vocabulary.START, clip_vocabulary.END
-        tokens = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": "!"}
-        super().__init__(clip_vocabulary.pipeline(model), **(tokens | kwargs))
-
-    @classmethod
-    def from_official(cls, path: str | Path | None = None, **kwargs: Any) -> "Self":
-        """Read OpenAI's `bpe_simple_vocab_16e6.txt.gz`; without a path the copy that is part of this package."""
-        return cls(tokenizer_object=Tokenizer(clip_vocabulary.read_official(path)), **kwargs)
-
-    @classmethod
-    def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
-        """Read a `tokenizer.json` or OpenAI's vocabulary, recognised by its content."""
-        if Path(path).read_bytes()[:2] == b"\x1f\x8b":
-            return cls.from_official(path, **kwargs)
-        return cls(tokenizer_file=str(path), **kwargs)
-
-    def clean(self, text: str) -> str:
-        """Repair encoding, undo HTML entities twice, make white space single, lower-case (`simple_tokenizer.py`)."""
-        if not _NOTHING_TO_REPAIR.fullmatch(text):
-            text = _NESTED_AMPERSAND.sub("&amp;" * 9, text)
-            text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return " ".join(text.split()).lower()
-
-    def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
-        written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)
-        # NFC is the one of ftfy's repairs that the file can express, for plain transformers. Here it would be one too
-        # many, since `clean` does not repair what HTML entities stand for.
-        for path in written:
-            if path.endswith("tokenizer.json"):
-                saved = read_tokenizer_json(path)
-                saved.normalizer = normalizers.Sequence([normalizers.NFC(), saved.normalizer])
-                saved.save(path)
-        return written
-
-
-class SiglipTokenizer(DualEncoderTokenizer):
-    """SigLIP's and SigLIP 2's text: pieces, end, padding to the full length on the right; no attention mask.
-
-    The towers were trained on texts of one length without a mask, so any other padding would change the embedding:
-    `padding`, `padding_side` and `max_length` have no effect. Reads `spiece.model` or `tokenizer.json` of any age;
-    `text_cleanup` is a key of `TEXT_CLEANUPS`, by default the training's, "lower"; `pad_token_id` overrides the
-    vocabulary's own. A `tokenizer.json` of another kind, such as plain Gemma's, is corrected, with a warning.
-    """
-
-    vocab_files_names = {"vocab_file": "spiece.model", "tokenizer_file": "tokenizer.json"}
-    model_input_names = ["input_ids"]
-    fixed_length = True
-    default_length = 64
-
-    def __init__(
-        self,
-        tokenizer_file: str | None = None,
-        vocab_file: str | None = None,
-        text_cleanup: str | None = None,
-        pad_token_id: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if vocab_file is not None:
-            vocabulary = SiglipVocabulary.from_sentencepiece(vocab_file)
-        elif tokenizer_file is not None:
-            vocabulary = SiglipVocabulary.from_tokenizer_json(tokenizer_file)
-        else:
-            raise VocabularyNotFoundError("Expected spiece.model or tokenizer.json, found neither.")
-        pipeline = vocabulary.pipeline(text_cleanup or "lower")
-        if text_cleanup is None and (changes := _changes(vocabulary.source, pipeline, kwargs)):
-            name = kwargs.get("name_or_path") or tokenizer_file
-            logger.warning("The tokenizer of %s was corrected for SigLIP: it now %s.", name, ", ".join(changes))
-        tokens = {"eos_token": vocabulary.eos, "pad_token": vocabulary.pad}
-        if pipeline.token_to_id("<unk>") is not None:
-            tokens["unk_token"] = "<unk>"
-        if pad_token_id is not None:
-            kwargs["pad_token"] = pipeline.id_to_token(pad_token_id)
-        self.text_cleanup = text_cleanup or "lower"
-        super().__init__(pipeline, text_cleanup=self.text_cleanup, **(tokens | kwargs))
-
-    @classmethod
-    def from_sentencepiece(cls, path: str | Path, **kwargs: Any) -> "Self":
-        """Read a SentencePiece `.model`: `c4_en` (SigLIP), `mc4` (multilingual) or Gemma's (SigLIP 2)."""
-        return cls(vocab_file=str(path), **kwargs)
-
-    @classmethod
-    def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
-        """Read a `tokenizer.json` or a SentencePiece `.model`, recognised by its content."""
-        with open(path, "rb") as file:
-            is_json = file.read(1) == b"{"
-        return cls(tokenizer_file=str(path), **kwargs) if is_json else cls.from_sentencepiece(path, **kwargs)
-
-
-def _changes(source: Tokenizer | None, pipeline: Tokenizer, config: dict[str, Any]) -> list[str]:
-    """Return what SigLIP's pipeline does and a `tokenizer.json` with its configuration does not, in words."""
-    if source is None:
-        return []
-    theirs, ours = source.encode("a"), pipeline.encode("a")
-    was_so = {
-        "lower-cases ASCII": source.encode("A").ids == theirs.ids,
-        "keeps punctuation": source.encode("a.").ids != theirs.ids,
-        "ends texts with end-of-text": theirs.ids[-1] == ours.ids[-1],
-        "adds no begin token": theirs.special_tokens_mask[0] == 0,
-        "pads on the right": config.get("padding_side", "right") == "right",
-    }
-    return [change for change, was in was_so.items() if not was]

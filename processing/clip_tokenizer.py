@@ -1,0 +1,89 @@
+"""CLIP's tokenizer: OpenAI's cleaning of text, then byte-level BPE."""
+
+import html
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ftfy
+from tokenizers import Tokenizer, models, normalizers
+
+from . import clip_vocabulary
+from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
+from .tokenizer_json import read_tokenizer_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # part of `typing` from Python 3.11 on
+
+# In ASCII ftfy changes entities, control characters and the ends of lines; these stay white space.
+_NOTHING_TO_REPAIR = re.compile(r"[\t\n\f\r -%'-~]*")
+# Each pass of ftfy undoes one level of "&amp;amp;amp;...", which takes forever where there are very many.
+_NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);){9,}")
+
+
+class CLIPTokenizer(DualEncoderTokenizer):
+    """CLIP's byte-level BPE after OpenAI's cleaning of text: start, pieces, end.
+
+    Reads `tokenizer.json`, or `vocab.json` and `merges.txt`, of any age. What follows the end never reaches the
+    embedding, so padding is the caller's choice; its token is the folder's, else "!" (id 0) as in OpenAI's code.
+    """
+
+    splits_special_tokens = False  # OpenAI's tokenizer reads its two in text; no others are registered here
+    vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
+    model_input_names = ["input_ids", "attention_mask"]
+    default_length = 77
+
+    def __init__(
+        self,
+        tokenizer_file: str | None = None,
+        vocab_file: str | None = None,
+        merges_file: str | None = None,
+        tokenizer_object: Tokenizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if tokenizer_object is not None:
+            model = tokenizer_object.model
+        elif tokenizer_file is not None:
+            model = read_tokenizer_json(tokenizer_file).model
+        elif vocab_file is not None and merges_file is not None:
+            model = models.BPE.from_file(
+                vocab_file, merges_file, end_of_word_suffix="</w>", unk_token=clip_vocabulary.END
+            )
+        else:
+            raise VocabularyNotFoundError(
+                "Expected tokenizer.json, or vocab.json and merges.txt, found neither: "
+                "CLIPTokenizer.from_official() has OpenAI's vocabulary."
+            )
+        start, end = clip_vocabulary.START, clip_vocabulary.END
+        tokens = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": "!"}
+        super().__init__(clip_vocabulary.pipeline(model), **(tokens | kwargs))
+
+    @classmethod
+    def from_official(cls, path: str | Path | None = None, **kwargs: Any) -> "Self":
+        """Read OpenAI's `bpe_simple_vocab_16e6.txt.gz`; without a path the copy that is part of this package."""
+        return cls(tokenizer_object=Tokenizer(clip_vocabulary.read_official(path)), **kwargs)
+
+    @classmethod
+    def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
+        """Read a `tokenizer.json` or OpenAI's vocabulary, recognised by its content."""
+        if Path(path).read_bytes()[:2] == b"\x1f\x8b":
+            return cls.from_official(path, **kwargs)
+        return cls(tokenizer_file=str(path), **kwargs)
+
+    def clean(self, text: str) -> str:
+        """Repair encoding, undo HTML entities twice, make white space single, lower-case (`simple_tokenizer.py`)."""
+        if not _NOTHING_TO_REPAIR.fullmatch(text):
+            text = _NESTED_AMPERSAND.sub("&amp;" * 9, text)
+            text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        return " ".join(text.split()).lower()
+
+    def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
+        written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)
+        # NFC is the one of ftfy's repairs that the file can express, for plain transformers. Here it would be one too
+        # many, since `clean` does not repair what HTML entities stand for.
+        for path in written:
+            if path.endswith("tokenizer.json"):
+                saved = read_tokenizer_json(path)
+                saved.normalizer = normalizers.Sequence([normalizers.NFC(), saved.normalizer])
+                saved.save(path)
+        return written
