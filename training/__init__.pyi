@@ -2,6 +2,7 @@
 
 from .augmentation import RandomResizedCrop as RandomResizedCrop
 from .collator import ContrastiveCollator as ContrastiveCollator
+from .labelled_images import image_classes as image_classes
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory
 from .optimization import add_lora as add_lora
@@ -11,7 +12,6 @@ from .plan import TrainingPlan as TrainingPlan
 from .run import TrainingResult as TrainingResult
 from .run import dry_run as dry_run
 from .run import train as train
-from .sources import image_classes as image_classes
 from .sources import load_pairs as load_pairs
 from .trainer import ContrastiveTrainer as ContrastiveTrainer
 from .trainer import ContrastiveTrainingArguments as ContrastiveTrainingArguments

@@ -30,10 +30,12 @@ from ..processing import DualEncoderProcessor
 from .augmentation import RandomResizedCrop
 from .card import draw_curves, training_card
 from .collator import ContrastiveCollator
+from .labelled_images import image_classes
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
-from .sources import PairDataset, Stream, image_classes, load_pairs
+from .sources import PairDataset, load_pairs
+from .streams import Stream
 from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask
 
 if TYPE_CHECKING:

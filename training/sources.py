@@ -9,12 +9,12 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ..processing.image_input import open_image
+from .labelled_images import is_image
 from .streams import (
     UNREADABLE,
     Caption,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict | datasets.IterableDatasetDict
     )
 
-__all__ = ["ColumnPairs", "FilePairs", "LabelledImages", "SkipUnreadable", "Stream", "image_classes", "load_pairs"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,39 +77,6 @@ def load_pairs(
     else:
         pairs = _pairs_from_datasets(source, columns, split, seed, repeat)
     return SkipUnreadable(pairs) if skip_corrupt and not isinstance(pairs, Stream) else pairs
-
-
-def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
-    """Return labelled images and the names of their classes.
-
-    `folder` has one folder of images for each class, named after it; `_` in a name stands for a space. Labels follow
-    the order of the names.
-    """
-    folder = Path(folder)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir()) if _is_image(file)]
-    if not files:
-        raise ValueError(f"Expected a folder with a folder of images for each class, got {folder} without any.")
-    paths, labels = zip(*files, strict=True)
-    return LabelledImages(paths, labels), [path.name.replace("_", " ") for path in classes]
-
-
-class LabelledImage(TypedDict):
-    image: str  # a path
-    label: int  # the number of its class
-
-
-class LabelledImages(Dataset[LabelledImage]):
-    """Paths of images with the numbers of their classes."""
-
-    def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
-        self.files, self.labels = [str(file) for file in files], list(labels)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        return {"image": self.files[index], "label": self.labels[index]}
 
 
 class FilePairs(Dataset[Sample]):
@@ -203,7 +169,7 @@ def _pairs_from_name(
 def _pairs_from_folder(folder: Path) -> FilePairs:
     images, texts, uncaptioned = [], [], 0
     for file in sorted(folder.rglob("*")):
-        if not _is_image(file):
+        if not is_image(file):
             continue
         if not (captions := file.with_suffix(".txt")).is_file():
             uncaptioned += 1
@@ -319,7 +285,3 @@ def _choose_columns(names: Sequence[str], columns: Columns, where: str) -> tuple
             )
         chosen.append(name)
     return chosen[0], chosen[1]
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in Image.registered_extensions() and file.is_file()

@@ -22,8 +22,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..evaluation import retrieval_metrics, zero_shot_accuracy
 from ..inference import embed_images, embed_texts
 from ..modeling import DualEncoderModel
+from .labelled_images import LabelledImage
 from .optimization import parameter_groups
-from .sources import LabelledImage, Stream
+from .random_state import ReplayRandomState, random_state
+from .streams import Stream
 
 Batch = dict[str, Tensor]
 
@@ -97,7 +99,7 @@ class ContrastiveTrainer(Trainer):
         self.compute_metrics: Callable[[EvalPrediction], dict[str, float]] = (
             kwargs.get("compute_metrics") or _retrieval_metrics_of
         )
-        self.add_callback(_TellCollatorEpoch())
+        self.add_callback(_SetCollatorEpoch())
         self.add_callback(_ClampScale(self._dual_encoder))
 
     def _check_fsdp(self) -> None:
@@ -185,14 +187,15 @@ class ContrastiveTrainer(Trainer):
         slices = list(_slices(_model_inputs(inputs), size))
         embeds, states = [], []
         for part in slices:
-            states.append(_random_state(self.args.device))
+            states.append(random_state(self.args.device))
             with torch.no_grad(), self.compute_loss_context_manager():
                 outputs = model(**self._prepare_inputs(part))
             embeds.append((outputs.image_embeds, outputs.text_embeds))
         images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))  # (batch, dim)
-        own = self._dual_encoder
-        scalars = [p for p in (own.logit_scale, getattr(own, "logit_bias", None)) if p is not None and p.requires_grad]
-        loss = own.loss(images, texts, self._group)
+        encoder = self._dual_encoder
+        scalars = [encoder.logit_scale, *([encoder.logit_bias] if encoder.config.has_logit_bias else [])]
+        scalars = [scalar for scalar in scalars if scalar.requires_grad]
+        loss = encoder.loss(images, texts, self._group)
         image_grads, text_grads, *scalar_grads = torch.autograd.grad(loss, [images, texts, *scalars])
         last = len(slices) - 1
         pieces = zip(slices, states, image_grads.split(size), text_grads.split(size), strict=True)
@@ -200,7 +203,7 @@ class ContrastiveTrainer(Trainer):
             # Processes exchange gradients only once, with the last slice.
             with (
                 self.accelerator.no_sync(model) if number < last else nullcontext(),
-                _ReplayRandomState(state, self.args.device),
+                ReplayRandomState(state, self.args.device),
             ):
                 with self.compute_loss_context_manager():
                     outputs = model(**self._prepare_inputs(part))
@@ -251,8 +254,8 @@ class ContrastiveTrainer(Trainer):
         return zero_shot_accuracy(images, classes, torch.tensor([sample["label"] for sample in samples]))
 
 
-class _TellCollatorEpoch(TrainerCallback):
-    """Tells the collator which epoch it is, because random crops depend on it."""
+class _SetCollatorEpoch(TrainerCallback):
+    """Sets the epoch of the collator, on which random crops depend."""
 
     def on_epoch_begin(
         self,
@@ -280,31 +283,6 @@ class _ClampScale(TrainerCallback):
         if (limit := self.model.config.max_logit_scale) is not None:
             with torch.no_grad():
                 self.model.logit_scale.clamp_(max=limit)
-
-
-class _ReplayRandomState:
-    """Repeats, within a `with` block, the random numbers after an earlier state; then restores the present state."""
-
-    def __init__(self, state: list[Tensor], device: torch.device) -> None:
-        self.state, self.device = state, device
-
-    def __enter__(self) -> None:
-        self.present = _random_state(self.device)
-        _set_random_state(self.state, self.device)
-
-    def __exit__(self, *error: object) -> None:
-        _set_random_state(self.present, self.device)
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
 
 
 def _model_inputs(inputs: Mapping[str, Any]) -> Batch:

@@ -1,0 +1,46 @@
+"""Labelled images from folders, one folder for each class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+
+def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
+    """Return labelled images and the names of their classes.
+
+    `folder` has one folder of images for each class, named after it; `_` in a name stands for a space. Labels follow
+    the order of the names.
+    """
+    folder = Path(folder)
+    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir()) if is_image(file)]
+    if not files:
+        raise ValueError(f"Expected a folder with a folder of images for each class, got {folder} without any.")
+    paths, labels = zip(*files, strict=True)
+    return LabelledImages(paths, labels), [path.name.replace("_", " ") for path in classes]
+
+
+class LabelledImage(TypedDict):
+    image: str  # a path
+    label: int  # the number of its class
+
+
+class LabelledImages(Dataset[LabelledImage]):
+    """Paths of images with the numbers of their classes."""
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
+        self.files, self.labels = [str(file) for file in files], list(labels)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return {"image": self.files[index], "label": self.labels[index]}
+
+
+def is_image(file: Path) -> bool:
+    """Return whether a file has a suffix that Pillow knows."""
+    return file.suffix.lower() in Image.registered_extensions() and file.is_file()
