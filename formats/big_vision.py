@@ -157,7 +157,7 @@ class BigVisionLayout(Layout):
         ]
 
     def config(self, options: LoadOptions) -> SiglipConfig:
-        """Geometry is from the shapes; the activation is that of every SigLIP of big_vision."""
+        """Return the configuration: geometry from the shapes, and the activation of every SigLIP of big_vision."""
         chosen = options.get("vision_activation")
         activation = resolve_option("vision_activation", chosen, "gelu_pytorch_tanh", "the activation")
         resolve_option("vision_heads", options.get("vision_heads"), self.sizes["vision.heads"], "the number of heads")

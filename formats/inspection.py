@@ -50,7 +50,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _describe_layout(layout: Layout) -> str:
-    """Return its container and its traits: "npz, prefix params/, text scanned, text head"."""
+    """Return the container and the traits of a layout: "npz, prefix params/, text scanned, text head"."""
     parts = [layout.container]
     for field in fields(layout):
         value, name = getattr(layout, field.name), field.name.replace("_", " ")

@@ -136,7 +136,7 @@ class OpenClipLayout(Layout):
         ]
 
     def config(self, options: LoadOptions) -> DualEncoderConfig:
-        """Geometry is from the shapes; heads, activations and resolution are from the JSON, or else from `options`."""
+        """Return the configuration: geometry from the shapes; heads, activations, image size from JSON or `options`."""
         stated = self._stated_model()
         if stated is not None:
             size = resolve_option("image_size", options.get("image_size"), stated.image_size, "the resolution")

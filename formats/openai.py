@@ -116,7 +116,7 @@ class OpenAILayout(Layout):
         ]
 
     def config(self, options: LoadOptions) -> CLIPConfig:
-        """Geometry is from the shapes; heads are 64 wide, as in `build_model`."""
+        """Return the configuration: geometry from the shapes, and heads that are 64 wide, as in `build_model`."""
         # A state dict that looks like OpenAI's by its order alone may still be open_clip's if the caller says so.
         proven = self.container == "torchscript" or self.integer_buffers or len(set(self.dtypes.values())) > 1
         chosen = options.get("vision_activation")

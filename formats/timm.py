@@ -152,10 +152,10 @@ class TimmLayout(Layout):
         return tower_config(self.sizes, self.image_layers, self.sidecar_json.get("architecture"), options)
 
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
-        """Mean, deviation and filter are those stated.
+        """Return mean, deviation and filter as stated, without the crop.
 
-        The crop is not, for timm states its own evaluation on ImageNet there (`crop_pct` 0.9); all SigLIPs were trained
-        on whole images.
+        timm states the crop of its own evaluation on ImageNet (`crop_pct` 0.9); all SigLIPs were trained on whole
+        images.
         """
         cfg = self.sidecar_json.get("pretrained_cfg") or {}
         stated = {name: cfg.get(name) for name in ("mean", "std", "interpolation")}

@@ -20,7 +20,7 @@ from .options import LoadOptions
 from .table import Rule, targets
 
 # The layouts whose rules lead to every name that transformers has for a family: the first of its `official_formats`.
-_OWN_LAYOUTS: dict[str, type[Layout]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
+_FAMILY_LAYOUTS: dict[str, type[Layout]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
 POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # the names of buffers in old folders, which hold 0, 1, 2, ...
 
 
@@ -58,7 +58,7 @@ class TransformersLayout(Layout):
 
     def rules(self) -> list[Rule]:
         config = _config(self.sidecar_json)
-        layout = _OWN_LAYOUTS[family_of(config).official_formats[0]].from_config(config)
+        layout = _FAMILY_LAYOUTS[family_of(config).official_formats[0]].from_config(config)
         shapes = targets(layout.rules(), sizes_of(config))
         return [Rule((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
 

@@ -12,7 +12,7 @@ from ..processing import SiglipProcessor
 def pooling_attention(model: SiglipModel, processor: SiglipProcessor, image: Image.Image) -> Tensor:
     """Return the weight of every patch of an image in its embedding: (rows, columns), the mean over the heads."""
     outputs = model.vision_model(**processor(images=image), output_pooling_attentions=True)
-    weights = outputs.pooling_attentions[0].mean(dim=1)  # (1, patches)
+    weights = outputs.pooling_attentions[0].mean(dim=1)  # (1, 1, patches)
     grid_size = model.config.vision_config.grid_size
     return weights.view(grid_size, grid_size).cpu()
 

@@ -51,7 +51,10 @@ def _loss_and_gradients(
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Gradients]:
-    """The loss of a pair is softplus(-logit) if image and text match, and softplus(logit) if they do not."""
+    """Return the loss and the gradients of images, texts, log_scale and bias.
+
+    The loss of a pair is softplus(-logit) if image and text match, and softplus(logit) if they do not.
+    """
     strips = Strips(images, log_scale, bias, chunk_size, needs_grad)
     losses, bias_grads = [], []
 

@@ -48,8 +48,9 @@ def _loss_and_gradients(
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Gradients]:
-    """The loss of a pair is the mean of both log-sum-exps, over texts and over images, less the pair's logit.
+    """Return the loss and the gradients of images, texts and log_scale.
 
+    The loss of a pair is the mean of both log-sum-exps, over texts and over images, less the pair's logit.
     Two passes: the gradient of a text's logits needs its log-sum-exp over the images of all ranks.
     """
     max_cached = MAX_CACHED_STRIPS if any(needs_grad) else 1

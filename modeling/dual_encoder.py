@@ -65,7 +65,10 @@ class DualEncoderModel(EncoderPreTrainedModel):
         return l2_normalize(outputs.pooler_output)
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
-        """Return exp(logit_scale) * cosine (+ logit_bias) of unit vectors (images, texts), always in float32."""
+        """Return logits (images, texts) of unit vectors (images, dim) and (texts, dim), always in float32.
+
+        They are exp(logit_scale) * cosine, plus logit_bias for a family that has one.
+        """
         device = text_embeds.device
         with torch.autocast(device.type, enabled=False):
             cosine = text_embeds.float() @ image_embeds.float().to(device).t()  # (texts, images), as in transformers

@@ -1,4 +1,4 @@
-"""The float64 reference's reading of official files: weights by their official names, and what decides the settings."""
+"""The float64 reference's reading of official files: weights by their official names, and the settings of towers."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -19,7 +19,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def inputs(world: int) -> list[Tensor]:
-    """Images, texts, scale's logarithm and bias of all ranks."""
+    """Return images, texts, the logarithm of the scale, and the bias of all ranks."""
     generator = torch.Generator().manual_seed(world)
     images, texts = (torch.randn(LOCAL * world, DIM, dtype=torch.float64, generator=generator) for _ in range(2))
     scalars = [torch.tensor([value], dtype=torch.float64) for value in (2.0, -1.5)]
@@ -27,7 +27,7 @@ def inputs(world: int) -> list[Tensor]:
 
 
 def differentiated(loss: Loss, values: list[Tensor]) -> list[Tensor | None]:
-    """The loss and its gradients, the same at the second time of asking."""
+    """Return the loss and its gradients; a second backward pass must return the same."""
     leaves = [value.clone().requires_grad_() for value in values]
     result = loss(*leaves)
     first = torch.autograd.grad(result, leaves, retain_graph=True, allow_unused=True)

@@ -207,7 +207,7 @@ def train_sentencepiece(path: Path, **settings: Any) -> None:
 def official_siglip(
     path: Path, texts: Sequence[str], pad: int, length: int = 64, cleanup: str = "lower"
 ) -> list[list[int]]:
-    """SentencePiece's own ids as big_vision makes rows of them: cleaned text, the end sticky, padding."""
+    """Return SentencePiece's ids as big_vision pads them: cleaned text, end-of-text kept in cut texts, padding."""
     processor = sentencepiece.SentencePieceProcessor(str(path))
     rows = processor.encode([CLEANUPS[cleanup](text) for text in texts])
     rows = [[*row[: length - 1], processor.eos_id()] for row in rows]
