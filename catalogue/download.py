@@ -1,4 +1,4 @@
-"""Official files from where they are published: resumed where they broke off, checked, and complete or absent."""
+"""Download of official files: resumed after an interruption, checked, and complete or absent."""
 
 import hashlib
 import io

@@ -112,7 +112,7 @@ class OfficialCheckpoint:
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """The facts that a file shows as well; `twinlens.formats.source` compares them. None: not known."""
+        """The facts that a file shows as well, None where not known; `twinlens.formats.source` compares the two."""
         return {
             # A fixed-size SigLIP 2 is a SigLIP.
             "family": "siglip" if self.family == "siglip2" and self.image_size else self.family,

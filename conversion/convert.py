@@ -1,4 +1,4 @@
-"""An official checkpoint becomes a folder that plain transformers loads, with the proof that nothing changed."""
+"""Conversion of an official checkpoint to a folder that plain transformers loads, with proof that nothing changed."""
 
 import copy
 import logging
@@ -61,8 +61,8 @@ def convert(
 
     `source` is a file, a folder, or a name of the catalogue. A name is downloaded, and has to have the geometry that
     its entry states, and the hash where one is published; a published vocabulary comes with it. `options` are those of
-    `read_checkpoint`: `image_size`, `vision_activation`, `vision_heads`. `dtype` is float32 unless given; "keep" is
-    the file's own where it has only one. The folder remembers the layout of the source, for the way back.
+    `read_checkpoint`: `image_size`, `vision_activation`, `vision_heads`. `dtype` is float32 by default; "keep" is the
+    dtype of a file that has only one. The folder keeps the layout of the source, from which `export` writes it again.
     The folder appears complete or not at all. Raises ParityError where an error is above its tolerance,
     FileExistsError where the folder is not empty, FormatError for a source that cannot be converted.
     """

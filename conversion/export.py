@@ -1,4 +1,4 @@
-"""The way back: from a transformers folder to an official file, by the inverses of the same rules."""
+"""Export of a transformers folder as an official file, by the inverses of the rules that converted it."""
 
 import json
 from contextlib import suppress
@@ -83,7 +83,7 @@ def _check_destinations(paths: list[Path], checkpoint: Checkpoint, overwrite: bo
 
 
 def save_layout(layout: Layout, folder: Path) -> None:
-    """Write the layout that a converted folder came from into it, for the way back."""
+    """Write the layout of its source into a converted folder, for `export`."""
     (folder / LAYOUT_FILE).write_text(json.dumps(layout.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A model folder goes to the Hub: complete, in one commit, or not at all."""
+"""Upload of a model folder to the Hub: complete, in one commit, or not at all."""
 
 import re
 from collections.abc import Iterator

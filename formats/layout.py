@@ -1,4 +1,4 @@
-"""One file of one format: its container, traits and geometry, and everything that writing it back bit by bit needs."""
+"""Layouts: the container, traits and geometry of a file, and everything needed to write it again bit by bit."""
 
 import base64
 import json
@@ -70,8 +70,8 @@ class Layout(ABC):
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the source states about pixels, as settings of transformers' image processors.
 
-        `published` is what the catalogue knows about the checkpoint, in open_clip's terms. Raises FormatError for
-        what the image processors cannot do.
+        `published` are the pixels in the catalogue, in open_clip's terms. Raises FormatError for what the image
+        processors cannot do.
         """
         return {}
 
@@ -87,7 +87,7 @@ class Layout(ABC):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return a layout from the fields that `to_dict` gave."""
+        """Return a layout from the fields that `to_dict` returned."""
         return cls(**{**values, **{name: _unpack(values[name]) for name in _TENSOR_FIELDS}})
 
 

@@ -72,7 +72,7 @@ def tower_rules(tower: str, layers: int, source: str) -> list[Rule]:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAILayout(Layout):
-    """An archive or a plain state dict; all of them name and shape their weights alike."""
+    """An archive or a plain state dict of OpenAI's CLIP; their weights have the same names and shapes."""
 
     format: ClassVar[str] = "openai"
     containers: ClassVar[tuple[str, ...]] = ("torch", "torchscript", "safetensors")

@@ -1,4 +1,4 @@
-"""CLIP's loss: find the text of every image and the image of every text (arXiv:2103.00020, figure 3)."""
+"""CLIP's loss: the cross-entropy of finding the text of every image and vice versa (arXiv:2103.00020, figure 3)."""
 
 import torch
 import torch.distributed as dist

@@ -47,7 +47,7 @@ class OutputError:
 
     @property
     def ratio_to_tolerance(self) -> float:
-        """At most 1 where the output passed; infinite where it cannot be compared."""
+        """The scaled error over the tolerance: at most 1 where the output passed; infinite without a comparison."""
         return self.scaled_error / self.tolerance if math.isfinite(self.scaled_error) else math.inf
 
     def to_dict(self) -> dict[str, Any]:

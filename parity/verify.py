@@ -1,4 +1,4 @@
-"""A converted folder against the official checkpoint that it was converted from."""
+"""Comparison of a converted folder with the official checkpoint that it was converted from."""
 
 from dataclasses import replace
 from pathlib import Path

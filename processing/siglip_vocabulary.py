@@ -15,9 +15,9 @@ from .charsmap import longest_match_normalizers
 from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
 from .tokenizer_json import LOWER, read_tokenizer_json
 
-# What happens to text before the vocabulary sees it. "lower" is how SigLIP and SigLIP 2 were trained (big_vision,
-# `pp/ops_text.py`: TensorFlow's lower-casing, which leaves all but ASCII alone); "canonicalize" is what big_vision's
-# zero-shot evaluator does (`evaluators/proj/image_text/prompt_engineering.py`). The white space is Python's.
+# The ways to clean a text before it is cut into pieces. "lower" is that of the training of SigLIP and SigLIP 2
+# (big_vision, `pp/ops_text.py`: TensorFlow's lower-casing, which leaves all but ASCII alone); "canonicalize" is that of
+# big_vision's zero-shot evaluator (`evaluators/proj/image_text/prompt_engineering.py`). White space is Python's.
 _WHITE_SPACE = r"[\t-\r\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
 _STRIP = normalizers.Replace(Regex(r"\A +| +\z"), "")
 TEXT_CLEANUPS: dict[str, list[Normalizer]] = {
@@ -101,7 +101,7 @@ class SiglipVocabulary:
 
     @property
     def pad(self) -> str:
-        """The piece that texts are padded with: in big_vision 1, the end, for SigLIP, and 0 for SigLIP 2."""
+        """The piece that pads texts, as in big_vision: end-of-text (id 1) for SigLIP, that of id 0 for SigLIP 2."""
         return self.eos if isinstance(self.model, models.Unigram) else str(self.model.id_to_token(0))
 
     def pipeline(self, text_cleanup: str) -> Tokenizer:

@@ -96,7 +96,7 @@ class TrainingPlan:
             raise ValueError(f"Expected a template with {{}} where the class goes, got {self.template!r}.")
 
     def changed(self) -> dict[str, Any]:
-        """Return the settings that are not defaults. Of a path only the name is kept: its folder is private."""
+        """Return the settings that are not defaults. Paths are reduced to their names, because folders are private."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("output", "resume")}
         defaults = {item.name: item.default for item in fields(self)}
         return {
@@ -115,7 +115,7 @@ class TrainingPlan:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    """Return the settings in a YAML file. Text such as `1e-5`, which YAML takes for no number, becomes one if due."""
+    """Return the settings in a YAML file. `1e-5` is text in YAML, and becomes a number where a setting is a number."""
     import yaml  # not at the top: `twinlens --help` would wait for it
 
     try:
