@@ -103,7 +103,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"output": ""}, "needs output: give it"),
+            ({"output": ""}, "needs output: pass it"),
             ({"zero_shot": "x"}, "measured along with eval_data"),
             ({"streaming": True, "data": __file__}, "for data sets on the Hub, and .* is here"),
             ({"min_crop_area": 0.0}, r"in \(0, 1\], got 0.0"),
