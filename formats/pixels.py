@@ -42,6 +42,10 @@ def image_settings(
     }
     if "interpolation" in stated:
         settings["resample"] = _RESAMPLE[stated["interpolation"]]
+        if resize_modes == SIGLIP_RESIZE_MODES:
+            # Such a source was trained on Pillow's pixels, without transparency, and not on big_vision's, which are
+            # SigLIP's "official" ones. CLIP's "official" pixels are Pillow's.
+            settings |= {"resize_engine": "pillow", "background": "ignore"}
     if stated.get("resize_mode") == "squash" and "shortest" in resize_modes:
         settings |= {"size": {"height": image_size, "width": image_size}, "do_center_crop": False}
     return settings

@@ -21,6 +21,7 @@ from helpers.builders import (
     trunk_tensors,
     write_openai,
 )
+from helpers.photographs import cat
 from helpers.processes import finish, start
 from helpers.released_files import released_package
 from PIL import Image
@@ -164,14 +165,23 @@ def test_pixels_that_are_no_object(tmp_path: Path) -> None:
         DualEncoderProcessor.from_pretrained(write_folder(tmp_path / "source", ["squash"]))  # type: ignore[arg-type]
 
 
-def test_siglip_states_what_it_does(tmp_path: Path) -> None:
-    """As the published ones: the size stays square, and the filter and the values are those stated."""
-    pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("preprocessing", ["official", "hub"])
+def test_siglip_states_what_it_does(interpolation: str, preprocessing: Any, tmp_path: Path) -> None:
+    """As the published ones: Pillow's pixels by the stated filter, which was trained on, and not big_vision's."""
+    pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": interpolation, "resize_mode": "squash"}
     folder = write_folder(tmp_path / "source", pixels, "siglip")
-    convert(folder, tmp_path / "folder", verify=False, preprocessing="hub", **TRUNK_OPTIONS)
+    convert(folder, tmp_path / "folder", verify=False, preprocessing=preprocessing, **TRUNK_OPTIONS)
     settings = settings_of(tmp_path / "folder")
+    resample = Image.Resampling[interpolation.upper()]
     assert settings["size"] == {"height": 48, "width": 48}
-    assert (settings["resample"], settings["image_mean"]) == (Image.Resampling.BILINEAR, [0.5] * 3)
+    assert (settings["resample"], settings["image_mean"]) == (resample, [0.5] * 3)
+    image = cat()
+    by_pillow = np.asarray(image.resize((48, 48), resample), np.float32).transpose(2, 0, 1) / 127.5 - 1
+    for source_or_folder in (folder, tmp_path / "folder"):
+        processor = DualEncoderProcessor.from_pretrained(source_or_folder, **TRUNK_OPTIONS)
+        assert abs(processor(images=image)["pixel_values"][0].numpy() - by_pillow).max() < 1e-6
+    assert f"{interpolation} with antialiasing, by Pillow" in processor.describe()
 
 
 @pytest.mark.parametrize(("interpolation", "message"), [("bilinear", None), ("lanczos", "interpolation is 'lanczos'")])
@@ -188,7 +198,8 @@ def test_timm_states_values_and_filter(interpolation: str, message: str | None, 
             _ = checkpoint.image_settings
     else:
         expected = {"image_mean": MEAN, "image_std": STD, "resample": Image.Resampling.BILINEAR}
-        assert checkpoint.image_settings == expected
+        by_pillow = {"resize_engine": "pillow", "background": "ignore"}
+        assert checkpoint.image_settings == {**expected, **by_pillow}
 
 
 class TestCatalogue:
