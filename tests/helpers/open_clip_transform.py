@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers.open_clip_models import import_packages
+from helpers.open_clip_models import import_transform
 from PIL import Image
 
 
@@ -15,12 +15,10 @@ def main(packages: Sequence[Path], cases: Path, images: Path, outputs: Path) -> 
 
     The arrays in `outputs` (.npz) are named `case/image`.
     """
-    import_packages(packages)
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
+    open_clip: Any = import_transform(packages)
     arrays: dict[str, Any] = {}
     for case, settings in json.loads(cases.read_text()).items():
-        transform = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+        transform = open_clip.image_transform_v2(open_clip.PreprocessCfg(**settings), is_train=False)
         for name, levels in np.load(images).items():
             arrays[f"{case}/{name}"] = transform(Image.fromarray(levels)).numpy()
     np.savez(outputs, **arrays)
