@@ -1,30 +1,45 @@
-"""Shared settings: tiny models run fastest on one thread, and nothing reaches for a network."""
+"""Shared settings: tiny models run fastest on one thread, and nothing reaches for a network.
 
+Functions import torch and transformers, which take seconds and which the process that only shares the tests out
+between others (`pytest -n 2`) does not need.
+"""
+
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import pytest
-import torch
-import transformers
 
-from twinlens import cli
+def pytest_collection() -> None:
+    import torch
+    import transformers
 
-torch.set_num_threads(1)
-transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    transformers.logging.disable_progress_bar()
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the million objects of the imported modules, which stay until the end."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def unchanged_verbosity() -> Iterator[None]:
     """A program, such as the command line, may quieten transformers; a test may not leave it so."""
+    import transformers
+
     verbosity = transformers.logging.get_verbosity()
     yield
     transformers.logging.set_verbosity(verbosity)
@@ -69,6 +84,7 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process, as its entry point does: exit code, standard output, standard error."""
+    from twinlens import cli
 
     def run(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["twinlens", *map(str, arguments)])

@@ -196,7 +196,12 @@ class TestTrainer:
         assert sizes == [3, 3, 2] * 2
 
     @pytest.mark.parametrize(
-        "settings", [{}, {"gradient_cache_size": 4}, {"bf16": True}, {"gradient_accumulation_steps": 2}]
+        "settings",
+        [
+            {"gradient_cache_size": 4},
+            {"bf16": True},
+            *(pytest.param(x, marks=pytest.mark.thorough) for x in ({}, {"gradient_accumulation_steps": 2})),
+        ],
     )
     def test_learns(self, settings, tmp_path):
         model = tiny("siglip")

@@ -140,6 +140,25 @@ for _name, _method in methods(ModelTesterMixin).items():
     if fnmatch(_name, "test_eager_matches_sdpa_inference_*[pf]16_*"):
         pytest.mark.thorough(_method)
 
+# These are slow, too. By day they run on the dual encoders, which hold all that the other classes are made of.
+SLOW = (
+    "test_bc_torch_dtype",
+    "test_can_init_all_missing_weights",
+    "test_disk_offload_*",
+    "test_eager_matches_sdpa_inference_*",
+    "test_model_outputs_equivalence",
+)
+
+
+def slow(name):
+    """The test of this name, marked for one class alone: the method belongs to all of them."""
+
+    @pytest.mark.thorough
+    def method(self):
+        getattr(super(type(self), self), name)()
+
+    return method
+
 
 class CommonTests(ModelTesterMixin):
     inputs: tuple[str, ...] = ()
@@ -319,6 +338,8 @@ CLASSES = {
 for _name, _tests in CLASSES.items():
     _left_out = left_out(_tests, _name)
     _attributes = {"all_model_classes": (getattr(LIBRARY, _name),), "left_out": _left_out, "__module__": __name__}
+    if _tests is not DualTests:
+        _attributes |= {name: slow(name) for name in methods(_tests) if any(fnmatch(name, pattern) for pattern in SLOW)}
     _attributes |= dict.fromkeys(_left_out | out_of_reach(_tests))
     globals()[f"Test{_name}"] = type(f"Test{_name}", (_tests, unittest.TestCase), _attributes)
 

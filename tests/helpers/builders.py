@@ -6,6 +6,8 @@ No parameter is zero or one where training would have moved it, so that nothing 
 import json
 import math
 import re
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +125,20 @@ def write_openai(path: Path, container: str = "torchscript", **geometry: Any) ->
     """Write and return `openai_tensors(**geometry)`; plain state dicts lack the integer buffers."""
     tensors = openai_tensors(**geometry, integers=container == "torchscript")
     if container == "torchscript":
-        write_archive(tensors, path)
+        path.write_bytes(_archive(**geometry))
     elif container == "safetensors":
         safetensors.torch.save_file(tensors, path)
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=container != "legacy")
     return tensors
+
+
+@cache
+def _archive(**geometry: Any) -> bytes:
+    """Return the archive of `openai_tensors(**geometry)`, which takes torch.jit a quarter of a second to compile."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_archive(openai_tensors(**geometry), Path(folder, "archive"))
+        return Path(folder, "archive").read_bytes()
 
 
 def big_vision_tensors(

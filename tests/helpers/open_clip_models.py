@@ -1,5 +1,6 @@
 """open_clip and timm themselves, run in a process of their own: the official code of what is read and exported here."""
 
+import importlib
 import importlib.machinery
 import json
 import sys
@@ -31,6 +32,15 @@ def import_packages(folders: Sequence[Path]) -> None:
     package.disable_beta_transforms_warning = lambda: None
     sys.modules["torchvision"] = package
     sys.path[:0] = map(str, folders[:2])
+
+
+def import_transform(folders: Sequence[Path]) -> types.ModuleType:
+    """Import the preprocessing of open_clip alone, without the start of its package, which imports timm for seconds."""
+    import_packages(folders)
+    package: Any = types.ModuleType("open_clip")
+    package.__path__ = [str(folders[0] / "open_clip")]
+    sys.modules["open_clip"] = package
+    return importlib.import_module("open_clip.transform")
 
 
 def vit_tiny_patch16_siglip_test(num_classes: int, global_pool: str, **ignored: Any) -> torch.nn.Module:
