@@ -97,9 +97,14 @@ class TestPublicFace:
 
 
 def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    """Not scratch files in the root, and not a module that was removed after an earlier build."""
     checkout = tmp_path / "checkout"
     leftovers = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, checkout, ignore=leftovers)
+    removed = checkout / "build" / "lib" / "twinlens" / "removed" / "module.py"
+    removed.parent.mkdir(parents=True)
+    for leftover in (removed, checkout / "scratch.py", checkout / "scratch.pyi"):
+        leftover.touch()
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"]
     settings = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
     subprocess.run([*pip, *settings, str(checkout)], check=True, env=os.environ | {"PIP_NO_INDEX": "1"})
