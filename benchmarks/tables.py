@@ -80,8 +80,8 @@ def texts(result: Result) -> list[Row]:
     cases = by_case(result, "case", "variant")
     for case, name in vocabularies.items():
         ours, theirs = cases[case, "twinlens"], cases.get((case, "transformers"))
-        beside = [number(theirs["us_each"], 1), number(ours["speed_over_transformers"], 1)] if theirs else ["", ""]
-        rows.append([name, number(ours["us_each"], 1), *beside])
+        compared = [number(theirs["us_each"], 1), number(ours["speed_over_transformers"], 1)] if theirs else ["", ""]
+        rows.append([name, number(ours["us_each"], 1), *compared])
     return rows
 
 
