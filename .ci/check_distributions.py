@@ -7,7 +7,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROOT_FILES = {"__init__.py", "__init__.pyi", "__main__.py", "_version.py", "py.typed"}
-BESIDE_THE_PACKAGE = {"benchmarks", "docs", "notebooks", "recipes", "tests"}
+OTHER_FOLDERS = {".ci", ".github", "benchmarks", "docs", "notebooks", "recipes", "tests", "tools"}
+HIDDEN_FILES = {".gitignore", ".pre-commit-config.yaml"}
 
 
 def files_below(folder: Path) -> set[str]:
@@ -18,7 +19,7 @@ def files_below(folder: Path) -> set[str]:
 
 def package_files() -> set[str]:
     """Return the root's modules and all files of every folder that is a sub-package."""
-    rooms = [path.parent for path in PROJECT.glob("[!.]*/__init__.py") if path.parent.name not in BESIDE_THE_PACKAGE]
+    rooms = [path.parent for path in PROJECT.glob("[!.]*/__init__.py") if path.parent.name not in OTHER_FOLDERS]
     return ROOT_FILES.union(*(files_below(room) for room in rooms))
 
 
@@ -37,15 +38,14 @@ def check_wheel(path: Path) -> list[str]:
 
 
 def check_source(path: Path) -> list[str]:
-    """A source distribution holds the package and what stands beside it; what setuptools adds at the root may vary."""
+    """A source distribution holds the package and the other folders; what setuptools adds at the root may vary."""
     with tarfile.open(path) as archive:
         files = {
             name.split("/", 1)[1] for name in archive.getnames() if "/" in name and archive.getmember(name).isfile()
         }
-    beside = {folder for folder in BESIDE_THE_PACKAGE if (PROJECT / folder).exists()}
-    expected = package_files().union(*(files_below(PROJECT / folder) for folder in beside))
+    expected = (package_files() | HIDDEN_FILES).union(*(files_below(PROJECT / folder) for folder in OTHER_FOLDERS))
     in_folders = {file for file in files if "/" in file and not file.startswith("twinlens.egg-info/")}
-    return differences(path.name, in_folders | (files & ROOT_FILES), expected)
+    return differences(path.name, in_folders | (files & (ROOT_FILES | HIDDEN_FILES)), expected)
 
 
 def main() -> None:
