@@ -110,6 +110,9 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run([*pip, *settings, str(checkout)], check=True, env=os.environ | {"PIP_NO_INDEX": "1"})
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+        names = archive.namelist()
     assets = [path.relative_to(ROOT) for room in rooms() for path in (ROOT / room / "assets").glob("*")]
+    found = {name for name in names if ".dist-info/" not in name}
     assert found == {f"twinlens/{path.as_posix()}" for path in [*sources(), Path("py.typed"), *assets]}
+    licenses = {name.partition(".dist-info/licenses/")[2] for name in names} - {""}
+    assert licenses == {"LICENSE", "processing/assets/LICENSE-openai-clip.txt", "catalogue/assets/cat.txt"}
