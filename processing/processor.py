@@ -168,14 +168,18 @@ class DualEncoderProcessor(ProcessorMixin):
     def _processor_class(cls, name: str | None, source: str) -> "type[Self]":
         """Return the class for a `model_type`, that of a tower included, or for the name of an image processor.
 
-        Raises ValueError where there is none, or where it is no subclass of this one.
+        It is this class where a user derived it from the one that the name stands for. Raises ValueError for an unknown
+        name, or one that stands for a class neither derived from this one nor the one that this is derived from.
         """
         processor_class = _CLASS_BY_NAME.get(name or "")
         if processor_class is None:
             raise ValueError(f"{source}: expected a checkpoint of CLIP or SigLIP, got {name!r}.")
-        if not issubclass(processor_class, cls):
-            raise ValueError(f"{source} holds a {processor_class.__name__}, not a {cls.__name__}.")
-        return processor_class
+        if issubclass(processor_class, cls):
+            return processor_class
+        # The nearest of ours, because Siglip2Processor is derived from SiglipProcessor and must not read its folders.
+        if processor_class is next((parent for parent in cls.__mro__ if parent in _CLASSES), None):
+            return cls
+        raise ValueError(f"{source} holds a {processor_class.__name__}, not a {cls.__name__}.")
 
     @classmethod
     def _from_config(

@@ -201,6 +201,26 @@ class TestProcessor:
             assert torch.equal(each(image)["pixel_values"], expected)
         assert "Resized to 48x48, whatever the aspect" in processor.describe()
 
+    def test_a_class_of_the_user(self, tmp_path: Path) -> None:
+        """It loads what the class loads that it is derived from, and refuses what that class refuses."""
+
+        class OwnProcessor(CLIPProcessor):
+            pass
+
+        config = tiny_config(CLIPConfig)
+        config.save_pretrained(tmp_path)
+        build_processor(config).save_pretrained(tmp_path)
+        processor = OwnProcessor.from_pretrained(tmp_path)
+        assert type(processor) is OwnProcessor
+        expected = CLIPProcessor.from_pretrained(tmp_path)(cat_levels(), "a cat")
+        assert all(torch.equal(value, expected[name]) for name, value in processor(cat_levels(), "a cat").items())
+        assert type(DualEncoderProcessor.from_pretrained(tmp_path)) is CLIPProcessor
+        tiny_config(SiglipConfig).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="holds a SiglipProcessor, not a OwnProcessor"):
+            OwnProcessor.from_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="holds a SiglipProcessor, not a Siglip2Processor"):
+            Siglip2Processor.from_pretrained(tmp_path)
+
     def test_every_family_has_its_processor(self) -> None:
         for family in FAMILIES.values():
             processor_class = getattr(twinlens.processing, family.processor)
