@@ -173,7 +173,8 @@ class DualEncoderProcessor(ProcessorMixin):
         """
         processor_class = _CLASS_BY_NAME.get(name or "")
         if processor_class is None:
-            raise ValueError(f"{source}: expected a checkpoint of CLIP or SigLIP, got {name!r}.")
+            titles = " or ".join(family.title for family in FAMILIES.values())
+            raise ValueError(f"{source}: expected a checkpoint of {titles}, got {name!r}.")
         if issubclass(processor_class, cls):
             return processor_class
         # The nearest of ours, because Siglip2Processor is derived from SiglipProcessor and must not read its folders.
@@ -287,13 +288,20 @@ class Siglip2Processor(SiglipProcessor):
 _CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)
 
 
+_PROCESSOR_BY_MODEL_TYPE = {
+    **{model_type: family.processor for family in FAMILIES.values() for model_type in family.model_types},
+    # NaFlex, which has no model in this package and so no entry in FAMILIES.
+    "siglip2": "Siglip2Processor",
+    "siglip2_vision_model": "Siglip2Processor",
+    "siglip2_text_model": "Siglip2Processor",
+}
+
+
 def _names(processor_class: type[DualEncoderProcessor]) -> Iterator[str]:
-    """Yield the names of a processor in its sources: its family's `model_type`s, its image processor's two names."""
-    for family in FAMILIES.values():
-        if family.processor == processor_class.__name__:
-            yield from family.model_types
-    if processor_class is Siglip2Processor:  # NaFlex has no model here yet, and so no entry in FAMILIES
-        yield from ("siglip2", "siglip2_vision_model", "siglip2_text_model")
+    """Yield the names of a processor in its sources: the `model_type`s that it is for, its image processor's two."""
+    for model_type, processor in _PROCESSOR_BY_MODEL_TYPE.items():
+        if processor == processor_class.__name__:
+            yield model_type
     image_processor = processor_class.image_processor_type.__name__
     yield image_processor
     yield image_processor.replace("ImageProcessor", "FeatureExtractor")  # in folders of 2021
