@@ -2,7 +2,7 @@
 
 from .base import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from .families import FAMILIES, Family, family_of
+from .families import FAMILIES, Family, family_of, is_single_tower
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "TowerConfig",
     "VisionConfig",
     "family_of",
+    "is_single_tower",
 ]

@@ -5,10 +5,14 @@ To add a family, write a module beside this one (its configuration, with the tra
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .base import DualEncoderConfig, TowerConfig
 from .clip import CLIPConfig
 from .siglip import SiglipConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # part of `typing` from Python 3.13 on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +71,8 @@ def family_of(config: DualEncoderConfig | TowerConfig | str | None) -> Family:
     raise ValueError(
         f"Expected the model_type of a dual encoder ({known}) or of one of its towers, got {model_type!r}."
     )
+
+
+def is_single_tower(config: DualEncoderConfig | TowerConfig) -> "TypeIs[TowerConfig]":
+    """Return whether a configuration is that of one tower alone, not of a dual encoder."""
+    return isinstance(config, TowerConfig)

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from ..catalogue import BUNDLED, OfficialCheckpoint, bundled_checkpoint
 from ..catalogue.download import Progress, download_file
-from ..configuration import family_of
+from ..configuration import family_of, is_single_tower
 from ..formats import Checkpoint, LoadOptions, check_options, read_source, write_safetensors
 from ..formats.table import is_finite
 from ..parity.certificate import Certificate
@@ -123,9 +123,8 @@ def _processor(
     if checkpoint.format == "transformers" and (folder / "preprocessor_config.json").is_file():
         text_settings = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
         return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **text_settings)
-    family = family_of(config)
-    if config.model_type != family.model_type:  # an image tower alone
-        config = family.config(vision_config=config.to_dict())
+    if is_single_tower(config):
+        config = family_of(config).config(vision_config=config.to_dict())
     return build_processor(
         config,
         tokenizer=tokenizer,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..configuration import FAMILIES, DualEncoderConfig, SiglipVisionConfig, family_of
+from ..configuration import FAMILIES, DualEncoderConfig, SiglipVisionConfig, family_of, is_single_tower
 from ..formats import (
     LAYOUTS,
     Activation,
@@ -55,7 +55,7 @@ def export(
     folder, file = Path(folder), Path(file).expanduser().resolve()
     checkpoint = read_checkpoint(folder)
     config = checkpoint.config
-    if not isinstance(config, DualEncoderConfig):
+    if is_single_tower(config):
         raise FormatError(f"{folder} holds an image tower alone, and {format} files hold both towers.")
     layout = _layout(checkpoint, config, format)
     container = _container(file, layout)

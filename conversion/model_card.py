@@ -6,7 +6,7 @@ from huggingface_hub import ModelCardData
 
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.official_checkpoint import HUB
-from ..configuration import FAMILIES, family_of
+from ..configuration import FAMILIES, family_of, is_single_tower
 from ..formats import Checkpoint
 from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
@@ -128,7 +128,7 @@ def model_card(
     `entry` is the catalogue's, where the checkpoint is known to be a published one.
     """
     family = family_of(checkpoint.config)
-    is_tower = checkpoint.config.model_type != family.model_type
+    is_tower = is_single_tower(checkpoint.config)
     without_texts = _EMBED_BY_A_TOWER if is_tower else _EMBED
     use = without_texts if processor.tokenizer is None else _CLASSIFY
     family_name = entry.family if entry else family.model_type

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..configuration import DualEncoderConfig, SiglipVisionConfig
+from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tower
 from . import table
 from .big_vision import BigVisionLayout
 from .errors import FormatError
@@ -62,7 +62,7 @@ class Checkpoint:
         Raises FormatError for what the family's image processor cannot do; the model can be loaded all the same.
         """
         config = self.config
-        vision = config if isinstance(config, SiglipVisionConfig) else config.vision_config
+        vision = config if is_single_tower(config) else config.vision_config
         try:
             return self.layout.image_settings(vision.image_size, self.published_pixels)
         except FormatError as error:

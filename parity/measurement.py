@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from .._version import __version__
 from ..catalogue.download import Progress
-from ..configuration import DualEncoderConfig, SiglipVisionConfig
+from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tower
 from ..formats import Checkpoint
 from ..formats.inspection import describe_checkpoint
 from .certificate import SCALED_OUTPUTS, Certificate, Comparison, OutputError, output_kind
@@ -129,9 +129,7 @@ def generate_inputs(config: DualEncoderConfig | SiglipVisionConfig, seed: int) -
     There are no texts for an image tower alone.
     """
     rng = np.random.default_rng(seed)
-    vision, text = (
-        (config.vision_config, config.text_config) if isinstance(config, DualEncoderConfig) else (config, None)
-    )
+    vision, text = (config, None) if is_single_tower(config) else (config.vision_config, config.text_config)
     size = vision.image_size
     rows, columns = np.mgrid[0:size, 0:size] / size
     frequency, phase = rng.uniform(-20, 20, (2, 3, 1, 1)), rng.uniform(0, 6, (3, 1, 1))

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from .. import modeling
 from ..catalogue import PHOTOGRAPH
 from ..catalogue.download import Progress
-from ..configuration import DualEncoderConfig, SiglipVisionConfig, family_of
+from ..configuration import DualEncoderConfig, SiglipVisionConfig, family_of, is_single_tower
 from ..formats import Checkpoint, LoadOptions, check_options, read_weights
 from ..formats.source import read_source
 from ..processing import DualEncoderProcessor
@@ -134,7 +134,7 @@ def _load_unrounded(checkpoint: Checkpoint, config: Config) -> PreTrainedModel:
 def model_class_of(config: Config) -> Any:
     """Return our model class for a dual encoder, or for an image tower alone."""
     family = family_of(config)
-    return getattr(modeling, family.model if config.model_type == family.model_type else family.vision_model)
+    return getattr(modeling, family.vision_model if is_single_tower(config) else family.model)
 
 
 def _photograph(folder: Path) -> npt.NDArray[np.float32]:
@@ -145,4 +145,4 @@ def _photograph(folder: Path) -> npt.NDArray[np.float32]:
 
 
 def _vision_config(config: Config) -> SiglipVisionConfig:
-    return config.vision_config if isinstance(config, DualEncoderConfig) else config
+    return config if is_single_tower(config) else config.vision_config

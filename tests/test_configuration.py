@@ -5,6 +5,7 @@ import transformers
 from helpers.families import FAMILIES, config
 
 import twinlens
+from twinlens.configuration import is_single_tower
 
 CONFIGS = [
     *("CLIPConfig", "CLIPTextConfig", "CLIPVisionConfig"),
@@ -146,3 +147,10 @@ def test_the_entry_point_names_the_families_it_knows(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match=r"dual encoder \(clip, siglip\), got 'bert'"):
         twinlens.DualEncoderConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_towers_are_told_from_dual_encoders(family):
+    assert not is_single_tower(config(family))
+    assert is_single_tower(config(family, part="Vision"))
+    assert is_single_tower(config(family, part="Text"))
