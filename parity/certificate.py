@@ -5,10 +5,11 @@ import math
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.table import Table
+
+from .report import FAILED, markdown_table, terminal_table
 
 SCHEMA_VERSION = 1
 TOLERANCES = {
@@ -134,17 +135,29 @@ class Certificate:
         """Write `to_dict` as JSON."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
-    def table(self) -> "Table":
-        """Return a table for the terminal, see `report.terminal_table`."""
-        from .report import terminal_table
-
-        return terminal_table(self)
+    def table(self) -> Table:
+        """Return a table for a terminal: one line per kind of output (its worst layer), one column per comparison."""
+        return terminal_table(self.source["files"][0]["name"], self.passed, self._cells())
 
     def markdown(self) -> str:
-        """Return the same table in Markdown, see `report.markdown_table`."""
-        from .report import markdown_table
+        """Return the same table in Markdown, for the model card."""
+        return markdown_table(self._cells())
 
-        return markdown_table(self)
+    def _cells(self) -> list[list[str]]:
+        """Return the header and the lines of the table. The first comparison has every output."""
+        columns = (f"{comparison.subject} / {comparison.reference}" for comparison in self.comparisons)
+        cells = [["output", "tolerance", *columns]]
+        errors = [comparison.worst_layers for comparison in self.comparisons]
+        for name, first in errors[0].items():
+            line = [name, f"{first.tolerance:.0e}"]
+            for comparison, outputs in zip(self.comparisons, errors, strict=True):
+                if name not in outputs:
+                    line.append("-")  # official code returns no hidden states
+                    continue
+                failed = comparison.checked and not outputs[name].passed
+                line.append(f"{outputs[name].scaled_error:.1e}{FAILED if failed else ''}")
+            cells.append(line)
+        return cells
 
 
 def output_kind(name: str) -> str:

@@ -1,43 +1,30 @@
-"""A certificate as a table: one line for each kind of output (its worst layer), one column for each comparison."""
+"""Tables for a terminal and in Markdown, from a header and lines of text."""
+
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from .certificate import Certificate
+FAILED = " FAIL"  # the end of a cell whose output failed
+
+Cells = Sequence[Sequence[str]]  # the header, then the lines
 
 
-def terminal_table(certificate: Certificate) -> Table:
-    """Return the table for a terminal, with the verdict above it."""
-    verdict = "[green]pass[/green]" if certificate.passed else "[red]FAIL[/red]"
-    table = Table(title=f"Parity of {certificate.source['files'][0]['name']}: {verdict}", title_justify="left")
-    header, *lines = _cells(certificate)
-    for index, name in enumerate(header):
+def terminal_table(name: str, passed: bool, cells: Cells) -> Table:
+    """Return the table for a terminal, with the name of what was measured and the verdict above it."""
+    verdict = "[green]pass[/green]" if passed else "[red]FAIL[/red]"
+    table = Table(title=f"Parity of {name}: {verdict}", title_justify="left")
+    header, *lines = cells
+    for index, column in enumerate(header):
         table.add_column(
-            name.replace(", ", "\n").replace(" / ", "\n/ "), justify="left" if index == 0 else "right", no_wrap=True
+            column.replace(", ", "\n").replace(" / ", "\n/ "), justify="left" if index == 0 else "right", no_wrap=True
         )
     for line in lines:
-        table.add_row(*(f"[red]{cell}[/red]" if cell.endswith("FAIL") else cell for cell in line))
+        table.add_row(*(f"[red]{cell}[/red]" if cell.endswith(FAILED) else cell for cell in line))
     return table
 
 
-def markdown_table(certificate: Certificate) -> str:
+def markdown_table(cells: Cells) -> str:
     """Return the table in Markdown, for the model card."""
-    header, *lines = _cells(certificate)
+    header, *lines = cells
     alignment = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, alignment, *lines))
-
-
-def _cells(certificate: Certificate) -> list[list[str]]:
-    """Return the header and the lines of the table. The first comparison has every output."""
-    comparisons = certificate.comparisons
-    errors = [comparison.worst_layers for comparison in comparisons]
-    cells = [["output", "tolerance", *(f"{comparison.subject} / {comparison.reference}" for comparison in comparisons)]]
-    for name, first in errors[0].items():
-        line = [name, f"{first.tolerance:.0e}"]
-        for comparison, outputs in zip(comparisons, errors, strict=True):
-            if name not in outputs:
-                line.append("-")  # official code returns no hidden states
-                continue
-            failed = comparison.checked and not outputs[name].passed
-            line.append(f"{outputs[name].scaled_error:.1e}{' FAIL' if failed else ''}")
-        cells.append(line)
-    return cells
