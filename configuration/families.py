@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family. Classes of higher rooms are given by name, because this room may not import them."""
+    """One family. Classes of higher rooms are given by name, because this room may not import them.
+
+    `official_formats` are those that `twinlens export` writes. The first is the family's own: from the rules of its
+    layout follow the names and shapes of all weights in a folder of transformers too, so that without one a model of
+    the family can be built, saved and loaded, but its folder cannot be read as a checkpoint, and so not converted or
+    verified.
+    """
 
     title: str  # as people write it, for model cards
     config: type[DualEncoderConfig]
     model: str  # the dual encoder in `twinlens.modeling`
     vision_model: str  # its image tower in `twinlens.modeling`
     processor: str  # in `twinlens.processing`; it names its image processor and its tokenizer
-    official_formats: tuple[str, ...]  # the formats to read and to export; the first is the family's own
+    official_formats: tuple[str, ...]  # the family's own first
 
     @property
     def model_type(self) -> str:

@@ -19,7 +19,8 @@ from .operations import KEEP
 from .options import LoadOptions
 from .table import Rule, targets
 
-# The layouts whose rules lead to every name that transformers has for a family: the first of its `official_formats`.
+# The layouts whose rules lead to every name that transformers has for a family. They are found by the first of its
+# `official_formats`.
 _FAMILY_LAYOUTS: dict[str, type[Layout]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
 POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # the names of buffers in old folders, which hold 0, 1, 2, ...
 
@@ -58,12 +59,23 @@ class TransformersLayout(Layout):
 
     def rules(self) -> list[Rule]:
         config = _config(self.sidecar_json)
-        layout = _FAMILY_LAYOUTS[family_of(config).official_formats[0]].from_config(config)
-        shapes = targets(layout.rules(), sizes_of(config))
+        shapes = targets(_family_layout(config).rules(), sizes_of(config))
         return [Rule((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
 
     def config(self, options: LoadOptions) -> DualEncoderConfig:
         return _config(self.sidecar_json)
+
+
+def _family_layout(config: DualEncoderConfig) -> Layout:
+    """Return the layout of a model in its family's own format. Raises FormatError where the family has none here."""
+    family = family_of(config)
+    own_format = next(iter(family.official_formats), None)
+    if own_format not in _FAMILY_LAYOUTS:
+        raise FormatError(
+            f"twinlens has no table of the weights' names of {family.title}; expected the first of its "
+            f"official_formats to be {' or '.join(_FAMILY_LAYOUTS)}, got {own_format}."
+        )
+    return _FAMILY_LAYOUTS[own_format].from_config(config)
 
 
 def _config(values: Mapping[str, object]) -> DualEncoderConfig:

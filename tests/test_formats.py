@@ -7,6 +7,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,6 +47,7 @@ from helpers.checkpoints import (
 )
 from torch import Tensor
 
+from twinlens.configuration import FAMILIES, CLIPConfig
 from twinlens.formats import (
     Checkpoint,
     FormatError,
@@ -567,6 +569,24 @@ class TestFolders:
         for bad in ({}, {"weight_map": {"a": "../all"}}, {"weight_map": {"a": 3}}, {"weight_map": []}):
             index.write_text(json.dumps(bad))
             assert_refused(tmp_path, "has no weight_map from weights to files of the folder")
+
+    def test_of_a_further_family(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is read by the rules of the first of its `official_formats`; without one the message says so."""
+
+        class OtherConfig(CLIPConfig):
+            model_type = "other_clip"
+
+        written = write(tmp_path / "model.safetensors", "transformers-clip")
+        values = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(values | {"model_type": "other_clip"}))
+        other = replace(FAMILIES["clip"], title="Other CLIP", config=OtherConfig)
+        monkeypatch.setitem(FAMILIES, "other_clip", other)
+        checkpoint = read_checkpoint(tmp_path)
+        assert type(checkpoint.config) is OtherConfig
+        assert_same(checkpoint.state_dict(), written)
+        for formats in ((), ("open_clip", "openai")):
+            monkeypatch.setitem(FAMILIES, "other_clip", replace(other, official_formats=formats))
+            assert_refused(tmp_path, f"no table of the weights' names of Other CLIP; .*got {(*formats, None)[0]}")
 
 
 class TestResNet:
