@@ -43,6 +43,9 @@ def longest_match_normalizers(charsmap: bytes) -> list[Normalizer]:
         raise ValueError(f"The SentencePiece model's table of spellings is damaged: {error}") from error
     if not beginnings or table.normalize_str(_SEPARATOR) != "":
         return [table]
+    # It matches at a place where a known spelling goes on: the look-behinds see what stands before the place, the rest
+    # what stands after it. For the one spelling "abc" it is (?<=a)b|(?<=ab)c, so that (?!(?<=a)b|(?<=ab)c) holds
+    # everywhere but between "a" and "b", and between "ab" and "c".
     goes_on = "|".join(f"(?<={_regex_of_any(befores)}){_regex_of(lasts)}" for befores, lasts in _split_last(beginnings))
     # Characters that NFC may attach to the one before: marks, and all that spellings go on with.
     attached = rf"[\p{{M}}{_regex_of({beginning[-1] for beginning in beginnings})}]"
@@ -62,17 +65,40 @@ def charsmap_keys(charsmap: bytes) -> Iterator[str]:
     units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
     children: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for node, unit in enumerate(units[1:], 1):
-        if unit < 1 << 31:  # larger ones are values
-            children[node ^ (unit & 0xFF)].append((unit & 0xFF, node))
+        if not _is_value(unit):
+            children[node ^ _label(unit)].append((_label(unit), node))
 
     @cache  # branches share their tails
     def tails(node: int) -> list[bytes]:
         unit = units[node]
-        base = node ^ (unit >> 10 << (8 if unit & 1 << 9 else 0))
+        base = node ^ _offset(unit)
         longer = [bytes([label]) + tail for label, child in children[base] for tail in tails(child)]
-        return [b"", *longer] if unit & 1 << 8 else longer
+        return [b"", *longer] if _ends_a_key(unit) else longer
 
     return (key.decode("utf-8") for key in tails(0))
+
+
+# The bit fields of a unit, a 32-bit integer, as in `DoubleArrayUnit` of darts-clone's darts.h. The child of a node for
+# a byte is at the index `node ^ offset ^ byte`, and has this byte as its label.
+def _is_value(unit: int) -> bool:
+    """Return whether a unit is the value of a key, instead of a node."""
+    return bool(unit >> 31)
+
+
+def _label(unit: int) -> int:
+    """Return the byte that leads to a node."""
+    return unit & 0xFF
+
+
+def _ends_a_key(unit: int) -> bool:
+    """Return whether a key ends at a node (darts-clone's `has_leaf`)."""
+    return bool(unit >> 8 & 1)
+
+
+def _offset(unit: int) -> int:
+    """Return the distance of a node from its children: 21 bits, in units of 256 where bit 9 is set."""
+    is_in_256s = unit >> 9 & 1
+    return unit >> 10 << (8 if is_in_256s else 0)
 
 
 def _split_last(strings: Collection[str]) -> list[tuple[frozenset[str], set[str]]]:
