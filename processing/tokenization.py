@@ -94,9 +94,14 @@ class DualEncoderTokenizer(TokenizersBackend):
             padding_strategy = PaddingStrategy.MAX_LENGTH
             max_length = self.model_max_length
             kwargs |= {"padding_side": None, "pad_to_multiple_of": None}
-        is_padded_batch = isinstance(texts, list) and padding_strategy != PaddingStrategy.DO_NOT_PAD
-        is_plain = pairs is None and add_special_tokens and self._needs_only_arrays(return_tensors, **kwargs)
-        if max_length is not None and is_padded_batch and is_plain:
+        if (
+            isinstance(texts, list)
+            and pairs is None
+            and add_special_tokens
+            and padding_strategy != PaddingStrategy.DO_NOT_PAD
+            and max_length is not None
+            and self._needs_only_arrays(return_tensors, **kwargs)
+        ):
             to_max_length = padding_strategy == PaddingStrategy.MAX_LENGTH
             return self._encode_arrays(texts, max_length, to_max_length, return_tensors)
         encoded = super()._encode_plus(
@@ -120,17 +125,19 @@ class DualEncoderTokenizer(TokenizersBackend):
         split_special_tokens: bool | None = None,
         return_attention_mask: bool | None = None,
         verbose: bool = True,
-        **others: Any,
+        **further_settings: Any,
     ) -> bool:
         """Return whether a call with these settings asks for no more than `_encode_arrays` returns.
 
-        A call for lists does so for SigLIP only: as in transformers, CLIP's come with alignments to the text.
+        A call for lists does so for SigLIP only: as in transformers, CLIP's come with alignments to the text. Each of
+        the `further_settings` (`is_split_into_words`, `stride`, `pad_to_multiple_of`, `return_offsets_mapping`, ...)
+        asks for more unless it is None, False or 0, as transformers passes it by default.
         """
         return (
             (return_tensors in ("np", "pt") or (return_tensors is None and self.fixed_length))
             and split_special_tokens in (None, self.split_special_tokens)
             and return_attention_mask is None
-            and not any(others.values())
+            and not any(further_settings.values())
             and self.padding_side == self.truncation_side == "right"
         )
 
@@ -157,8 +164,11 @@ class DualEncoderTokenizer(TokenizersBackend):
         arrays = {"input_ids": ids}
         if "attention_mask" in self.model_input_names:
             arrays["attention_mask"] = is_text.astype(np.int64)
-        convert: Any = {"pt": torch.from_numpy, "np": np.asarray, None: np.ndarray.tolist}[return_tensors]
-        return BatchEncoding({name: convert(array) for name, array in arrays.items()})
+        if return_tensors == "pt":
+            return BatchEncoding({name: torch.from_numpy(array) for name, array in arrays.items()})
+        if return_tensors == "np":
+            return BatchEncoding(arrays)
+        return BatchEncoding({name: array.tolist() for name, array in arrays.items()})
 
     def _warn_truncated_encodings(self, encoded: BatchEncoding, special_tokens: int, max_length: int) -> None:
         """Warn of the first text that was cut; `special_tokens` is the number of those that surround a whole text."""
