@@ -239,9 +239,10 @@ def _has_trunk(config: DualEncoderConfig) -> bool:
 def _is_openai(container: str, weights: Mapping[str, Tensor], has_json: bool) -> bool:
     """Return whether a state dict under OpenAI's names is OpenAI's, which computes quick GELU.
 
-    Archives and files with OpenAI's integer buffers are. Without open_clip's JSON in its folder, so is a file with the
-    mixture of dtypes, or the order, of OpenAI's modules: their blocks begin with the attention, those of open_clip with
-    a norm. A safetensors file has no order: of a single dtype it may be either's, and the caller has to say.
+    It is if any of four signs is present: the file is a TorchScript archive; it has OpenAI's integer buffers; it has
+    OpenAI's mixture of dtypes; its weights are in OpenAI's order, where blocks begin with the attention (open_clip's
+    begin with a norm). The last two do not count beside open_clip's JSON. A safetensors file keeps no order, so that
+    one of a single dtype may be either's, and the caller has to say.
     """
     if container == "torchscript" or any(name in weights for name in openai.INTEGER_BUFFERS):
         return True

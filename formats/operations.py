@@ -26,9 +26,17 @@ class Operation(NamedTuple):
 def _one_to_one(
     name: str, forward: Callable[[Tensor], Tensor], reverse: Callable[[Tensor, Shape], Tensor]
 ) -> Operation:
-    return Operation(
-        name, lambda sources: [forward(sources[0])], lambda targets, shapes: [reverse(targets[0], shapes[0])]
-    )
+    """Return the operation of one array, from functions that take and return the array itself, not a list of one."""
+
+    def forward_list(sources: list[Tensor]) -> list[Tensor]:
+        (source,) = sources
+        return [forward(source)]
+
+    def reverse_list(targets: list[Tensor], shapes: list[Shape]) -> list[Tensor]:
+        (target,), (shape,) = targets, shapes
+        return [reverse(target, shape)]
+
+    return Operation(name, forward_list, reverse_list)
 
 
 def join(operation: Operation) -> Operation:
