@@ -1,7 +1,7 @@
 """The table of families: the names of a family's classes in every room, and the formats of its official checkpoints.
 
-To add a family, write a module beside this one (its configuration, with the traits that the models read), an entry in
-`_FAMILIES`, and the classes that the entry names. No other place asks which family it has.
+No other place asks which family it has. "Adding a family" in docs/architecture.md lists the steps, of which an entry in
+`_FAMILIES` is the first.
 """
 
 from dataclasses import dataclass
