@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .models import check_model
 from .options import AsJson
 from .terminal import print_json, quiet_libraries
 
@@ -39,6 +40,7 @@ def classify_command(
     if missing := [str(image) for image in images if not image.is_file()]:
         raise FileNotFoundError(f"No such image: {', '.join(missing)}.")
     quiet_libraries()
+    check_model(model)
     from ..inference import classify_images
 
     scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)

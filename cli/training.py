@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ..training.plan import REQUIRED, TrainingPlan
+from .models import check_model
 from .options import AsJson, argument, option, with_parameters
 from .terminal import print_json, quiet_libraries
 
@@ -41,6 +42,7 @@ def train_command(
     on_command_line = {name: value for name, value in settings.items() if _is_given(context, name)}
     plan = TrainingPlan.read(config, on_command_line)
     quiet_libraries()
+    check_model(plan.model)
     from .. import training
 
     if dry_run:

@@ -144,6 +144,7 @@ def planned(monkeypatch, tmp_path) -> Callable[..., TrainingPlan]:
         return TrainingResult(tmp_path, {}, 0, is_main_process=False)
 
     monkeypatch.setattr(training, "train", remember)
+    monkeypatch.setattr("twinlens.cli.training.check_model", lambda model: None)  # there is no model "m"
 
     def run(yaml: str, *options: str) -> TrainingPlan:
         (tmp_path / "run.yaml").write_text(yaml)
