@@ -185,6 +185,7 @@ def test_convert_and_inspect(run, folders, tmp_path):
         (["classify", "absent", "{clip}.pt", "--labels", "a"], "absent"),
         (["classify", "{clip}", "{clip}.pt", "--labels", "a"], "clip.pt"),
         (["classify", "{clip}", "absent.jpg", "--labels", "a"], "No such image: absent.jpg."),
+        (["classify", "{clip}", "{clip}", "--labels", "a"], "{clip}: pass the images in it, {clip}/*.png."),
         (["classify", "{clip}", "absent.jpg", "--labels", " , "], "Expected labels"),
         (["classify", "{clip}", "absent.jpg", "--labels", "a", "--template", "a"], "Expected a template with {}"),
         (["convert", "{clip}.pt", "{clip}"], "is not empty"),
@@ -196,7 +197,7 @@ def test_failures_are_one_line_and_exit_1(run, arguments, message, folders, tmp_
     assert (code, output) == (1, "")
     (line,) = errors.splitlines()
     assert line.startswith("twinlens: ")
-    assert message in line
+    assert message.replace("{clip}", str(folders["clip"])) in line
     assert list(tmp_path.iterdir()) == []
 
 
