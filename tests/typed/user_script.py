@@ -80,7 +80,8 @@ def convert_and_share(file: Path, folder: Path) -> None:
         certificate = convert(file, folder, image_size=384, dtype="float32")
     except ParityError as error:
         raise SystemExit(str(error)) from error
-    assert_type(certificate, Certificate | None)
+    assert_type(certificate, Certificate)
+    assert_type(convert(file, folder, verify=False), Certificate | None)
     assert_type(verify(file, folder), Certificate)
     print(verify(file, folder).passed, export(folder, "again.npz", format="big_vision"))
     print(push(folder, "someone/model", dry_run=True).describe())
