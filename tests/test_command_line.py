@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -68,6 +69,12 @@ class TestHelp:
                 assert word in printed.lower()
                 assert word in page.lower()
         assert "big_vision" in page
+        for name in ("siglip-shapes", "attention.png"):
+            assert str(tmp_path / "tour" / name) in result.stdout
+        *_, kept, command = result.stdout.splitlines()
+        assert str(tmp_path / "tour") in kept
+        answer = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+        assert answer.stdout.splitlines()[1].endswith("a red star")
         assert "SigLIP in big_vision's format" in result.stdout
 
 
