@@ -40,10 +40,7 @@ def world(tmp_path_factory) -> Path:
     for split, size in (("train", 24), ("test", 10)):
         (folder / split).mkdir()
         with (folder / split / "metadata.jsonl").open("w") as lines:
-            for pair in (
-                ShapesDataset(split, size)[index]  # type: ignore[arg-type]
-                for index in range(size)
-            ):
+            for pair in ShapesDataset(split, size):  # type: ignore[arg-type]
                 pair["image"].save(folder / split / f"{pair['index']}.png")
                 lines.write(json.dumps({"file_name": f"{pair['index']}.png", "text": pair["text"]}) + "\n")
     return folder
@@ -295,7 +292,7 @@ class TestRun:
 
     def test_splits_of_a_data_set(self, world, tmp_path):
         def pairs(split: Any, size: int) -> datasets.Dataset:
-            rows = [ShapesDataset(split, size)[index] for index in range(size)]
+            rows = list(ShapesDataset(split, size))
             return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in ("image", "text")})
 
         splits = {"learn": pairs("train", 16), "check": pairs("test", 5)}
