@@ -56,12 +56,12 @@ def train_command(
     if not result.is_main_process:
         return
     if as_json:
-        print_json({"folder": str(result.folder), "updates": result.updates, "metrics": result.metrics})
+        print_json({"folder": plan.output, "updates": result.updates, "metrics": result.metrics})
         return
     for name, value in result.metrics.items():
         if "recall" in name or "accuracy" in name:
             print(f"{name.removeprefix('eval_').replace('_', ' '):<28}{value:7.1%}")
-    print(f"Wrote {result.folder}")
+    print(f"Wrote {plan.output}")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -15,6 +15,7 @@ from helpers.photographs import PHOTOGRAPHS
 from PIL import Image
 
 import twinlens
+from twinlens.cli.checkpoints import describe_tower
 from twinlens.conversion import convert
 from twinlens.inference import pooling_attention
 
@@ -188,6 +189,18 @@ def test_convert_and_inspect(run, folders, tmp_path):
             TINY_CLIP["image_size"],
         )
     assert "patch 16" in run("inspect", source)[1]
+
+
+def test_what_is_written_is_named_as_it_was_given(run, folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("convert", folders["clip"].with_suffix(".pt"), "out")[1].splitlines()[-1] == "Wrote out"
+    assert run("export", "out", "again.pt", "--format", "openai")[1] == "Wrote again.pt\n"
+    assert Path("again.pt").is_file()
+
+
+def test_one_head_is_singular():
+    tower = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 128}
+    assert describe_tower(tower) == "64 wide, 2 layers, 1 head, MLP 128"
 
 
 @pytest.mark.parametrize(

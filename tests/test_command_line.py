@@ -173,8 +173,11 @@ class TestExit:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["train"], "A training run needs model, data, output"),
-            (["train", "m", "d", "o", "--config", "absent.yaml"], "absent.yaml"),
+            (["train"], "A training run needs model, data, output: pass them as arguments or"),
+            (
+                ["train", "m", "d", "o", "--config", "absent.yaml"],
+                "a YAML file, got absent.yaml, which does not exist.",
+            ),
             (["train", "m", "d", "o", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
             (["demo", "--folder", "."], "Expected a folder that does not exist yet"),
             (["export", "absent", "out.pt", "--format", "openai"], "absent"),

@@ -100,7 +100,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"output": ""}, "needs output: pass it"),
+            ({"output": ""}, "needs output: pass it as an argument or"),
             ({"zero_shot": "x"}, "measured along with eval_data"),
             ({"streaming": True, "data": __file__}, "for data sets on the Hub, and .* is here"),
             ({"min_crop_area": 0.0}, r"in \(0, 1\], got 0.0"),
@@ -218,6 +218,11 @@ class TestRun:
         model = twinlens.DualEncoderModel.from_pretrained(output)
         processor = twinlens.DualEncoderProcessor.from_pretrained(output)
         assert model.encode_text(**processor(text=["a red star"])).shape == (1, 64)
+
+    def test_the_folder_is_named_as_it_was_given(self, world, run, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, output, _ = run("train", world / "model", world / "train", "out", "--steps", 1, "--batch-size", 8)
+        assert (code, output) == (0, "Wrote out\n")
 
     def test_what_is_in_the_way_stays(self, world, tmp_path):
         (tmp_path / "out").mkdir()
