@@ -9,14 +9,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from filelock import FileLock
-from huggingface_hub import constants, hf_hub_download, is_offline_mode
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .bundled import BUNDLED, bundled_checkpoint
@@ -154,6 +161,25 @@ def _progress_bar(name: str, progress: Progress) -> type[tqdm]:
 
 def _progress_text(name: str, done_bytes: float, size_bytes: float) -> str:
     return f"downloading {name}: {done_bytes / 1e6:,.0f} of {size_bytes / 1e6:,.0f} MB"
+
+
+def is_on_hub(repository: str, file: str, *, repo_type: Literal["model", "dataset"] = "model") -> bool:
+    """Return whether a file of a repository is in the cache, or else the repository is on the Hub, by one request.
+
+    What cannot be the name of a repository, such as a path, is not asked for. Raises OSError where the Hub refuses a
+    gated repository.
+    """
+    try:
+        if isinstance(try_to_load_from_cache(repository, file, repo_type=repo_type), str):
+            return True
+        get_hf_file_metadata(hf_hub_url(repository, file, repo_type=repo_type))
+    except GatedRepoError:
+        raise
+    except EntryNotFoundError:  # the repository is there without this file
+        return True
+    except Exception:  # no name of a repository, no such one, no network, HF_HUB_OFFLINE: HTTP libraries raise anything
+        return False
+    return True
 
 
 def file_sha256(path: Path) -> str:

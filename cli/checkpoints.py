@@ -50,17 +50,23 @@ def inspect_command(
 def print_description(description: dict[str, Any]) -> None:
     """Print the answer of `inspect_source` as a column of names and a column of values."""
     vision, text = description["geometry"]["vision"], description["geometry"].get("text")
-    tower = "{hidden_size} wide, {num_hidden_layers} layers, {num_attention_heads} heads, MLP {intermediate_size}"
     facts = {
         "family": description["family"],
         "format": f"{description['format']}, {description['layout']}",
-        "image": f"{vision['image_size']} pixels, patch {vision['patch_size']}; {tower.format(**vision)}",
+        "image": f"{vision['image_size']} pixels, patch {vision['patch_size']}; {describe_tower(vision)}",
     }
     if text:
-        facts["text"] = f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {tower.format(**text)}"
+        facts["text"] = f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {describe_tower(text)}"
     facts["parameters"] = f"{description['parameters']:,}"
     facts["values"] = ", ".join(f"{count:,} {dtype}" for dtype, count in description["dtypes"].items())
     for name, value in facts.items():
         print(f"{name:<11}{value}")
     for file in description["files"]:
         print(f"{'file':<11}{file['name']}, {file['bytes']:,} bytes, sha256 {file['sha256']}")
+
+
+def describe_tower(tower: dict[str, int]) -> str:
+    """Return the geometry of a tower in words: "64 wide, 2 layers, 1 head, MLP 128"."""
+    layers, heads = tower["num_hidden_layers"], tower["num_attention_heads"]
+    counts = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in ((layers, "layer"), (heads, "head")))
+    return f"{tower['hidden_size']} wide, {counts}, MLP {tower['intermediate_size']}"

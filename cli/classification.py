@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .models import check_model
 from .options import AsJson
 from .terminal import print_json, quiet_libraries
 
@@ -36,9 +37,14 @@ def classify_command(
         raise ValueError(f'Expected labels such as --labels "a cat,a dog", got {labels!r}.')
     if "{}" not in template:
         raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
+    if folders := [str(image) for image in images if image.is_dir()]:
+        raise IsADirectoryError(
+            f"Expected images, got the folder {folders[0]}: pass the images in it, {folders[0]}/*.png."
+        )
     if missing := [str(image) for image in images if not image.is_file()]:
         raise FileNotFoundError(f"No such image: {', '.join(missing)}.")
     quiet_libraries()
+    check_model(model)
     from ..inference import classify_images
 
     scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)

@@ -154,12 +154,13 @@ def export_command(
     quiet_libraries()
     from ..conversion import export
 
-    files = [str(written) for written in export(folder, file, format=format, overwrite=overwrite, dtype=dtype)]
+    written = export(folder, file, format=format, overwrite=overwrite, dtype=dtype)
+    files = [str(file.with_name(path.name)) for path in written]  # as FILE was given, not as absolute paths
     if as_json:
         print_json({"files": files})
         return
-    for written in files:
-        print(f"Wrote {written}")
+    for name in files:
+        print(f"Wrote {name}")
 
 
 def push_command(

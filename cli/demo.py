@@ -1,5 +1,6 @@
 """`twinlens demo`: a tour of the package on the small SigLIP that is part of it."""
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,10 @@ def demo_command(
     if folder is not None:
         folder.mkdir(parents=True)
         run_tour(folder, console())
+        model, picture = (shlex.quote(str(folder / name)) for name in ("siglip-shapes", "pictures/red-star.png"))
+        print(f"\nThe model and the pictures are in {folder}. A next command to try:")
+        print(f'twinlens classify {model} {picture} --labels "a red star,a blue ring"')
         return
     with tempfile.TemporaryDirectory() as temporary:
         run_tour(Path(temporary), console())
+    print("\nThe model and the pictures were deleted. To keep them: twinlens demo --folder tour")

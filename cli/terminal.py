@@ -13,14 +13,17 @@ if TYPE_CHECKING:  # it takes time to import, and most commands print without it
 
 
 def quiet_libraries() -> None:
-    """Turn off the reports and progress bars of transformers: the messages of twinlens say what matters in them.
+    """Turn off the reports and progress bars of transformers, and the reports of huggingface_hub about each retry.
 
-    Commands that use models call this when they run; it imports transformers, which takes a second.
+    The messages of twinlens say what matters in them. Commands that use models call this when they run; it imports
+    transformers, which takes a second.
     """
     import transformers
+    from huggingface_hub.utils import logging as hub_logging
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
 
 
 def console() -> Console:

@@ -1,5 +1,6 @@
 """The tour of `twinlens demo`: an official file is converted with proof, answers, searches, and shows its attention."""
 
+import shlex
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,11 +24,9 @@ ENLARGEMENT = 8  # pixels of the attention picture for each pixel of a drawing
 def run_tour(folder: Path, console: "Console") -> None:
     """Run the tour, write its files into `folder`, and print every step."""
     converted = folder / "siglip-shapes"
-    console.print("1. twinlens convert siglip-shapes siglip-shapes")
+    console.print(f"1. twinlens convert siglip-shapes {shlex.quote(str(converted))}", markup=False)
     console.print("   A small SigLIP in big_vision's format that is part of this package; it knows drawings of shapes.")
-    certificate = convert("siglip-shapes", converted)
-    if certificate is not None:
-        console.print(certificate.table())
+    console.print(convert("siglip-shapes", converted).table())
 
     console.print('\n2. transformers\' own pipeline("zero-shot-image-classification"), with this model:')
     model, processor = SiglipModel.from_pretrained(converted), SiglipProcessor.from_pretrained(converted)
@@ -63,4 +62,4 @@ def run_tour(folder: Path, console: "Console") -> None:
     picture = render(draw_scene(Random(9), [("blue", "star"), ("orange", "cross")], "pair"))
     file = folder / "attention.png"
     draw_attention(picture, pooling_attention(model, processor, picture), enlargement=ENLARGEMENT).save(file)
-    console.print(f"\n4. Where the model looks, from the attention weights of its pooling head: {file.name}")
+    console.print(f"\n4. Where the model looks, from the attention weights of its pooling head: {file}", markup=False)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ..training.plan import REQUIRED, TrainingPlan
+from .models import check_model
 from .options import AsJson, argument, option, with_parameters
 from .terminal import print_json, quiet_libraries
 
@@ -41,6 +42,7 @@ def train_command(
     on_command_line = {name: value for name, value in settings.items() if _is_given(context, name)}
     plan = TrainingPlan.read(config, on_command_line)
     quiet_libraries()
+    check_model(plan.model)
     from .. import training
 
     if dry_run:
@@ -54,12 +56,12 @@ def train_command(
     if not result.is_main_process:
         return
     if as_json:
-        print_json({"folder": str(result.folder), "updates": result.updates, "metrics": result.metrics})
+        print_json({"folder": plan.output, "updates": result.updates, "metrics": result.metrics})
         return
     for name, value in result.metrics.items():
         if "recall" in name or "accuracy" in name:
             print(f"{name.removeprefix('eval_').replace('_', ' '):<28}{value:7.1%}")
-    print(f"Wrote {result.folder}")
+    print(f"Wrote {plan.output}")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

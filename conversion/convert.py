@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -42,6 +42,38 @@ class ParityError(ValueError):
             "it regardless."
         )
         self.certificate = certificate
+
+
+@overload
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    text_cleanup: str | None = None,
+    preprocessing: Preprocessing = "official",
+    dtype: DType | None = None,
+    verify: Literal[True] = True,
+    overwrite: bool = False,
+    progress: Progress = ...,
+    **options: Unpack[LoadOptions],
+) -> Certificate: ...
+
+
+@overload
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    text_cleanup: str | None = None,
+    preprocessing: Preprocessing = "official",
+    dtype: DType | None = None,
+    verify: bool,
+    overwrite: bool = False,
+    progress: Progress = ...,
+    **options: Unpack[LoadOptions],
+) -> Certificate | None: ...
 
 
 def convert(

@@ -4,13 +4,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..modeling import SiglipModel
-from ..processing import SiglipProcessor
+from ..configuration import FAMILIES
+from ..modeling import DualEncoderModel
+from ..processing import DualEncoderProcessor
 
 
 @torch.no_grad()
-def pooling_attention(model: SiglipModel, processor: SiglipProcessor, image: Image.Image) -> Tensor:
-    """Return the weight of every patch of an image in its embedding: (rows, columns), the mean over the heads."""
+def pooling_attention(model: DualEncoderModel, processor: DualEncoderProcessor, image: Image.Image) -> Tensor:
+    """Return the weight of every patch of an image in its embedding: (rows, columns), the mean over the heads.
+
+    Raises ValueError for a model without an attention pooling head, such as CLIP.
+    """
+    if model.config.vision_config.pooling != "attention":
+        families = [f.title for f in FAMILIES.values() if f.config.sub_configs["vision_config"].pooling == "attention"]
+        raise ValueError(
+            f"Expected a model with an attention pooling head ({', '.join(families)}), got a {type(model).__name__}."
+        )
     outputs = model.vision_model(**processor(images=image), output_pooling_attentions=True)
     weights = outputs.pooling_attentions[0].mean(dim=1)  # (1, 1, patches)
     grid_size = model.config.vision_config.grid_size

@@ -1,5 +1,7 @@
 """CLIP under transformers' class names: configuration, towers, output classes, and the towers with projections."""
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 
@@ -29,6 +31,10 @@ class CLIPModel(DualEncoderModel):
     vision_class = CLIPVisionModel
     text_class = CLIPTextModel
     output_class = CLIPOutput
+
+    if TYPE_CHECKING:  # torch.nn.Module declares that calling a model returns Any
+
+        def __call__(self, *args: Any, **kwargs: Any) -> CLIPOutput: ...
 
 
 class CLIPForImageClassification(ImageClassifier):

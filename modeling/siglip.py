@@ -1,5 +1,7 @@
 """SigLIP and fixed-size SigLIP 2 under transformers' class names: configuration, towers, output classes."""
 
+from typing import TYPE_CHECKING, Any
+
 from transformers.models.siglip.modeling_siglip import SiglipOutput
 
 from ..configuration import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
@@ -32,6 +34,10 @@ class SiglipModel(DualEncoderModel):
     vision_class = SiglipVisionModel
     text_class = SiglipTextModel
     output_class = SiglipOutput
+
+    if TYPE_CHECKING:  # torch.nn.Module declares that calling a model returns Any
+
+        def __call__(self, *args: Any, **kwargs: Any) -> SiglipOutput: ...
 
 
 class SiglipForImageClassification(ImageClassifier):

@@ -37,12 +37,15 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def unchanged_verbosity() -> Iterator[None]:
-    """A program, such as the command line, may quieten transformers; a test may not leave it so."""
+    """A program, such as the command line, may quieten libraries; a test may not leave it so."""
+    import huggingface_hub.utils
     import transformers
 
-    verbosity = transformers.logging.get_verbosity()
+    libraries = (transformers.logging, huggingface_hub.utils.logging)
+    verbosities = [library.get_verbosity() for library in libraries]
     yield
-    transformers.logging.set_verbosity(verbosity)
+    for library, verbosity in zip(libraries, verbosities, strict=True):
+        library.set_verbosity(verbosity)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,7 +15,9 @@ from helpers.photographs import PHOTOGRAPHS
 from PIL import Image
 
 import twinlens
+from twinlens.cli.checkpoints import describe_tower
 from twinlens.conversion import convert
+from twinlens.inference import pooling_attention
 
 LABELS = ["a cat", "an astronaut", "a cup of coffee"]
 TEMPLATE = "This is a photo of {}."  # the pipeline's own
@@ -162,6 +164,18 @@ def test_classify_takes_an_official_file(run, folders, photographs, vocabulary):
     assert len(output.splitlines()) == 1 + len(LABELS)
 
 
+def test_attention_of_the_pooling_head(folders, photographs):
+    image = Image.open(photographs[0])
+    loaded = {name: twinlens.DualEncoderModel.from_pretrained(folder) for name, folder in folders.items()}
+    processor = twinlens.DualEncoderProcessor.from_pretrained(folders["siglip"])
+    weights = pooling_attention(loaded["siglip"], processor, image)
+    grid_size = loaded["siglip"].config.vision_config.grid_size
+    assert weights.shape == (grid_size, grid_size)
+    assert weights.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"with an attention pooling head \(SigLIP\), got a CLIPModel"):
+        pooling_attention(loaded["clip"], twinlens.DualEncoderProcessor.from_pretrained(folders["clip"]), image)
+
+
 def test_convert_and_inspect(run, folders, tmp_path):
     source = folders["clip"].with_suffix(".pt")
     code, output, errors = run("convert", source, tmp_path / "out")
@@ -177,6 +191,18 @@ def test_convert_and_inspect(run, folders, tmp_path):
     assert "patch 16" in run("inspect", source)[1]
 
 
+def test_what_is_written_is_named_as_it_was_given(run, folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("convert", folders["clip"].with_suffix(".pt"), "out")[1].splitlines()[-1] == "Wrote out"
+    assert run("export", "out", "again.pt", "--format", "openai")[1] == "Wrote again.pt\n"
+    assert Path("again.pt").is_file()
+
+
+def test_one_head_is_singular():
+    tower = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 128}
+    assert describe_tower(tower) == "64 wide, 2 layers, 1 head, MLP 128"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -185,6 +211,7 @@ def test_convert_and_inspect(run, folders, tmp_path):
         (["classify", "absent", "{clip}.pt", "--labels", "a"], "absent"),
         (["classify", "{clip}", "{clip}.pt", "--labels", "a"], "clip.pt"),
         (["classify", "{clip}", "absent.jpg", "--labels", "a"], "No such image: absent.jpg."),
+        (["classify", "{clip}", "{clip}", "--labels", "a"], "{clip}: pass the images in it, {clip}/*.png."),
         (["classify", "{clip}", "absent.jpg", "--labels", " , "], "Expected labels"),
         (["classify", "{clip}", "absent.jpg", "--labels", "a", "--template", "a"], "Expected a template with {}"),
         (["convert", "{clip}.pt", "{clip}"], "is not empty"),
@@ -196,7 +223,7 @@ def test_failures_are_one_line_and_exit_1(run, arguments, message, folders, tmp_
     assert (code, output) == (1, "")
     (line,) = errors.splitlines()
     assert line.startswith("twinlens: ")
-    assert message in line
+    assert message.replace("{clip}", str(folders["clip"])) in line
     assert list(tmp_path.iterdir()) == []
 
 

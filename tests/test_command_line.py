@@ -2,17 +2,21 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from typing import Any
 
+import huggingface_hub
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from twinlens.catalogue import CATALOGUE
+from twinlens.catalogue import CATALOGUE, download
 from twinlens.cli import app
 from twinlens.cli.app import COMMANDS
+from twinlens.cli.models import check_model
+from twinlens.conversion import convert
 
 GROUP: Any = typer.main.get_command(app)
 PARAMETERS = [
@@ -65,6 +69,12 @@ class TestHelp:
                 assert word in printed.lower()
                 assert word in page.lower()
         assert "big_vision" in page
+        for name in ("siglip-shapes", "attention.png"):
+            assert str(tmp_path / "tour" / name) in result.stdout
+        *_, kept, command = result.stdout.splitlines()
+        assert str(tmp_path / "tour") in kept
+        answer = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+        assert answer.stdout.splitlines()[1].endswith("a red star")
         assert "SigLIP in big_vision's format" in result.stdout
 
 
@@ -95,6 +105,59 @@ class TestSpeed:
         assert all(getattr(module, name) is not None for name in module.__all__)
 
 
+@pytest.fixture
+def failed_requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let there be no network, and return the list of the addresses that are tried."""
+    requests: list[str] = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def request(address: str) -> None:
+        requests.append(address)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(download, "get_hf_file_metadata", request)
+    return requests
+
+
+class TestOutOfReach:
+    """What is neither here nor on the Hub is named in one line, after at most one request."""
+
+    @pytest.mark.parametrize("model", ["nothing/here", "nothing-here"])
+    @pytest.mark.parametrize("command", ["classify {model} {file} --labels a,b", "train {model} {folder} out"])
+    def test_a_model(self, run, failed_requests, tmp_path, model, command):
+        file = tmp_path / "a.png"
+        file.touch()
+        code, output, errors = run(*command.format(model=model, file=file, folder=tmp_path).split())
+        reason = "is neither a file nor a folder here, nor a model on the Hub within reach."
+        assert (code, output, errors) == (1, "", f"twinlens: {model} {reason}\n")
+        assert failed_requests == [f"https://huggingface.co/{model}/resolve/main/config.json"]
+
+    @pytest.mark.parametrize(
+        "model", ["some/folder/here", "/absent", "./absent", "some/absent.pt", "absent.safetensors"]
+    )
+    def test_what_is_no_name_of_a_repository_is_not_asked_for(self, failed_requests, model):
+        with pytest.raises(FileNotFoundError, match=f"^{model} is neither a file nor a folder here"):
+            check_model(model)
+        assert failed_requests == []
+
+    def test_a_data_set(self, run, failed_requests, tmp_path):
+        convert("siglip-shapes", tmp_path / "model", verify=False)
+        code, output, errors = run("train", tmp_path / "model", "nopairs", tmp_path / "out")
+        reason = "is neither a file nor a folder here, nor a data set on the Hub within reach."
+        assert (code, output, errors) == (1, "", f"twinlens: nopairs {reason}\n")
+        assert failed_requests == ["https://huggingface.co/datasets/nopairs/resolve/main/README.md"]
+
+    def test_a_model_in_the_cache_needs_no_network(self, failed_requests, tmp_path, monkeypatch):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        repository = tmp_path / "models--some--model"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        (repository / "snapshots" / ("0" * 40) / "config.json").write_text("{}")
+        check_model("some/model")
+        assert failed_requests == []
+
+
 class TestExit:
     def test_list(self, run):
         code, output, errors = run("list", "--json")
@@ -110,8 +173,11 @@ class TestExit:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["train"], "A training run needs model, data, output"),
-            (["train", "m", "d", "o", "--config", "absent.yaml"], "absent.yaml"),
+            (["train"], "A training run needs model, data, output: pass them as arguments or"),
+            (
+                ["train", "m", "d", "o", "--config", "absent.yaml"],
+                "a YAML file, got absent.yaml, which does not exist.",
+            ),
             (["train", "m", "d", "o", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
             (["demo", "--folder", "."], "Expected a folder that does not exist yet"),
             (["export", "absent", "out.pt", "--format", "openai"], "absent"),

@@ -40,10 +40,7 @@ def world(tmp_path_factory) -> Path:
     for split, size in (("train", 24), ("test", 10)):
         (folder / split).mkdir()
         with (folder / split / "metadata.jsonl").open("w") as lines:
-            for pair in (
-                ShapesDataset(split, size)[index]  # type: ignore[arg-type]
-                for index in range(size)
-            ):
+            for pair in ShapesDataset(split, size):  # type: ignore[arg-type]
                 pair["image"].save(folder / split / f"{pair['index']}.png")
                 lines.write(json.dumps({"file_name": f"{pair['index']}.png", "text": pair["text"]}) + "\n")
     return folder
@@ -103,7 +100,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"output": ""}, "needs output: pass it"),
+            ({"output": ""}, "needs output: pass it as an argument or"),
             ({"zero_shot": "x"}, "measured along with eval_data"),
             ({"streaming": True, "data": __file__}, "for data sets on the Hub, and .* is here"),
             ({"min_crop_area": 0.0}, r"in \(0, 1\], got 0.0"),
@@ -144,6 +141,7 @@ def planned(monkeypatch, tmp_path) -> Callable[..., TrainingPlan]:
         return TrainingResult(tmp_path, {}, 0, is_main_process=False)
 
     monkeypatch.setattr(training, "train", remember)
+    monkeypatch.setattr("twinlens.cli.training.check_model", lambda model: None)  # there is no model "m"
 
     def run(yaml: str, *options: str) -> TrainingPlan:
         (tmp_path / "run.yaml").write_text(yaml)
@@ -221,6 +219,11 @@ class TestRun:
         processor = twinlens.DualEncoderProcessor.from_pretrained(output)
         assert model.encode_text(**processor(text=["a red star"])).shape == (1, 64)
 
+    def test_the_folder_is_named_as_it_was_given(self, world, run, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, output, _ = run("train", world / "model", world / "train", "out", "--steps", 1, "--batch-size", 8)
+        assert (code, output) == (0, "Wrote out\n")
+
     def test_what_is_in_the_way_stays(self, world, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("kept")
@@ -294,7 +297,7 @@ class TestRun:
 
     def test_splits_of_a_data_set(self, world, tmp_path):
         def pairs(split: Any, size: int) -> datasets.Dataset:
-            rows = [ShapesDataset(split, size)[index] for index in range(size)]
+            rows = list(ShapesDataset(split, size))
             return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in ("image", "text")})
 
         splits = {"learn": pairs("train", 16), "check": pairs("test", 5)}

@@ -298,7 +298,9 @@ class TestDatasets:
             raise ConnectionError(f"no network for {name} {split} {streaming}")
 
         monkeypatch.setattr(datasets, "load_dataset", unreachable)
-        with pytest.raises(FileNotFoundError, match=r"some/set is no file .*: no network for some/set test True"):
+        with pytest.raises(
+            FileNotFoundError, match=r"some/set is neither a file .*: no network for some/set test True"
+        ):
             load_pairs("some/set", split="test", streaming=True)
 
     @MANY_WORKERS

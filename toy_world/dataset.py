@@ -1,6 +1,6 @@
 """Data sets of drawings. Every picture is drawn anew from its index when it is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any, Literal
 
@@ -26,6 +26,9 @@ class ShapesDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.size
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(self.size))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene, text = self.describe(index)
         return {"image": render(scene, self.image_size), "text": text, "index": index}
@@ -49,6 +52,9 @@ class SingleShapeDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return self.size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(self.size))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.size:

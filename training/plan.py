@@ -76,7 +76,8 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         if missing := [name for name in REQUIRED if not getattr(self, name)]:
-            raise ValueError(f"A training run needs {', '.join(missing)}: pass it as an argument or in the YAML file.")
+            pronoun = "it as an argument" if len(missing) == 1 else "them as arguments"
+            raise ValueError(f"A training run needs {', '.join(missing)}: pass {pronoun} or in the YAML file.")
         types = get_type_hints(type(self))
         for item in fields(self):
             value, minimum = getattr(self, item.name), item.metadata["minimum"]
@@ -109,7 +110,8 @@ class TrainingPlan:
     def read(cls, file: str | Path | None, on_command_line: Mapping[str, Any]) -> "TrainingPlan":
         """Build a plan from a YAML file, if there is one, and from the command line, whose values win.
 
-        Raises ValueError for a file that is not YAML, an unknown name, or a value of the wrong type.
+        Raises FileNotFoundError for a file that does not exist, and ValueError for one that is not YAML, an unknown
+        name, or a value of the wrong type.
         """
         return cls(**{**(_read_yaml(Path(file)) if file is not None else {}), **on_command_line})
 
@@ -118,6 +120,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     """Return the settings in a YAML file. `1e-5` is text in YAML, and becomes a number where a setting is a number."""
     import yaml  # not at the top: `twinlens --help` would wait for it
 
+    if not file.is_file():
+        problem = "is a folder" if file.is_dir() else "does not exist"
+        raise FileNotFoundError(f"Expected a YAML file, got {file}, which {problem}.")
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

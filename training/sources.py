@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from huggingface_hub import is_offline_mode
 from torch.utils.data import Dataset
 
+from ..catalogue.download import is_on_hub
 from ..processing.image_input import open_image
 from .labelled_images import is_image
 from .streams import (
@@ -159,10 +161,15 @@ def _pairs_from_name(
             f"which is {'none of them' if path.exists() else 'not there'}."
         )
     datasets = _import_datasets()
+    unreachable = f"{name} is neither a file nor a folder here, nor a data set on the Hub within reach"
+    cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).exists()
+    # load_dataset would retry for half a minute; without a network it finds only what is in its cache.
+    if not (cached or is_offline_mode() or is_on_hub(name, "README.md", repo_type="dataset")):
+        raise FileNotFoundError(f"{unreachable}.")
     try:
         data = datasets.load_dataset(name, split=split, streaming=streaming)
     except Exception as error:  # the network, the Hub and the data set raise anything
-        raise FileNotFoundError(f"{name} is no file or folder, and no data set within reach: {error}") from error
+        raise FileNotFoundError(f"{unreachable}: {error}") from error
     return _pairs_from_datasets(data, columns, split, seed, repeat)
 
 

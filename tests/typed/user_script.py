@@ -10,6 +10,7 @@ from random import Random
 import torch
 from PIL import Image
 from transformers import BatchFeature
+from transformers.models.clip.modeling_clip import CLIPOutput
 from typing_extensions import assert_type
 
 import twinlens
@@ -80,7 +81,8 @@ def convert_and_share(file: Path, folder: Path) -> None:
         certificate = convert(file, folder, image_size=384, dtype="float32")
     except ParityError as error:
         raise SystemExit(str(error)) from error
-    assert_type(certificate, Certificate | None)
+    assert_type(certificate, Certificate)
+    assert_type(convert(file, folder, verify=False), Certificate | None)
     assert_type(verify(file, folder), Certificate)
     print(verify(file, folder).passed, export(folder, "again.npz", format="big_vision"))
     print(push(folder, "someone/model", dry_run=True).describe())
@@ -100,9 +102,11 @@ def learn(folder: Path) -> None:
 
 
 def use(model: twinlens.CLIPModel, processor: twinlens.CLIPProcessor, pictures: list[Path]) -> None:
+    assert_type(model(**processor(images=pictures, text="a cat")), CLIPOutput)
     images = embed_images(model, processor, pictures)
     texts = embed_texts(model, processor, ["a cat", "a dog"])
     print(retrieval_metrics(images, texts), zero_shot_accuracy(images, texts, torch.tensor([0, 1])))
     print(classify_images(str(pictures[0]), pictures, ["a cat", "a dog"]))
     dataset = ShapesDataset("train", size=8)
-    print(len(dataset), KINDS, describe_kind(KINDS[0]), render(draw_scene(Random(0)), 64))
+    captions: list[str] = [pair["text"] for pair in dataset]
+    print(len(dataset), captions, KINDS, describe_kind(KINDS[0]), render(draw_scene(Random(0)), 64))

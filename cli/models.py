@@ -1,0 +1,18 @@
+"""The argument MODEL of the commands that use a model: a path, or a repository on the Hub."""
+
+from pathlib import Path
+
+FILE_SUFFIXES = (".bin", ".npz", ".pt", ".pth", ".safetensors")  # no repository is named like a file of weights
+
+
+def check_model(model: str) -> None:
+    """Raise FileNotFoundError unless MODEL exists as a path, or on the Hub or in its cache.
+
+    transformers would look for several files one after the other, with pauses between retries for each of them.
+    """
+    if Path(model).exists():
+        return
+    from ..catalogue.download import is_on_hub
+
+    if model.endswith(FILE_SUFFIXES) or not is_on_hub(model, "config.json"):
+        raise FileNotFoundError(f"{model} is neither a file nor a folder here, nor a model on the Hub within reach.")
