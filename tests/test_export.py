@@ -58,9 +58,7 @@ def siglip_folder(tmp_path: Path) -> Path:
 
 
 class TestBackToTheSource:
-    @pytest.mark.parametrize(
-        "case", BACK_DAILY + [pytest.param(case, marks=pytest.mark.thorough) for case in BACK_THOROUGH]
-    )
+    @pytest.mark.parametrize("case", [*BACK_DAILY, *BACK_THOROUGH])
     def test_bit_by_bit(self, case: str, tmp_path: Path) -> None:
         source = tmp_path / "source"
         written = write(source, case)
