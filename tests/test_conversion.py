@@ -87,7 +87,6 @@ class TestFolder:
     def test_every_layout_converts_and_loads_in_plain_transformers(self, case: str, tmp_path: Path) -> None:
         folder = tmp_path / "folder"
         certificate = convert(write(tmp_path / "checkpoint", case), folder)
-        assert certificate is not None
         assert certificate.passed
 
         ours = DualEncoderModel.from_pretrained(folder)
@@ -104,7 +103,6 @@ class TestFolder:
     def test_image_size_between_whole_patches(self, tmp_path: Path) -> None:
         """Patch 14 at 384: the grid says 378; here 3 patches of 14 and 2 pixels."""
         certificate = convert(write(tmp_path / "checkpoint", "patch-14"), tmp_path / "folder", image_size=44)
-        assert certificate is not None
         assert certificate.passed
         assert certificate.source["geometry"]["vision"]["image_size"] == 44
         assert transformers.AutoConfig.from_pretrained(tmp_path / "folder").vision_config.image_size == 44
@@ -114,7 +112,6 @@ class TestFolder:
     def test_clip_folder_is_complete(self, tmp_path: Path) -> None:
         write_openai(tmp_path / "clip.pt", **{**TINY_CLIP, "vocabulary": 49408})
         certificate = convert(tmp_path / "clip.pt", tmp_path / "folder")
-        assert certificate is not None
         assert certificate.notes == ()
         processor = transformers.AutoProcessor.from_pretrained(tmp_path / "folder")
         assert processor.tokenizer("a cat").input_ids == [49406, 320, 2368, 49407]
@@ -128,7 +125,6 @@ class TestFolder:
         self, siglip_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         certificate = convert(siglip_file, tmp_path / "folder")
-        assert certificate is not None
         (note,) = certificate.notes
         assert "no tokenizer" in note
         assert "--tokenizer" in note
@@ -221,7 +217,6 @@ class TestDType:
 
     def test_rounding_is_measured_but_not_checked(self, clip_file: Path, tmp_path: Path) -> None:
         certificate = convert(clip_file, tmp_path / "folder", dtype="bfloat16")
-        assert certificate is not None
         assert certificate.passed
         rounding = certificate.comparisons[1]
         assert not rounding.checked
@@ -231,7 +226,6 @@ class TestDType:
 
     def test_keep(self, tmp_path: Path) -> None:
         certificate = convert(write(tmp_path / "checkpoint", "bfloat16"), tmp_path / "folder", dtype="keep")
-        assert certificate is not None
         assert all(comparison.checked for comparison in certificate.comparisons)
         assert inspect_source(tmp_path / "folder")["dtypes"].keys() == {"bfloat16"}
 
@@ -241,7 +235,7 @@ class TestDType:
 
     def test_unknown(self, clip_file: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"dtype must be one of float32, .*, got 'int8'"):
-            convert(clip_file, tmp_path / "folder", dtype="int8")  # type: ignore[arg-type]
+            convert(clip_file, tmp_path / "folder", dtype="int8")  # type: ignore[call-overload]
 
     def test_values_beyond_the_range(self, tmp_path: Path) -> None:
         tensors = openai_tensors(**TINY_CLIP, half=False)
@@ -565,7 +559,7 @@ class TestRefusals:
 
     def test_unknown_option(self, source: Path, tmp_path: Path) -> None:
         with pytest.raises(TypeError, match=r"no option called 'image_szie'\. Did you mean image_size"):
-            convert(source, tmp_path / "folder", image_szie=32)  # type: ignore[call-arg]
+            convert(source, tmp_path / "folder", image_szie=32)  # type: ignore[call-overload]
 
     def test_destination_is_a_file(self, source: Path) -> None:
         with pytest.raises(FileExistsError, match=r"is a file, expected a folder"):

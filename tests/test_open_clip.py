@@ -165,7 +165,6 @@ def test_image_tower_alone(tmp_path: Path) -> None:
     """timm's weights become transformers' image tower, which loads without the text tower that is not there."""
     write(tmp_path / "timm.safetensors", "timm")
     certificate = convert(tmp_path / "timm.safetensors", tmp_path / "folder", **TRUNK_OPTIONS)
-    assert certificate is not None
     assert certificate.passed
     outputs = [output for comparison in certificate.comparisons for output in comparison.outputs]
     assert {output.name.split(".")[0] for output in outputs} == {"image"}
