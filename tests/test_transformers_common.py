@@ -335,13 +335,17 @@ CLASSES = {
     "CLIPForImageClassification": ImageTests,
 }
 
+# The other towers are made of the same parts as the dual encoders, and as these two, which stand for them by day.
+DAILY = ("SiglipModel", "CLIPModel", "CLIPForImageClassification", "CLIPTextModelWithProjection")
+
 for _name, _tests in CLASSES.items():
     _left_out = left_out(_tests, _name)
     _attributes = {"all_model_classes": (getattr(LIBRARY, _name),), "left_out": _left_out, "__module__": __name__}
     if _tests is not DualTests:
         _attributes |= {name: slow(name) for name in methods(_tests) if any(fnmatch(name, pattern) for pattern in SLOW)}
     _attributes |= dict.fromkeys(_left_out | out_of_reach(_tests))
-    globals()[f"Test{_name}"] = type(f"Test{_name}", (_tests, unittest.TestCase), _attributes)
+    _class = type(f"Test{_name}", (_tests, unittest.TestCase), _attributes)
+    globals()[f"Test{_name}"] = _class if _name in DAILY else pytest.mark.thorough(_class)
 
 
 @pytest.mark.parametrize("reason", sorted({*out_of_reach(CommonTests).values()}))
