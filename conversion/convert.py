@@ -18,6 +18,7 @@ from ..formats.table import is_finite
 from ..parity.certificate import Certificate
 from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
+from ..processing.sentence_transformers import save_sentence_transformers_files
 from .atomic import complete_or_absent
 from .export import save_layout
 from .model_card import model_card
@@ -113,6 +114,7 @@ def convert(
         _save_model(checkpoint, stored_dtype, partial)
         processor.save_pretrained(partial)
         save_layout(checkpoint.layout, partial)
+        save_sentence_transformers_files(checkpoint.config, processor, partial)
         if verify:
             certificate = certify_folder(checkpoint, partial, strict=True, notes=notes, progress=progress)
             if not certificate.passed:

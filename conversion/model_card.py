@@ -10,6 +10,7 @@ from ..configuration import FAMILIES, family_of, is_single_tower
 from ..formats import Checkpoint
 from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
+from ..processing.sentence_transformers import OLDEST_VERSION
 
 _FORMAT_NAMES = {
     "openai": "OpenAI's",
@@ -52,6 +53,8 @@ With plain transformers:
 {transformers_use}
 ```
 
+{other_clients}
+
 ## Preprocessing
 
 {preprocessing}
@@ -82,7 +85,17 @@ logits = model.logits(model.encode_image(**processor(images=images)), model.enco
 from transformers import pipeline
 
 classify = pipeline("zero-shot-image-classification", model="FOLDER")
-answers = classify(images, candidate_labels=["a cat", "a dog"])""",
+answers = classify(images, candidate_labels=texts, hypothesis_template="{}")""",
+)
+# transformers' pipeline pads every text of a SigLIP to this length, whatever length the model reads.
+_PIPELINE_LENGTH = 64
+_CLASSIFY_AT_ANOTHER_LENGTH = _CLASSIFY._replace(
+    transformers="""\
+from transformers import AutoModel, AutoProcessor
+
+model, processor = AutoModel.from_pretrained("FOLDER"), AutoProcessor.from_pretrained("FOLDER")
+inputs = processor(images=images, text=texts, padding="max_length", truncation=True, return_tensors="pt")
+logits = model(**inputs).logits_per_image""",
 )
 _EMBED = _Use(
     "image-feature-extraction",
@@ -129,8 +142,7 @@ def model_card(
     """
     family = family_of(checkpoint.config)
     is_tower = is_single_tower(checkpoint.config)
-    without_texts = _EMBED_BY_A_TOWER if is_tower else _EMBED
-    use = without_texts if processor.tokenizer is None else _CLASSIFY
+    use = _use(processor, is_tower)
     family_name = entry.family if entry else family.model_type
     license = entry.license if entry else _LICENSES.get(checkpoint.format, "unknown")
     provenance = _published_source(entry, certificate) if entry else _unknown_source(checkpoint, license, certificate)
@@ -149,9 +161,32 @@ def model_card(
         notes="".join(f"**{note}**\n\n" for note in notes),
         twinlens_use=use.twinlens.format(vision_model=family.vision_model),
         transformers_use=use.transformers,
+        other_clients=_other_clients(processor, use),
         preprocessing=_preprocessing(processor),
         parity=_parity(certificate) if certificate else "Not measured: this folder was converted with --no-verify.",
     )
+
+
+def _use(processor: DualEncoderProcessor, is_tower: bool) -> _Use:
+    """Return the snippets that work for every model like this one."""
+    tokenizer = processor.tokenizer
+    if tokenizer is None:
+        return _EMBED_BY_A_TOWER if is_tower else _EMBED
+    if tokenizer.fixed_length and tokenizer.model_max_length != _PIPELINE_LENGTH:
+        return _CLASSIFY_AT_ANOTHER_LENGTH
+    return _CLASSIFY
+
+
+def _other_clients(processor: DualEncoderProcessor, use: _Use) -> str:
+    sentences = [
+        f'sentence-transformers, from version {OLDEST_VERSION}, reads the folder too: `SentenceTransformer("FOLDER")`.'
+    ]
+    if use is _CLASSIFY_AT_ANOTHER_LENGTH:
+        sentences.append(
+            f"transformers' zero-shot pipeline does not: it pads texts to {_PIPELINE_LENGTH} tokens, and this model "
+            f"reads {processor.tokenizer.model_max_length}."
+        )
+    return "\n".join(sentences)
 
 
 def _base_model(entry: OfficialCheckpoint) -> str | None:

@@ -13,6 +13,7 @@ from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from ..configuration import TextConfig, TowerConfig
 from .initialization import linear
+from .pickling import PickledWithoutHooks
 
 Mask = Tensor | BlockMask | None  # in the form that the kernel takes
 _EAGER_CONFIG = PreTrainedConfig(attn_implementation="eager")
@@ -33,7 +34,7 @@ def text_mask(
     return create_causal_mask(mask_config, inputs_embeds, attention_mask, past_key_values=None)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(PickledWithoutHooks):
     """The base of both kinds of attention: heads, and the choice of a kernel through the framework's interface."""
 
     is_causal = False  # for kernels that are called without this argument

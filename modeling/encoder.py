@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..configuration import TowerConfig
 from .attention import Attention
 from .initialization import linear
+from .pickling import PickledWithoutHooks
 
 CHUNK_TOKENS = 1024
 
@@ -28,7 +29,7 @@ class MLP(nn.Module):
         return apply_in_chunks(lambda tokens: self.fc2(self.activation_fn(self.fc1(tokens))), x)
 
 
-class EncoderLayer(GradientCheckpointingLayer):
+class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):
     """One pre-norm transformer block."""
 
     def __init__(self, config: TowerConfig) -> None:

@@ -14,6 +14,7 @@ from .attention import Attention
 from .encoder import EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
+from .pickling import PickledWithoutHooks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,7 +34,7 @@ can_return_tuple = typed(generic.can_return_tuple)  # a tuple for `return_dict=F
 capture_outputs = typed(output_capturing.capture_outputs(tie_last_hidden_states=False))  # hidden states, attention maps
 
 
-class EncoderPreTrainedModel(LoadsOfficialFiles, PreTrainedModel):
+class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
     """The base of towers, heads and dual encoders."""
 
     supports_gradient_checkpointing = True

@@ -154,9 +154,9 @@ class DualEncoderProcessor(ProcessorMixin):
         written = self.image_processor.save_pretrained(folder)
         # transformers 5 would repeat the image settings here, and the copy would win over an edited original.
         processor_file = folder / "processor_config.json"
-        processor_file.write_text(
-            json.dumps({"processor_class": type(self).__name__}, indent=2) + "\n", encoding="utf-8"
-        )
+        # AutoProcessor would look for texts' files that are not there, or give CLIP a tokenizer without a vocabulary.
+        auto_class = type(self if self.tokenizer is not None else self.image_processor).__name__
+        processor_file.write_text(json.dumps({"processor_class": auto_class}, indent=2) + "\n", encoding="utf-8")
         if self.tokenizer is not None:
             self.tokenizer._set_processor_class(type(self).__name__)
             written += self.tokenizer.save_pretrained(folder)

@@ -5,6 +5,7 @@ import logging
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TEXTS_AT_ONCE = 8192  # their encodings, far larger than their ids, are in memory together
+# Not an attribute: by the pickle of a tokenizer `datasets` finds what it has computed before, so that use may not
+# change it.
+_WARNED_OF_CUTS: "WeakSet[DualEncoderTokenizer]" = WeakSet()
 
 
 class VocabularyNotFoundError(ValueError):
@@ -48,7 +52,6 @@ class DualEncoderTokenizer(TokenizersBackend):
             "padding_side": "right",
             "split_special_tokens": self.splits_special_tokens,
         }
-        self._warned_truncation = False
         super().__init__(**kwargs)
 
     @classmethod
@@ -172,7 +175,7 @@ class DualEncoderTokenizer(TokenizersBackend):
 
     def _warn_truncated_encodings(self, encoded: BatchEncoding, special_tokens: int, max_length: int) -> None:
         """Warn of the first text that was cut; `special_tokens` is the number of those that surround a whole text."""
-        if self._warned_truncation:
+        if self in _WARNED_OF_CUTS:
             return
         for encoding in encoded.encodings or ():
             if overflowing := encoding.overflowing:
@@ -182,8 +185,8 @@ class DualEncoderTokenizer(TokenizersBackend):
                 return
 
     def _warn_truncated(self, length: int, limit: int) -> None:
-        if not self._warned_truncation:
-            self._warned_truncation = True
+        if self not in _WARNED_OF_CUTS:
+            _WARNED_OF_CUTS.add(self)
             logger.warning(
                 "A text has %d tokens, %d are read: %d were cut. There is one such warning only.",
                 length,

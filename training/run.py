@@ -27,6 +27,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .._version import __version__
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from ..processing.sentence_transformers import save_sentence_transformers_files
 from .augmentation import RandomResizedCrop
 from .card import draw_curves, training_card
 from .collator import ContrastiveCollator
@@ -232,6 +233,7 @@ def _save(
         model = model.merge_and_unload()
     model.save_pretrained(output)
     processor.save_pretrained(output)
+    save_sentence_transformers_files(model.config, processor, output)
     history = [_json_numbers(entry) for entry in trainer.state.log_history]
     report = {
         "plan": asdict(plan),

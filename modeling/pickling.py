@@ -1,0 +1,24 @@
+"""What of a module is pickled, and so makes it equal to another for `datasets`, which compares pickles."""
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+from transformers.utils import output_capturing
+
+
+class PickledWithoutHooks(nn.Module):
+    """A module whose pickle does not depend on whether its hidden states or attention maps were ever captured.
+
+    transformers installs hooks when they are first asked for. These are local functions, which pickle refuses.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_forward_hooks"] = OrderedDict(
+            (number, hook)
+            for number, hook in self._forward_hooks.items()
+            if getattr(hook, "__module__", None) != output_capturing.__name__
+        )
+        state.pop("_output_capturing_hooks_installed", None)  # a copy installs its own
+        return state
