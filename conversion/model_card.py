@@ -183,8 +183,8 @@ def _other_clients(processor: DualEncoderProcessor, use: _Use) -> str:
     ]
     if use is _CLASSIFY_AT_ANOTHER_LENGTH:
         sentences.append(
-            f"transformers' zero-shot pipeline does not: it pads texts to {_PIPELINE_LENGTH} tokens, and this model "
-            f"reads {processor.tokenizer.model_max_length}."
+            f'`pipeline("{use.task}")` of plain transformers does not: it pads texts to {_PIPELINE_LENGTH} tokens, '
+            f"and this model reads {processor.tokenizer.model_max_length}."
         )
     return "\n".join(sentences)
 

@@ -1,6 +1,7 @@
 """From a photograph to an answer: transformers' unchanged pipelines with our classes, and the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,30 @@ def expected_scores(folder: Path, photographs: list[Path]) -> torch.Tensor:
         texts = model.encode_text(**processor(text=[TEMPLATE.format(label) for label in LABELS]))
         logits = model.logits(images, texts)
     return logits.sigmoid() if folder.name == "siglip" else logits.softmax(-1)
+
+
+@pytest.mark.parametrize("length", [16, 64, 77])
+def test_both_snippets_of_a_card_give_the_same_answers(length, vocabulary, tmp_path):
+    """transformers' pipeline cuts and pads the texts of every SigLIP to 64: it fails at 16, and is wrong at 77."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary)).vocab_size()
+    write_big_vision(tmp_path / "siglip.npz", **{**TINY_SIGLIP, "vocabulary": pieces, "text_length": length})
+    convert(tmp_path / "siglip.npz", tmp_path / "siglip", tokenizer=vocabulary, verify=False)
+    texts = [*LABELS, "a cat " * 40]
+    ours, theirs = (
+        {"images": [PHOTOGRAPHS[name].resize((48, 48)) for name in ("landscape", "square")], "texts": texts}
+        for _ in range(2)
+    )
+    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "siglip" / "README.md").read_text(), flags=re.DOTALL)
+    for code, namespace in zip(blocks, (ours, theirs), strict=True):
+        exec(code.replace("FOLDER", str(tmp_path / "siglip")), namespace)
+    assert ("answers" in theirs) == (length == 64)
+    expected = ours["logits"].sigmoid()
+    if length == 64:
+        scores = [{answer["label"]: answer["score"] for answer in answers} for answers in theirs["answers"]]
+        given = torch.tensor([[answers[text] for text in texts] for answers in scores])
+    else:
+        given = theirs["logits"].sigmoid()
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -218,6 +219,13 @@ class TestRun:
         model = twinlens.DualEncoderModel.from_pretrained(output)
         processor = twinlens.DualEncoderProcessor.from_pretrained(output)
         assert model.encode_text(**processor(text=["a red star"])).shape == (1, 64)
+        (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        with Image.open(world / "train" / "0.png") as image:
+            namespace = {"images": [image], "texts": ["a red star", "a white arrow"]}
+            exec(code.replace("FOLDER", str(output)), namespace)
+        assert namespace["logits"].shape == (1, 2)
+        padding = json.loads((output / "sentence_bert_config.json").read_text())["processing_kwargs"]["text"]["padding"]
+        assert padding == "max_length"  # as in a converted folder
 
     def test_the_folder_is_named_as_it_was_given(self, world, run, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ processor = DualEncoderProcessor.from_pretrained("FOLDER")
 logits = model.logits(model.encode_image(**processor(images=images)), model.encode_text(**processor(text=texts)))
 ```
 
-Plain transformers loads the folder too.
+Plain transformers and sentence-transformers load the folder too.
 
 ## Training
 
