@@ -34,7 +34,7 @@ def text_mask(
     return create_causal_mask(mask_config, inputs_embeds, attention_mask, past_key_values=None)
 
 
-class MultiHeadAttention(PickledWithoutHooks):
+class MultiHeadAttention(PickledWithoutHooks, nn.Module):
     """The base of both kinds of attention: heads, and the choice of a kernel through the framework's interface."""
 
     is_causal = False  # for kernels that are called without this argument

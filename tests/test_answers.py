@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -84,13 +85,14 @@ def test_both_snippets_of_a_card_give_the_same_answers(length, vocabulary, tmp_p
     write_big_vision(tmp_path / "siglip.npz", **{**TINY_SIGLIP, "vocabulary": pieces, "text_length": length})
     convert(tmp_path / "siglip.npz", tmp_path / "siglip", tokenizer=vocabulary, verify=False)
     texts = [*LABELS, "a cat " * 40]
-    ours, theirs = (
+    namespaces: list[dict[str, Any]] = [
         {"images": [PHOTOGRAPHS[name].resize((48, 48)) for name in ("landscape", "square")], "texts": texts}
         for _ in range(2)
-    )
+    ]
     blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "siglip" / "README.md").read_text(), flags=re.DOTALL)
-    for code, namespace in zip(blocks, (ours, theirs), strict=True):
+    for code, namespace in zip(blocks, namespaces, strict=True):
         exec(code.replace("FOLDER", str(tmp_path / "siglip")), namespace)
+    ours, theirs = namespaces
     assert ("answers" in theirs) == (length == 64)
     expected = ours["logits"].sigmoid()
     if length == 64:

@@ -221,7 +221,7 @@ class TestRun:
         assert model.encode_text(**processor(text=["a red star"])).shape == (1, 64)
         (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
         with Image.open(world / "train" / "0.png") as image:
-            namespace = {"images": [image], "texts": ["a red star", "a white arrow"]}
+            namespace: dict[str, Any] = {"images": [image], "texts": ["a red star", "a white arrow"]}
             exec(code.replace("FOLDER", str(output)), namespace)
         assert namespace["logits"].shape == (1, 2)
         padding = json.loads((output / "sentence_bert_config.json").read_text())["processing_kwargs"]["text"]["padding"]
