@@ -18,6 +18,7 @@ from ..formats.table import is_finite
 from ..parity.certificate import Certificate
 from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
+from ..processing.processor import holds_image_settings
 from ..processing.sentence_transformers import save_sentence_transformers_files
 from .atomic import complete_or_absent
 from .export import save_layout
@@ -154,7 +155,7 @@ def _processor(
 ) -> DualEncoderProcessor:
     """Build the processor from what the checkpoint states; a folder of transformers has its own."""
     folder, config = checkpoint.files[0].parent, checkpoint.config
-    if checkpoint.format == "transformers" and (folder / "preprocessor_config.json").is_file():
+    if checkpoint.format == "transformers" and holds_image_settings(folder):
         text_settings = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
         return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **text_settings)
     if is_single_tower(config):

@@ -25,6 +25,7 @@ from ..formats.open_clip_config import CONFIG_FILE
 from ..formats.pixels import preprocess_cfg
 from ..formats.table import is_finite
 from ..processing import DualEncoderProcessor
+from ..processing.processor import holds_image_settings
 from .atomic import complete_or_absent
 
 Format = Literal["openai", "big_vision", "open_clip", "transformers"]
@@ -135,7 +136,7 @@ def _sidecar_json(layout: Layout, folder: Path, image_size: int) -> dict[str, An
     if not isinstance(layout, OpenClipLayout) or not layout.sidecar_json:
         return None
     sidecar_json = dict(layout.sidecar_json)
-    if (folder / "preprocessor_config.json").is_file():
+    if holds_image_settings(folder):
         image_processor = DualEncoderProcessor.from_pretrained(folder).image_processor
         pixels = preprocess_cfg(image_processor.to_dict(), image_size)
         sidecar_json["preprocess_cfg"] = {**layout.preprocess_cfg, **pixels}

@@ -10,7 +10,7 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
 from ..configuration import FAMILIES, DualEncoderConfig
-from ..formats import is_checkpoint_file, pop_options, read_checkpoint
+from ..formats import is_checkpoint_file, pop_options, read_checkpoint, read_json
 from .clip_tokenizer import CLIPTokenizer
 from .description import describe_text_steps, numbered
 from .image_processors import (
@@ -283,6 +283,12 @@ class Siglip2Processor(SiglipProcessor):
 
     image_processor: Siglip2ImageProcessor
     image_processor_type = Siglip2ImageProcessor
+
+
+def holds_image_settings(folder: Path) -> bool:
+    """Return whether a folder states its pixels: in a file of their own, or as transformers 5 saves a processor."""
+    own_file, processor_file = folder / "preprocessor_config.json", folder / "processor_config.json"
+    return own_file.is_file() or "image_processor" in read_json(processor_file, {})
 
 
 _CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)

@@ -158,6 +158,22 @@ class TestSentenceTransformers:
 
 
 @pytest.mark.parametrize("name", BUNDLED)
+def test_a_folder_that_transformers_has_saved_keeps_its_processor(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """transformers 5 has no `preprocessor_config.json`: the settings of images are in `processor_config.json`."""
+    model, processor = plain(folders[name])
+    model.save_pretrained(tmp_path / "saved")
+    processor.image_processor.do_normalize = False
+    processor.save_pretrained(tmp_path / "saved")
+    processor.image_processor.do_normalize = True
+    convert(tmp_path / "saved", tmp_path / "converted", verify=False)
+    again = twinlens.DualEncoderProcessor.from_pretrained(tmp_path / "converted")
+    assert again.image_processor.do_normalize is False
+    assert again.tokenizer("a red star")["input_ids"] == own(folders[name])[1].tokenizer("a red star")["input_ids"]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_both_snippets_of_a_card_name_what_is_drawn(name: str, folders: dict[str, Path]) -> None:
     kinds = [("red", "star"), ("purple", "heart"), ("green", "circle")]
     images = [render(draw_scene(Random(0), [kind], "one")) for kind in kinds]  # type: ignore[list-item]
