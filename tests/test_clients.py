@@ -157,7 +157,7 @@ class TestSentenceTransformers:
                 encoder.encode(["a cat"])
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [pytest.param("siglip-shapes", marks=pytest.mark.thorough), "clip-shapes"])
 def test_a_folder_that_transformers_has_saved_keeps_its_processor(
     name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -235,7 +235,7 @@ class TestFingerprints:
             processor.to_dict,
         )
 
-    @pytest.mark.parametrize("family", families.FAMILIES)
+    @pytest.mark.parametrize("family", [pytest.param("CLIP", marks=pytest.mark.thorough), "Siglip"])
     def test_of_a_model(self, family: str) -> None:
         model = families.model(family)
         inputs = {"pixel_values": families.pixels(), "input_ids": families.token_ids(family, 2)}
