@@ -1,5 +1,9 @@
 """The images of one call: opened and converted before they are resized, and put into one batch afterwards."""
 
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,7 +11,8 @@ import torch
 from PIL import Image
 
 from . import image_steps
-from .image_input import open_image, to_levels
+from .image_arrays import to_levels
+from .image_input import READ_ERRORS, ImageItem, named_error, open_image
 from .image_settings import ImageSettings
 from .resizing import ResizeEngine
 
@@ -19,6 +24,7 @@ class OpenedImage(NamedTuple):
 
     pixels: Pixels
     were_fractions: bool  # it was passed as an array of 0..1, and becomes one again whatever `do_rescale` says
+    highest: float | None = None  # the value that told whether it was, of images passed as floats
 
 
 class ResizedImage(NamedTuple):
@@ -26,6 +32,44 @@ class ResizedImage(NamedTuple):
 
     pixels: torch.Tensor
     were_fractions: bool
+    highest: float | None
+    name: str
+
+
+def number_images(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """Return the images of a call, those without a name named by their places; one alone needs no name."""
+    if len(items) == 1:
+        return list(items)
+    return [
+        item if item.name else replace(item, name=f"Image {place} of {len(items)}") for place, item in enumerate(items)
+    ]
+
+
+@contextmanager
+def naming(*names: str) -> Iterator[None]:
+    """Let the errors raised inside say which image they are about."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        if not any(names):
+            raise
+        raise named_error(error, " or ".join(names)) from error
+
+
+def warn_of_two_scales(images: Sequence[ResizedImage]) -> None:
+    """Warn where some images of floats were taken for fractions of 0..1 and others for levels of 0..255."""
+    fractions = [image.name for image in images if image.highest and image.highest <= 1]
+    levels = [image.name for image in images if image.highest and image.highest > 1]
+    if fractions and levels:
+        warnings.warn(
+            f"The images, all floats, are on two scales: {_first_of(fractions)} taken for fractions of 0..1, "
+            f"{_first_of(levels)} for levels of 0..255. If it is one scale, pass them as one array or as uint8.",
+            stacklevel=2,
+        )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def group_by_shape(images: list[Any]) -> list[list[int]]:
@@ -37,15 +81,17 @@ def group_by_shape(images: list[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def open_as_image(image: object, engine: ResizeEngine, settings: ImageSettings) -> OpenedImage:
+def open_as_image(item: ImageItem, engine: ResizeEngine, settings: ImageSettings) -> OpenedImage:
     """Open what a caller passed as an image: arrays as levels if the engine takes them, all else as PIL images."""
+    image = item.image
     if not isinstance(image, np.ndarray | torch.Tensor):
         return OpenedImage(open_image(image, settings.do_exif_transpose), were_fractions=False)
     layout = settings.input_data_format
-    levels, were_fractions = to_levels(image, None if layout is None else layout == "channels_first")
-    if engine.resize_levels is None or len(levels) == 4:  # only Pillow knows how to treat transparency
-        return OpenedImage(image_steps.to_pil(levels), were_fractions)
-    return OpenedImage(levels.to(settings.device or levels.device), were_fractions)
+    array = to_levels(image, None if layout is None else layout == "channels_first", item.highest)
+    if engine.resize_levels is None or len(array.levels) == 4:  # only Pillow knows how to treat transparency
+        return OpenedImage(image_steps.to_pil(array.levels), array.were_fractions, array.highest)
+    levels = array.levels.to(settings.device or array.levels.device)
+    return OpenedImage(levels, array.were_fractions, array.highest)
 
 
 def stack_levels(images: list[Pixels]) -> Pixels:
@@ -92,8 +138,9 @@ def to_values(levels: torch.Tensor, were_fractions: list[bool], settings: ImageS
     return values
 
 
-def common_shape(shapes: list[tuple[int, ...]], settings: ImageSettings) -> tuple[int, ...] | None:
+def common_shape(images: Sequence[ResizedImage], settings: ImageSettings) -> tuple[int, ...] | None:
     """Return the (channels, height, width) of the images of a batch, or None for a list of images of several shapes."""
+    shapes = [tuple(image.pixels.shape) for image in images]
     if settings.do_pad:
         channels, heights, widths = (list(lengths) for lengths in zip(*shapes, strict=True))
         height, width = max(heights), max(widths)
@@ -101,7 +148,7 @@ def common_shape(shapes: list[tuple[int, ...]], settings: ImageSettings) -> tupl
             height, width = settings.pad_size["height"], settings.pad_size["width"]
         if len(set(channels)) > 1 or max(heights) > height or max(widths) > width:
             raise ValueError(
-                f"Images of (channels, height, width) {sorted(set(shapes))} cannot be padded to {height}x{width}."
+                f"Images of (channels, height, width) {shapes_in_words(images)} cannot be padded to {height}x{width}."
             )
         return channels[0], height, width
     if len(set(shapes)) == 1:
@@ -110,14 +157,22 @@ def common_shape(shapes: list[tuple[int, ...]], settings: ImageSettings) -> tupl
         return None
     raise ValueError(
         "A batch needs images of one shape, got (channels, height, width) "
-        f"{', '.join(map(str, sorted(set(shapes))))}: "
+        f"{shapes_in_words(images)}: "
         "switch on do_resize, do_center_crop and do_convert_rgb, or pass return_tensors=None."
     )
 
 
+def shapes_in_words(images: Sequence[ResizedImage]) -> str:
+    """Return each shape of the images once, and the name of the first image that has it."""
+    first = {tuple(image.pixels.shape): image.name for image in reversed(images)}
+    shapes = sorted(first)
+    names = f" (first in {', '.join(first[shape] for shape in shapes)})" if len(images) > 1 else ""
+    return f"{', '.join(map(str, shapes))}{names}"
+
+
 def output_device(images: list[ResizedImage], settings: ImageSettings) -> dict[str, Any]:
     """Return where a batch is allocated: on the accelerator if one of its images is there."""
-    device = next((pixels.device for pixels, _ in images if pixels.device.type != "cpu"), torch.device("cpu"))
+    device = next((pixels.device for pixels, *_ in images if pixels.device.type != "cpu"), torch.device("cpu"))
     pinned = settings.pin_memory and device.type == "cpu" and torch.accelerator.is_available()
     return {"device": device, "pin_memory": pinned}
 

@@ -1,126 +1,211 @@
-"""The images that a caller may pass: files, their bytes, URLs, PIL images, arrays and tensors, alone or in lists."""
+"""The images that a caller may pass: files in any form, PIL images, arrays and tensors, alone or in lists."""
 
+import base64
 import os
-from collections.abc import Sequence
-from io import BytesIO
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from io import BytesIO, UnsupportedOperation
+from threading import Lock
 from typing import Any, BinaryIO
-from urllib.request import Request, urlopen
+from urllib.parse import quote, unquote_to_bytes
+from urllib.request import Request, url2pathname, urlopen
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+
+from .image_arrays import highest_float
+
+READ_ERRORS = (TypeError, ValueError, OSError, Image.DecompressionBombError)  # what `open_image` raises
 
 _DOWNLOAD_TIMEOUT_SECONDS = 30
+_LONGEST_NAME, _LONGEST_BASE64_NAME = 255, 64  # characters; a longer text may be an image itself, which nobody reads
+# What Pillow says of files that may be sound, but that it, or a library that it was built with, does not decode.
+_NOT_DECODABLE = re.compile("not available|find loader|locate|unsupported|unimplemented|unknown|decoder error", re.I)
+
+# Pillow reads the file of an image when it is first used, which two threads must not do at the same time.
+_LOCKS = [Lock() for _ in range(61)]
 
 
-def flatten_images(images: Any) -> list[Any]:
-    """Return one flat list of the images in nested lists and four-dimensional batches, without opening any."""
-    if isinstance(images, list | tuple):
-        return [image for item in images for image in flatten_images(item)]
+def _renew_locks() -> None:
+    _LOCKS[:] = [Lock() for _ in _LOCKS]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)  # the threads that hold them stay behind
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """One image of a call, and the name by which errors call it, "" for its place in the call.
+
+    `highest` is the highest value of the array of floats that it is a part of, which tells the scale of all parts.
+    """
+
+    image: Any
+    name: str = ""
+    highest: float | None = None
+
+
+def flatten_images(images: Any, name: str = "") -> list[ImageItem]:
+    """Return one flat list of the images in nested collections and four-dimensional batches, without opening any.
+
+    A collection is a list, a one-dimensional array of objects or texts, a column of a data set or any other iterable.
+    """
+    if isinstance(images, ImageItem):
+        return flatten_images(images.image, images.name) if images.highest is None else [images]
     if isinstance(images, np.ndarray | torch.Tensor):
-        return list(images) if images.ndim == 4 else [images]
-    return [images]
+        if images.ndim == 4:
+            highest = highest_float(images)
+            return [ImageItem(image, name, highest) for image in images]
+        is_collection = isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU"
+    else:
+        is_one = isinstance(images, str | bytes | bytearray | memoryview | Mapping) or hasattr(images, "read")
+        is_collection = isinstance(images, Iterable) and not is_one
+    if not is_collection:
+        return [ImageItem(images, name)]
+    if isinstance(images, ImageSequence.Iterator):  # it yields one image again and again, and changes it
+        images = (frame.copy() for frame in images)
+    return [item for entry in images for item in flatten_images(entry, name)]
+
+
+def named_error(error: Exception, name: str) -> Exception:
+    """Return an error of the same type that says which image it is about."""
+    kind = ValueError if isinstance(error, UnicodeError) else type(error)  # those are not made of a message
+    return kind(f"{name}: {error}")
 
 
 def open_image(source: object, exif_transpose: bool = False) -> Image.Image:
-    """Decode a PIL image, a path, a URL or the bytes of a file; the first frame of several.
+    """Decode a PIL image, a path, a URL, the bytes of a file, these in base64, or an open file; its first frame.
 
-    Raises ValueError where Pillow cannot read it, and OSError where a file or URL is out of reach. Pillow's limit
-    against decompression bombs (`Image.MAX_IMAGE_PIXELS`) applies.
+    A URL begins with http, https, file or data. `{"bytes": ..., "path": ...}` is a file as `datasets` has it. Raises
+    ValueError where Pillow cannot read an image or it has no pixels, and OSError where a file or URL is out of reach.
+    Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) applies.
     """
+    if isinstance(source, Mapping) and source.keys() & {"bytes", "path"}:
+        source = source.get("bytes") or source.get("path")
     if isinstance(source, Image.Image):
-        return _decode(source, "the image", exif_transpose)
+        return _decode(source, os.fsdecode(getattr(source, "filename", "")) or "the image", exif_transpose)
+    if isinstance(source, str | os.PathLike):
+        return _open_text(os.fsdecode(source), exif_transpose)
+    if hasattr(source, "read"):
+        source = _read_file(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(BytesIO(source), f"{len(source)} bytes", exif_transpose)
-    if not isinstance(source, str | os.PathLike):
+        return _decode_bytes(bytes(source), f"{len(source)} bytes", exif_transpose)
+    raise TypeError(
+        "Expected PIL images, NumPy arrays, PyTorch tensors, paths, URLs, open files, the bytes of files or these in "
+        f"base64, or lists of them, got {type(source).__name__}."
+    )
+
+
+def _open_text(text: str, exif_transpose: bool) -> Image.Image:
+    """Open a URL, a path or base64."""
+    scheme = text[:8].lower()
+    if scheme.startswith("data:"):
+        header, _, payload = text.partition(",")
+        data = _from_base64(payload) if header.endswith(";base64") else unquote_to_bytes(payload)
+        return _decode_bytes(data or b"", f"a data URI of {len(text)} characters", exif_transpose)
+    name = text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
+    if scheme.startswith(("http://", "https://")):
+        return _decode(BytesIO(_download(text, name)), name, exif_transpose)
+    path = text
+    if scheme.startswith("file:/"):
+        path = url2pathname(text[len("file:") :].removeprefix("//localhost").removeprefix("//"))
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            return _decode(file, name, exif_transpose)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"Expected an image file, got {name}, which is a folder: pass the files in it.")
+    if (data := _from_base64(text)) and (len(text) > _LONGEST_BASE64_NAME or _is_image(data)):
+        name = f"a text of {len(text)} characters (taken for base64, because there is no such file)"
+        return _decode(BytesIO(data), name, exif_transpose)
+    raise FileNotFoundError(f"Expected an image file, got {name}, which is not there.")
+
+
+def _from_base64(text: str) -> bytes | None:
+    """Return the bytes that a text is in base64, of the plain or the URL-safe alphabet; None if it is not."""
+    try:
+        digits = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
+        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except ValueError:
+        return None
+
+
+def _is_image(data: bytes) -> bool:
+    try:
+        Image.open(BytesIO(data))
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # it is one, and opening it again will say what is wrong with it
+        return True
+    return True
+
+
+def _read_file(file: Any) -> bytes:
+    """Return all that an open file holds."""
+    try:
+        with _lock_of(file):
+            with suppress(AttributeError, UnsupportedOperation):
+                file.seek(0)  # as Pillow does
+            data = file.read()
+    except ValueError as error:
+        raise ValueError(f"Expected an open file, got a {type(file).__name__} that cannot be read: {error}") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(
-            "Expected PIL images, NumPy arrays, PyTorch tensors, paths, URLs or the bytes of files, or lists of them, "
-            f"got {type(source).__name__}."
+            f"Expected a file opened as binary ('rb'), got a {type(file).__name__} of which read() returns "
+            f"{type(data).__name__}."
         )
-    name = os.fspath(source)
-    if name.startswith(("http://", "https://")):
-        return _decode(BytesIO(_download(name)), name, exif_transpose)
-    if not os.path.isfile(name):
-        raise FileNotFoundError(f"Expected an image file, got {name}, which is not there.")
-    with open(name, "rb") as file:
-        return _decode(file, name, exif_transpose)
+    return bytes(data)
 
 
-def _download(url: str) -> bytes:
-    request = Request(url, headers={"User-Agent": "twinlens"})  # many servers refuse urllib's default
+def _download(url: str, name: str) -> bytes:
+    address = quote(url, safe="!#$%&'()*+,/:;=?@[]~")  # as browsers do with spaces and letters beyond ASCII
+    request = Request(address, headers={"User-Agent": "twinlens"})  # many servers refuse urllib's default
     try:
         with urlopen(request, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
             return bytes(response.read())
-    except OSError as error:
-        raise OSError(f"Expected an image at {url}, which could not be downloaded: {error}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise OSError(f"Expected an image at {name}, which could not be downloaded: {error}") from error
+
+
+def _lock_of(source: object) -> Lock:
+    return _LOCKS[id(source) % len(_LOCKS)]
+
+
+def _decode_bytes(data: bytes, name: str, exif_transpose: bool) -> Image.Image:
+    """Decode the bytes of a file, or these in base64."""
+    if data.isascii() and (decoded := _from_base64(data.decode())) and _is_image(decoded):
+        data = decoded
+    return _decode(BytesIO(data), name, exif_transpose)
 
 
 def _decode(source: Image.Image | BinaryIO, name: str, exif_transpose: bool) -> Image.Image:
+    is_opened = isinstance(source, Image.Image)
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
-        image.load()
-        return ImageOps.exif_transpose(image) if exif_transpose else image
+        with _lock_of(source) if is_opened else nullcontext():
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+            image.load()
+            image = ImageOps.exif_transpose(image) if exif_transpose else image
     except Image.DecompressionBombError as error:
         raise Image.DecompressionBombError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"Expected an image, got {name}, which has no format that Pillow knows.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # all that Pillow's decoders raise for damaged files
-        raise ValueError(f"Expected an image, got {name}, which is damaged: {error}") from error
-
-
-def to_levels(pixels: np.ndarray | torch.Tensor, channels_first: bool | None = None) -> tuple[torch.Tensor, bool]:
-    """Return levels of 0..255, uint8 of shape (channels, height, width), and whether they were fractions of 0..1.
-
-    Takes shapes (height, width), (height, width, channels) and (channels, height, width); `channels_first` says which,
-    and must where the shape leaves it open. A tensor stays on its device. Floats and booleans of at most 1 are
-    fractions, and rounded to the nearest level; everything else holds levels already. Raises TypeError for what is no
-    array of real numbers, and ValueError for other shapes and values.
-    """
-    pixels = _to_real_tensor(pixels)
-    shape = tuple(pixels.shape)
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    elif pixels.ndim == 3 and not (_channels_come_first(shape) if channels_first is None else channels_first):
-        pixels = pixels.permute(2, 0, 1)
-    if pixels.ndim != 3 or len(pixels) not in (1, 3, 4) or pixels.numel() == 0:
+    except (MemoryError, Warning):  # a warning that the caller made an error
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of any type for files that they cannot read
+        reason = str(error) or type(error).__name__
+        if is_opened and ("closed" in reason or isinstance(error, AssertionError)):
+            fault = "which was closed before it was read"
+        elif isinstance(error, NotImplementedError) or _NOT_DECODABLE.search(reason):
+            fault = f"which Pillow cannot decode here: {reason}"
+        else:
+            fault = f"which is damaged: {reason}"
+        raise ValueError(f"Expected an image, got {name}, {fault}") from error
+    if 0 in image.size:
         raise ValueError(
-            "Expected an image of shape (height, width), (height, width, channels) or (channels, height, width) "
-            f"with 1, 3 or 4 channels and at least one pixel, got {shape}."
+            f"Expected an image with at least one pixel, got {name}, which is {image.width}x{image.height}."
         )
-    if pixels.dtype == torch.uint8:
-        return pixels, False
-    lowest, highest = pixels.min().item(), pixels.max().item()
-    if not (lowest >= 0 and highest <= 255):
-        raise ValueError(
-            f"Expected levels of 0..255 or fractions of 0..1, got values of {lowest}..{highest}: "
-            "pass the image as it was before normalisation, 16-bit levels divided by 257."
-        )
-    fractions = highest <= 1 and (pixels.is_floating_point() or pixels.dtype == torch.bool)
-    levels = pixels.float() * 255 if fractions else pixels
-    return (levels.round() if levels.is_floating_point() else levels).to(torch.uint8), fractions
-
-
-def _to_real_tensor(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Return an array of real numbers as a tensor; TypeError for other arrays."""
-    if isinstance(pixels, np.ndarray):
-        if pixels.dtype.kind not in "buif":
-            raise TypeError(f"Expected numbers as levels, got an array of {pixels.dtype}.")
-        if pixels.dtype.kind == "u" and pixels.itemsize > 1:
-            pixels = pixels.astype(np.int64)  # PyTorch lacks most operations on wide unsigned integers
-        elif pixels.dtype.kind == "f":
-            pixels = pixels.astype(np.float32, copy=False)
-        pixels = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # PyTorch warns about other arrays
-    if pixels.is_complex():
-        raise TypeError(f"Expected real numbers as levels, got a tensor of {pixels.dtype}.")
-    return pixels.detach()
-
-
-def _channels_come_first(shape: Sequence[int]) -> bool:
-    """Return whether channels come first in a shape of three numbers; ValueError if that is unclear."""
-    first, last = shape[0] in (1, 3, 4), shape[-1] in (1, 3, 4)
-    if first and last:
-        raise ValueError(
-            f"Channels may come first or last in the shape {tuple(shape)}: "
-            "pass input_data_format='channels_first' or 'channels_last'."
-        )
-    return first
+    return image

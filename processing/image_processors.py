@@ -18,14 +18,18 @@ from .image_batches import (
     convert_to_rgb,
     group_by_shape,
     lookup_table,
+    naming,
+    number_images,
     open_as_image,
     output_device,
+    shapes_in_words,
     stack_levels,
     to_requested_type,
     to_rgb_tensor,
     to_values,
+    warn_of_two_scales,
 )
-from .image_input import flatten_images
+from .image_input import ImageItem, flatten_images
 from .image_settings import (
     ENGINE_NAMES,
     CLIPImageProcessorKwargs,
@@ -89,43 +93,47 @@ class DualEncoderImageProcessor(PilBackend):
     def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """Open, convert, resize, crop, and compute values: all that `preprocess` does after its checks."""
         settings = ImageSettings.from_kwargs(kwargs)
-        flat = flatten_images(images)
-        if not flat:
+        items = number_images(flatten_images(images))
+        if not items:
             raise ValueError("Expected at least one image, got none.")
-        groups = group_by_shape(flat)
+        groups = group_by_shape([item.image for item in items])
         workers = torch.get_num_threads() if settings.num_workers is None else settings.num_workers
         with thread_map(min(len(groups), workers)) as run:
             resized: dict[int, ResizedImage] = {}  # by the place of the image in the call
-            work = run(lambda indices: self._open_and_resize(flat, indices, settings), groups)
-            for indices, results in zip(groups, work, strict=True):
-                resized |= zip(indices, results, strict=True)
-            return self._to_batch([resized[index] for index in range(len(flat))], settings, run)
+            work = run(lambda places: self._open_and_resize([items[place] for place in places], settings), groups)
+            for places, results in zip(groups, work, strict=True):
+                resized |= zip(places, results, strict=True)
+            ordered = [resized[place] for place in range(len(items))]
+            warn_of_two_scales(ordered)
+            return self._to_batch(ordered, settings, run)
 
-    def _open_and_resize(self, images: list[Any], indices: list[int], settings: ImageSettings) -> list[ResizedImage]:
-        """Open, convert, resize and crop the images at some indices.
+    def _open_and_resize(self, items: list[ImageItem], settings: ImageSettings) -> list[ResizedImage]:
+        """Open, convert, resize and crop images.
 
-        More than one index means tensors of one shape on an accelerator, which are resized together.
+        More than one means tensors of one shape on an accelerator, which are resized together.
         """
         engine = self.resize_engines[settings.resize_engine]
-        try:
-            opened = [open_as_image(images[index], engine, settings) for index in indices]
-        except (TypeError, ValueError) as error:
-            if len(images) == 1:
-                raise
-            raise type(error)(f"Image {' or '.join(map(str, indices))} of {len(images)}: {error}") from error
-        were_fractions = [image.were_fractions for image in opened]
-        pixels = stack_levels([image.pixels for image in opened])
-        is_dithered = isinstance(pixels, Image.Image) and pixels.mode in ("1", "P")
-        if engine is resizing.TORCH and is_dithered and not settings.device:
-            engine = resizing.PILLOW  # dithering brings out more than one level of error in torch's kernel
-        pixels = convert_to_rgb(pixels, engine, settings)
-        if settings.do_resize:
-            pixels = self._resize(pixels, were_fractions, engine, settings)
-        tensor = to_rgb_tensor(pixels, settings)
-        if settings.do_center_crop:
-            height, width = settings.crop_size["height"], settings.crop_size["width"]
-            tensor = image_steps.center_crop(tensor, height, width, round if settings.openai_order else math.floor)
-        return [ResizedImage(*image) for image in zip(tensor, were_fractions, strict=True)]
+        opened = []
+        for item in items:
+            with naming(item.name):
+                opened.append(open_as_image(item, engine, settings))
+        with naming(*(item.name for item in items)):
+            were_fractions = [image.were_fractions for image in opened]
+            pixels = stack_levels([image.pixels for image in opened])
+            is_dithered = isinstance(pixels, Image.Image) and pixels.mode in ("1", "P")
+            if engine is resizing.TORCH and is_dithered and not settings.device:
+                engine = resizing.PILLOW  # dithering brings out more than one level of error in torch's kernel
+            pixels = convert_to_rgb(pixels, engine, settings)
+            if settings.do_resize:
+                pixels = self._resize(pixels, were_fractions, engine, settings)
+            tensor = to_rgb_tensor(pixels, settings)
+            if settings.do_center_crop:
+                height, width = settings.crop_size["height"], settings.crop_size["width"]
+                tensor = image_steps.center_crop(tensor, height, width, round if settings.openai_order else math.floor)
+        return [
+            ResizedImage(pixels, image.were_fractions, image.highest, item.name)
+            for pixels, image, item in zip(tensor, opened, items, strict=True)
+        ]
 
     def _resize(
         self, pixels: Pixels, were_fractions: list[bool], engine: ResizeEngine, settings: ImageSettings
@@ -155,17 +163,20 @@ class DualEncoderImageProcessor(PilBackend):
 
     def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
         """Compute the values of images and put them into one batch."""
-        tables = [lookup_table(len(pixels), were_fractions, settings) for pixels, were_fractions in images]
+        tables = []
+        for image in images:
+            with naming(image.name):
+                tables.append(lookup_table(len(image.pixels), image.were_fractions, settings))
         dtype = torch.uint8 if all(table is None for table in tables) else torch.float32
-        shapes = [tuple(pixels.shape) for pixels, _ in images]
+        shapes = [tuple(image.pixels.shape) for image in images]
         batch: torch.Tensor | list[torch.Tensor]
-        if (shape := common_shape(shapes, settings)) is None:
+        if (shape := common_shape(images, settings)) is None:
             batch = targets = [torch.empty(shape, dtype=dtype) for shape in shapes]
         else:
             new = torch.zeros if settings.do_pad else torch.empty
             batch = new((len(images), *shape), dtype=dtype, **output_device(images, settings))
             targets = [image[..., :height, :width] for image, (_, height, width) in zip(batch, shapes, strict=True)]
-        run(image_steps.apply_lookup_table, [pixels for pixels, _ in images], tables, targets)
+        run(image_steps.apply_lookup_table, [image.pixels for image in images], tables, targets)
         return BatchFeature({"pixel_values": to_requested_type(batch, settings.return_tensors)})
 
 
@@ -238,14 +249,15 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
 
     def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
         patch, most = settings.patch_size, settings.max_num_patches
-        shapes = {tuple(pixels.shape) for pixels, _ in images}
-        grids = [(pixels.shape[-2] // patch, pixels.shape[-1] // patch) for pixels, _ in images]
+        shapes = {tuple(image.pixels.shape) for image in images}
+        grids = [(image.pixels.shape[-2] // patch, image.pixels.shape[-1] // patch) for image in images]
         if len({channels for channels, _, _ in shapes}) > 1 or any(
             height % patch or width % patch or height * width > most * patch * patch for _, height, width in shapes
         ):
             raise ValueError(
                 f"Expected images of equally many channels and of at most {most} whole patches of {patch}x{patch}, "
-                f"got (channels, height, width) {sorted(shapes)}: switch on do_resize and do_convert_rgb."
+                f"got (channels, height, width) {shapes_in_words(images)}: switch on do_resize and "
+                "do_convert_rgb."
             )
         channels, where = len(images[0].pixels), output_device(images, settings)
         patches = torch.zeros((len(images), most, patch * patch * channels), **where)
@@ -254,7 +266,8 @@ class Siglip2ImageProcessor(DualEncoderImageProcessor):
         def fill(image: ResizedImage, target: torch.Tensor, target_mask: torch.Tensor) -> None:
             pixels = image.pixels.to(target.device)
             if pixels.dtype == torch.uint8:
-                (pixels,) = to_values(pixels[None], [image.were_fractions], settings)
+                with naming(image.name):
+                    (pixels,) = to_values(pixels[None], [image.were_fractions], settings)
             cut = image_steps.to_patches(pixels, patch)
             target[: len(cut)] = cut
             target_mask[: len(cut)] = 1

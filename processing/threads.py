@@ -23,15 +23,21 @@ def thread_map(number: int) -> Iterator[ThreadMap]:
             rows = list(zip(*columns, strict=True))
             results: list[Any] = [None] * len(rows)
             queue = iter(range(len(rows)))  # shared by the threads: one task for each image would cost a tenth more
+            errors: dict[int, Exception] = {}
 
             def work() -> None:
-                for index in queue:
-                    results[index] = function(*rows[index])
+                while not errors and (index := next(queue, None)) is not None:
+                    try:
+                        results[index] = function(*rows[index])
+                    except Exception as error:
+                        errors[index] = error
 
             others = [pool.submit(work) for _ in range(number - 1)]
             work()
             for other in others:
                 other.result()
+            if errors:  # the same whatever the threads did: rows before the first error have all been begun
+                raise errors[min(errors)]
             return results
 
         yield run

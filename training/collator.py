@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from ..processing import DualEncoderProcessor
-from ..processing.image_input import open_image, to_levels
+from ..processing.image_arrays import to_levels
+from ..processing.image_batches import naming
+from ..processing.image_input import ImageItem, open_image
 from ..processing.image_steps import to_pil
 from .augmentation import RandomResizedCrop
 from .streams import Sample, check_caption
@@ -56,7 +58,8 @@ class ContrastiveCollator:
         generators = [self._generator(sample["index"]) for sample in samples]
         batch = dict(self.processor(text=list(map(_draw_caption, samples, generators))))
         if self.augmentation is None:
-            batch |= self.processor.image_processor([sample["image"] for sample in samples])
+            images = [ImageItem(sample["image"], f"Sample {sample['index']}") for sample in samples]
+            batch |= self.processor.image_processor(images)
         else:
             chunks = [slice(start, start + IMAGES_PER_CHUNK) for start in range(0, len(samples), IMAGES_PER_CHUNK)]
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # as many as the image processor has
@@ -74,13 +77,11 @@ class ContrastiveCollator:
 
     def _open_and_crop(self, sample: Sample, generator: torch.Generator) -> Image.Image:
         image = sample["image"]
-        try:
+        with naming(f"Sample {sample['index']}"):
             if isinstance(image, np.ndarray | torch.Tensor):
-                opened = to_pil(to_levels(image)[0])
+                opened = to_pil(to_levels(image).levels)
             else:
                 opened = open_image(image, bool(self.processor.image_processor.do_exif_transpose))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Sample {sample['index']}: {error}") from error
         return self.augmentation(opened, generator)  # type: ignore[misc]
 
     def _generator(self, index: int) -> torch.Generator:
