@@ -67,7 +67,10 @@ def _describe_target(settings: ImageSettings) -> str:
             f"{settings.patch_size}x{settings.patch_size} pixels that keeps the aspect"
         )
     if "shortest_edge" in settings.size:
-        return f"a shorter side of {settings.size['shortest_edge']}, the aspect kept"
+        longest = (
+            f", or a longer side of {edge} if it would be more" if (edge := settings.size.get("longest_edge")) else ""
+        )
+        return f"a shorter side of {settings.size['shortest_edge']}{longest}, the aspect kept"
     return f"{settings.size['width']}x{settings.size['height']}, whatever the aspect"
 
 

@@ -108,6 +108,8 @@ def convert_to_rgb(pixels: Pixels, engine: ResizeEngine, settings: ImageSettings
         return pixels.expand(-1, 3, -1, -1) if settings.do_convert_rgb else pixels
     if engine.reads_top_byte:
         pixels = image_steps.top_byte_of_16bit(pixels)
+    if settings.do_convert_rgb:
+        image_steps.warn_of_lost_levels(pixels)  # before a resize averages some of them away
     if settings.do_convert_rgb and settings.background != "ignore":
         pixels = image_steps.composite_over(pixels, settings.background)
     if settings.do_convert_rgb and not settings.openai_order:

@@ -105,9 +105,8 @@ def _open_text(text: str, exif_transpose: bool) -> Image.Image:
     """Open a URL, a path or base64."""
     scheme = text[:8].lower()
     if scheme.startswith("data:"):
-        header, _, payload = text.partition(",")
-        data = _from_base64(payload) if header.endswith(";base64") else unquote_to_bytes(payload)
-        return _decode_bytes(data or b"", f"a data URI of {len(text)} characters", exif_transpose)
+        data = unquote_to_bytes(text.partition(",")[2])
+        return _decode_bytes(data, f"a data URI of {len(text)} characters", exif_transpose)
     name = text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
     if scheme.startswith(("http://", "https://")):
         return _decode(BytesIO(_download(text, name)), name, exif_transpose)
@@ -119,16 +118,16 @@ def _open_text(text: str, exif_transpose: bool) -> Image.Image:
             return _decode(file, name, exif_transpose)
     if os.path.isdir(path):
         raise IsADirectoryError(f"Expected an image file, got {name}, which is a folder: pass the files in it.")
-    if (data := _from_base64(text)) and (len(text) > _LONGEST_BASE64_NAME or _is_image(data)):
+    if (decoded := _from_base64(text)) and (len(text) > _LONGEST_BASE64_NAME or _is_image(decoded)):
         name = f"a text of {len(text)} characters (taken for base64, because there is no such file)"
-        return _decode(BytesIO(data), name, exif_transpose)
+        return _decode(BytesIO(decoded), name, exif_transpose)
     raise FileNotFoundError(f"Expected an image file, got {name}, which is not there.")
 
 
 def _from_base64(text: str) -> bytes | None:
     """Return the bytes that a text is in base64, of the plain or the URL-safe alphabet; None if it is not."""
     try:
-        digits = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
+        digits = "".join(map(str.strip, text.splitlines())).rstrip("=").replace("-", "+").replace("_", "/")
         return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
     except ValueError:
         return None
@@ -151,6 +150,8 @@ def _read_file(file: Any) -> bytes:
             with suppress(AttributeError, UnsupportedOperation):
                 file.seek(0)  # as Pillow does
             data = file.read()
+    except UnicodeDecodeError:  # it was opened as text
+        data = ""
     except ValueError as error:
         raise ValueError(f"Expected an open file, got a {type(file).__name__} that cannot be read: {error}") from error
     if not isinstance(data, bytes | bytearray | memoryview):

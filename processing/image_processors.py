@@ -88,6 +88,9 @@ class DualEncoderImageProcessor(PilBackend):
             if len(background) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in background):
                 raise ValueError(f"background must be three levels of 0..255 or 'ignore', got {background!r}.")
             kwargs["background"] = tuple(background)
+        resample = getattr(kwargs.get("resample"), "value", kwargs.get("resample"))  # torchvision's are texts
+        if isinstance(resample, str):
+            kwargs["resample"] = resizing.filter_named(resample)
         return super()._standardize_kwargs(**kwargs)
 
     def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
@@ -159,6 +162,8 @@ class DualEncoderImageProcessor(PilBackend):
             return size["height"], size["width"]
         if size.keys() == {"shortest_edge"}:
             return resizing.resize_shorter_side(size["shortest_edge"], height, width)
+        if size.keys() == {"shortest_edge", "longest_edge"}:
+            return resizing.resize_within(size["shortest_edge"], size["longest_edge"], height, width)
         raise ValueError(f"size must hold 'height' and 'width', or 'shortest_edge', got {size}.")
 
     def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:

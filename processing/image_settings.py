@@ -16,8 +16,9 @@ WHITE: Color = (255, 255, 255)
 class DualEncoderImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """The settings that come on top of transformers' own.
 
-    resize_engine: "pillow"; "torch" for `F.interpolate`, which differs from Pillow by at most one level, is several
-        times faster and runs on accelerators; "official" for what the family's own code computes.
+    resize_engine: "pillow"; "torch" for `F.interpolate`, which differs from Pillow by at most one level (by two for one
+        value in two million), is several times faster and runs on accelerators; "official" for what the family's own
+        code computes.
     background: levels (red, green, blue) behind transparent images, or "ignore" to keep the colours that lie under the
         transparency. By default white, as in transformers; official code ignores transparency.
     do_exif_transpose: turn photographs upright by their EXIF data, which no family's official code does.

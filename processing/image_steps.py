@@ -15,6 +15,7 @@ from PIL import Image
 from .image_settings import Color
 
 _MODES_DEEPER_THAN_8_BITS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_BITS_PER_SAMPLE = 258  # tag of a TIFF
 
 
 def composite_over(image: Image.Image, background: Color) -> Image.Image:
@@ -27,28 +28,55 @@ def composite_over(image: Image.Image, background: Color) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
 
 
+def warn_of_lost_levels(image: Image.Image) -> None:
+    """Warn where the conversion to RGB, which takes levels of 0..255, makes bright levels white or all levels black."""
+    if image.mode not in _MODES_DEEPER_THAN_8_BITS:
+        return
+    highest = np.asarray(image).max()
+    if highest > 255:
+        fault = "above 255, which Pillow turns into white"
+    elif image.mode == "F" and 0 < highest <= 1:
+        fault = "of at most 1, which Pillow turns into black"
+    else:
+        return
+    warnings.warn(
+        f"An image of mode {image.mode} has levels {fault}: scale them, the highest of which is {highest:g}, to 0..255 "
+        "before.",
+        stacklevel=2,
+    )
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB as Pillow does, which drops transparency; warn where it makes bright levels white."""
-    if image.mode in _MODES_DEEPER_THAN_8_BITS and np.asarray(image).max() > 255:
-        warnings.warn(
-            f"An image of mode {image.mode} has levels above 255, which Pillow turns into white: "
-            "divide 16-bit levels by 257 before.",
-            stacklevel=2,
-        )
+    """Convert any mode to RGB as Pillow does, which drops transparency and clips at 255."""
     if image.mode == "La":
         image = image.convert("LA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def top_byte_of_16bit(image: Image.Image) -> Image.Image:
-    """Return 16-bit levels divided by 256, as TensorFlow's decoder does; other modes stay as they are."""
+    """Return 16-bit levels divided by 256, as TensorFlow's decoder does; other modes stay as they are.
+
+    Of the 9 to 15 bits that a TIFF may state, which Pillow leaves as they are, the upper eight are taken. Warns where a
+    file that states 16 bits, or nothing, leaves the upper byte all but empty.
+    """
     if not image.mode.startswith("I;16"):
         return image
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    levels = np.asarray(image)
+    bits = (getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) or (16,))[0]
+    top = (levels >> (bits - 8 if 8 < bits < 16 else 8)).astype(np.uint8)
+    if top.max() < 16 and bits >= 16 and levels.any():
+        warnings.warn(
+            f"An image of mode {image.mode} becomes all but black, because the upper byte is taken of levels up to "
+            f"{levels.max()}: scale levels of fewer than 16 bits to 16 before.",
+            stacklevel=2,
+        )
+    return Image.fromarray(top)
 
 
 def from_pil(image: Image.Image) -> torch.Tensor:
     """Return the levels of a PIL image, with as many channels as its mode has."""
+    if image.mode in _MODES_DEEPER_THAN_8_BITS:
+        raise ValueError(f"Expected levels of 0..255, got an image of mode {image.mode}: switch on do_convert_rgb.")
     levels = torch.from_numpy(np.array(image))
     return levels[None] if levels.ndim == 2 else levels.permute(2, 0, 1)
 

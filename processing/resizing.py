@@ -59,6 +59,30 @@ def resize_shorter_side(shorter_side: int, height: int, width: int) -> Size:
     return (longer_side, shorter_side) if width <= height else (shorter_side, longer_side)
 
 
+def resize_within(shorter_side: int, longest_side: int, height: int, width: int) -> Size:
+    """Return (height, width) with that shorter side, or a smaller one where the longer would be over `longest_side`.
+
+    The rounding of the smaller one is that of transformers (`get_size_with_aspect_ratio`).
+    """
+    shorter, longer = min(height, width), max(height, width)
+    if longer / shorter * shorter_side <= longest_side:
+        return resize_shorter_side(shorter_side, height, width)
+    exact = longest_side * shorter / longer
+    if (new_shorter := round(exact)) == shorter:
+        return height, width
+    new_longer = int(exact * longer / shorter)
+    return (new_longer, new_shorter) if width < height else (new_shorter, new_longer)
+
+
+def filter_named(name: str) -> Image.Resampling:
+    """Return Pillow's filter of a name such as "bicubic", which older preprocessor files have instead of a number."""
+    found = Image.Resampling.__members__.get(name.rpartition(".")[2].upper())
+    if found is None:
+        names = ", ".join(member.lower() for member in Image.Resampling.__members__)
+        raise ValueError(f"resample must be one of {names}, got {name!r}.")
+    return found
+
+
 def largest_grid(height: int, width: int, patch_size: int, max_num_patches: int) -> Size:
     """Return the (height, width) in whole patches, at most `max_num_patches` of them, that keeps the aspect best.
 
@@ -93,7 +117,10 @@ def resize_image_torch(image: Image.Image, height: int, width: int, resample: in
 
 
 def resize_torch(levels: torch.Tensor, height: int, width: int, resample: int) -> torch.Tensor:
-    """Resize levels to at most one level from Pillow, and fast.
+    """Resize levels to at most one level from Pillow, and fast; one value in two million is two levels off.
+
+    Measured: 241 pictures of all kinds at 224 to 512 pixels, 513 million values. The worst picture has two levels in 6
+    of 100,000 values; three cannot be, because the weights of the second pass sum up to 1.25 whatever their signs.
 
     Uses `F.interpolate` on the CPU, or Pillow itself unless `_interpolate_suffices`; `resize_exactly` on accelerators.
     """
@@ -111,13 +138,13 @@ def resize_torch(levels: torch.Tensor, height: int, width: int, resample: int) -
 
 
 def _interpolate_suffices(old: Size, new: Size, resample: int) -> bool:
-    """Return whether `F.interpolate` stays within one level of Pillow.
+    """Return whether `F.interpolate` stays as close to Pillow as `resize_torch` promises.
 
-    Its weights have 16 bits, so that each of its two passes may be one level off. Where the second pass hardly shrinks,
-    bicubic weights, some of which are negative, can add that up to more.
+    Its weights have 16 bits, so that each of its two passes may be one level off. Where the second pass hardly shrinks
+    with bicubic weights, some of which are negative, or enlarges, these errors meet more often.
     """
     second = _pillow_axis_order(old, new)[1]
-    return _interpolation_mode(resample) == "bilinear" or old[second] >= 2 * new[second]
+    return old[second] >= new[second] * (1 if _interpolation_mode(resample) == "bilinear" else 2)
 
 
 def resize_exactly(levels: torch.Tensor, height: int, width: int, resample: int) -> torch.Tensor:
@@ -235,7 +262,8 @@ TORCH = ResizeEngine(
     resize_image=resize_image_torch,
     resize_levels=resize_torch,
     description=(
-        "{filter} with antialiasing, by torch.nn.functional.interpolate, at most one level of 0..255 from Pillow"
+        "{filter} with antialiasing, by torch.nn.functional.interpolate, at most one level of 0..255 from Pillow (two "
+        "for one value in two million)"
     ),
 )
 BIG_VISION_SIGLIP = ResizeEngine(
