@@ -112,7 +112,8 @@ def _open_text(text: str, exif_transpose: bool) -> Image.Image:
         return _decode(BytesIO(_download(text, name)), name, exif_transpose)
     path = text
     if scheme.startswith("file:/"):
-        path = url2pathname(text[len("file:") :].removeprefix("//localhost").removeprefix("//"))
+        encoded = text[len("file:") :].removeprefix("//localhost").removeprefix("//")
+        path = encoded if os.path.exists(encoded) else url2pathname(encoded)
     if os.path.isfile(path):
         with open(path, "rb") as file:
             return _decode(file, name, exif_transpose)
