@@ -59,7 +59,7 @@ class DualEncoderImageProcessor(PilBackend):
     resize_engine = "pillow"
 
     def preprocess(self, images: Any, *args: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
-        """Preprocess PIL images, arrays, tensors, paths, URLs or the bytes of files, one or nested in lists.
+        """Preprocess images of any form that `open_image` reads, arrays and tensors, one or nested in collections.
 
         `return_tensors` is "pt", "np", or None for a list of arrays. Tensors on an accelerator are resized there by the
         engines "torch" and "official", and so is everything else if `device` is given.
