@@ -5,11 +5,12 @@ import io
 import shutil
 import ssl
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
+from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeGuard
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -28,7 +29,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .bundled import BUNDLED, bundled_checkpoint
 from .official_checkpoint import HUB, OfficialCheckpoint
-from .published import official_checkpoint
+from .published import ALIASES, CATALOGUE, nearest_names, official_checkpoint
 
 Progress = Callable[[str], None]  # called with the current step in words
 
@@ -60,6 +61,37 @@ def resolve_source(
     return download_checkpoint(checkpoint, progress=progress), checkpoint
 
 
+def is_name(source: object) -> "TypeGuard[str | Path]":
+    """Return whether `source` is a name for `resolve_source`, of a published or a bundled checkpoint, and no path.
+
+    Raises FileNotFoundError, with the names most like it, for what is neither and could not be on the Hub either,
+    where all models of the families are below the name of an owner.
+    """
+    if not isinstance(source, (str, PathLike)) or Path(source).exists():
+        return False
+    name = str(source)
+    if name in BUNDLED or name in CATALOGUE or name in ALIASES:
+        return True
+    if "/" not in name and nearest_names(name):
+        resolve_source(name)  # raises
+    return False
+
+
+@contextmanager
+def suggest_names(source: object) -> Iterator[None]:
+    """Say in an OSError, such as transformers' where the Hub has no such model, which names are most like `source`."""
+    try:
+        yield
+    except OSError as error:
+        close = nearest_names(source) if isinstance(source, str) and not Path(source).exists() else []
+        if not close:
+            raise
+        names = " or ".join(map(repr, close))
+        raise OSError(
+            f"{source} is no path, no model on the Hub within reach, and no name of `twinlens list`, such as {names}."
+        ) from error
+
+
 def download_checkpoint(checkpoint: OfficialCheckpoint, *, progress: Progress = lambda step: None) -> Path:
     """Return the file of a published checkpoint from the cache, and download what is missing.
 
@@ -68,6 +100,21 @@ def download_checkpoint(checkpoint: OfficialCheckpoint, *, progress: Progress = 
     if checkpoint.address.startswith(HUB):
         return _download_from_hub(checkpoint.address.removeprefix(HUB), progress)
     return download_file(checkpoint.address, sha256=checkpoint.sha256, progress=progress)
+
+
+def published_vocabulary(source: str | Path, *, progress: Progress = lambda step: None) -> Path | None:
+    """Return the vocabulary that comes with a name, downloaded if need be; None for a path, or where none is published.
+
+    OpenAI's vocabulary is part of this package, and of CLIP's tokenizer. Raises OSError for a download that failed.
+    """
+    if not is_name(source):
+        return None
+    if str(source) in BUNDLED:
+        return bundled_checkpoint(str(source)).vocabulary
+    vocabulary = official_checkpoint(str(source)).vocabulary
+    if vocabulary.address is None:
+        return None
+    return download_file(vocabulary.address, sha256=vocabulary.sha256, progress=progress)
 
 
 def download_file(url: str, *, sha256: str | None = None, progress: Progress = lambda step: None) -> Path:

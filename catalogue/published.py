@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from .architectures import CLIP_ARCHITECTURES, TOWERS
+from .bundled import BUNDLED
 from .official_checkpoint import HUB, OfficialCheckpoint
 from .preprocessing import C4_EN, CLIP_BPE, CLIP_PIXELS, GEMMA, MC4, NAFLEX_PIXELS, SIGLIP_PIXELS
 
@@ -215,11 +216,25 @@ _CHECKPOINTS = (
 CATALOGUE = {checkpoint.name: checkpoint for checkpoint in _CHECKPOINTS}
 
 
+# open_clip's names of OpenAI's: the same weights, which it computes with quick GELU too.
+ALIASES = {
+    f"{entry.name.replace('/', '-').replace('@336px', '-336')}{quick}:openai": entry
+    for entry in _CHECKPOINTS
+    if entry.format == "openai"
+    for quick in ("", "-quickgelu")
+}
+
+
+def nearest_names(name: str) -> list[str]:
+    """Return the names of checkpoints, published and bundled, that are most like `name`; [] where none is like it."""
+    names = {known.lower(): known for known in (*CATALOGUE, *ALIASES, *BUNDLED)}
+    return [names[match] for match in difflib.get_close_matches(name.lower(), names, n=3)]
+
+
 def official_checkpoint(name: str) -> OfficialCheckpoint:
     """Return the checkpoint of exactly this name. Raises ValueError with the names most like it."""
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    names = {known.lower(): known for known in CATALOGUE}
-    close = [names[match] for match in difflib.get_close_matches(name.lower(), names, n=3)]
+    if entry := CATALOGUE.get(name) or ALIASES.get(name):
+        return entry
+    close = nearest_names(name)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ValueError(f"No official checkpoint is called {name!r}.{hint} `twinlens list` shows all {len(CATALOGUE)}.")

@@ -49,12 +49,13 @@ def inspect_command(
 
 def print_description(description: dict[str, Any]) -> None:
     """Print the answer of `inspect_source` as a column of names and a column of values."""
-    vision, text = description["geometry"]["vision"], description["geometry"].get("text")
+    vision, text = (description["geometry"].get(part) for part in ("vision", "text"))
     facts = {
         "family": description["family"],
         "format": f"{description['format']}, {description['layout']}",
-        "image": f"{vision['image_size']} pixels, patch {vision['patch_size']}; {describe_tower(vision)}",
     }
+    if vision:
+        facts["image"] = f"{vision['image_size']} pixels, patch {vision['patch_size']}; {describe_tower(vision)}"
     if text:
         facts["text"] = f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {describe_tower(text)}"
     facts["parameters"] = f"{description['parameters']:,}"

@@ -1,4 +1,4 @@
-"""The argument MODEL of the commands that use a model: a path, or a repository on the Hub."""
+"""The argument MODEL of the commands that use a model: a path, a name of the list, or a repository on the Hub."""
 
 from pathlib import Path
 
@@ -6,13 +6,18 @@ FILE_SUFFIXES = (".bin", ".npz", ".pt", ".pth", ".safetensors")  # no repository
 
 
 def check_model(model: str) -> None:
-    """Raise FileNotFoundError unless MODEL exists as a path, or on the Hub or in its cache.
+    """Raise OSError unless MODEL exists as a path, in `twinlens list`, or on the Hub or in its cache.
 
     transformers would look for several files one after the other, with pauses between retries for each of them.
     """
     if Path(model).exists():
         return
-    from ..catalogue.download import is_on_hub
+    from ..catalogue.download import is_name, is_on_hub, suggest_names
 
-    if model.endswith(FILE_SUFFIXES) or not is_on_hub(model, "config.json"):
-        raise FileNotFoundError(f"{model} is neither a file nor a folder here, nor a model on the Hub within reach.")
+    if is_name(model):
+        return
+    with suggest_names(model):
+        if model.endswith(FILE_SUFFIXES) or not is_on_hub(model, "config.json"):
+            raise FileNotFoundError(
+                f"{model} is neither a file nor a folder here, nor a model on the Hub within reach."
+            )

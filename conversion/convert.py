@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..catalogue import BUNDLED, OfficialCheckpoint, bundled_checkpoint
-from ..catalogue.download import Progress, download_file
-from ..configuration import family_of, is_single_tower
-from ..formats import Checkpoint, LoadOptions, check_options, read_source, write_safetensors
+from ..catalogue.download import Progress, published_vocabulary
+from ..formats import Checkpoint, FormatError, LoadOptions, check_options, read_source, write_safetensors
+from ..formats.openai_tower import OpenAITowerLayout
 from ..formats.table import is_finite
 from ..parity.certificate import Certificate
 from ..parity.verify import certify_folder, model_class_of
@@ -104,8 +103,13 @@ def convert(
     folder = Path(folder).expanduser().resolve()
     _check_destination(Path(source), folder, overwrite)
     checkpoint, entry = read_source(source, progress=progress, **options)
+    if isinstance(checkpoint.layout, OpenAITowerLayout):
+        raise FormatError(
+            f"{checkpoint.path} holds the {checkpoint.layout.tower} tower of a CLIP alone, and a converted CLIP has "
+            "both. CLIPVisionModelWithProjection or CLIPTextModelWithProjection loads the file, and saves a folder."
+        )
     stored_dtype = _stored_dtype(checkpoint, dtype)
-    tokenizer = tokenizer or _published_vocabulary(source, entry, progress)
+    tokenizer = tokenizer or published_vocabulary(source, progress=progress)
     processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
     notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
     certificate = None
@@ -141,27 +145,16 @@ def _stored_dtype(checkpoint: Checkpoint, dtype: DType | None) -> torch.dtype:
     return dtypes.pop()
 
 
-def _published_vocabulary(source: str | Path, entry: OfficialCheckpoint | None, progress: Progress) -> Path | None:
-    """Return the vocabulary that comes with a name of the catalogue, None where none is published."""
-    if str(source) in BUNDLED and not Path(source).exists():
-        return bundled_checkpoint(str(source)).vocabulary
-    if entry is None or entry.vocabulary.address is None:
-        return None
-    return download_file(entry.vocabulary.address, sha256=entry.vocabulary.sha256, progress=progress)
-
-
 def _processor(
     checkpoint: Checkpoint, preprocessing: Preprocessing, *, tokenizer: str | Path | None, text_cleanup: str | None
 ) -> DualEncoderProcessor:
     """Build the processor from what the checkpoint states; a folder of transformers has its own."""
-    folder, config = checkpoint.files[0].parent, checkpoint.config
+    folder = checkpoint.files[0].parent
     if checkpoint.format == "transformers" and holds_image_settings(folder):
         text_settings = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
         return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **text_settings)
-    if is_single_tower(config):
-        config = family_of(config).config(vision_config=config.to_dict())
     return build_processor(
-        config,
+        checkpoint.config,
         tokenizer=tokenizer,
         text_cleanup=text_cleanup,
         preprocessing=preprocessing,

@@ -36,7 +36,7 @@ LAYOUT_FILE = "official_layout.json"
 _CONTAINERS = {
     ".safetensors": ("safetensors",),
     ".npz": ("npz",),
-    **dict.fromkeys((".pt", ".pth", ".bin"), ("torch", "torchscript", "torch/state_dict")),
+    **dict.fromkeys((".pt", ".pth", ".bin"), ("torch", "torchscript")),
 }
 
 
@@ -128,7 +128,7 @@ def _container(file: Path, layout: Layout) -> str:
     if not possible:
         suffixes = [suffix for suffix, kinds in _CONTAINERS.items() if {*kinds} & {*layout.containers}]
         raise ValueError(f"A file in {layout.format} format is named *{' or *'.join(suffixes)}, got {file.name}.")
-    return layout.container if layout.container in possible else possible[0]
+    return layout.container if layout.container.split("/")[0] in possible else possible[0]
 
 
 def _sidecar_json(layout: Layout, folder: Path, image_size: int) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from .layout import Layout, read_json
 from .open_clip import OpenClipLayout
 from .openai import OpenAILayout
 from .options import Activation, LoadOptions, check_options, pop_options
-from .reader import read_weights
+from .reader import read_weights, unwrapped_weights
 from .source import read_source
 from .timm import TimmLayout
 from .torch_file import write_archive
@@ -39,6 +39,7 @@ __all__ = [
     "read_source",
     "read_weights",
     "to_official",
+    "unwrapped_weights",
     "write_archive",
     "write_safetensors",
     "write_tensors",

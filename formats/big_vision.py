@@ -105,24 +105,24 @@ class BigVisionLayout(Layout):
     text_head: bool
 
     @classmethod
-    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "BigVisionLayout | None":
-        if not any(re.match("(params/)?(img|txt)/", name) for name in tensors):
+    def detect(
+        cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path
+    ) -> "BigVisionLayout | None":
+        if not any(name.startswith(("img/", "txt/")) for name in tensors):
             return None
-        prefix = "params/" if any(name.startswith("params/") for name in tensors) else ""
-        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        _refuse_other_models(weights)
+        _refuse_other_models(tensors)
         image, text = "img/Transformer/encoderblock", "txt/Encoder_0/encoderblock"
-        image_stack, text_stack = _stacked_layers(weights, f"{image}/"), _stacked_layers(weights, f"{text}/")
+        image_stack, text_stack = _stacked_layers(tensors, f"{image}/"), _stacked_layers(tensors, f"{text}/")
         return cls(
             container=container,
             prefix=prefix,
-            image_layers=image_stack or number_of_layers(weights, rf"{image}_(\d+)/"),
-            text_layers=text_stack or number_of_layers(weights, rf"{text}_(\d+)/"),
+            image_layers=image_stack or number_of_layers(tensors, rf"{image}_(\d+)/"),
+            text_layers=text_stack or number_of_layers(tensors, rf"{text}_(\d+)/"),
             image_scanned=image_stack > 0,
             text_scanned=text_stack > 0,
-            old_image_positions="img/Transformer/pos_embedding" in weights and "img/pos_embedding" not in weights,
-            text_positions_twice="txt/Encoder_0/pos_embedding" in weights,
-            text_head=any(name.startswith("txt/head/") for name in weights),
+            old_image_positions="img/Transformer/pos_embedding" in tensors and "img/pos_embedding" not in tensors,
+            text_positions_twice="txt/Encoder_0/pos_embedding" in tensors,
+            text_head=any(name.startswith("txt/head/") for name in tensors),
         )
 
     @classmethod
@@ -141,8 +141,8 @@ class BigVisionLayout(Layout):
             text_head=True,
         )
 
-    def rules(self) -> list[Rule]:
-        image, text = f"{self.prefix}img/", f"{self.prefix}txt/"
+    def own_rules(self) -> list[Rule]:
+        image, text = "img/", "txt/"
         image_block = f"{image}Transformer/encoderblock{'' if self.image_scanned else '_{n}'}/"
         text_block = f"{text}Encoder_0/encoderblock{'' if self.text_scanned else '_{n}'}/"
         image_positions = OLD_IMAGE_POSITIONS if self.old_image_positions else IMAGE_POSITIONS
@@ -153,7 +153,7 @@ class BigVisionLayout(Layout):
             *expand_layers(BLOCK, "vision", self.image_layers, image_block, "vision_model.encoder.layers.{n}."),
             *expand((TOKENS, text_positions, *text_head), "text", text, "text_model."),
             *expand_layers(BLOCK, "text", self.text_layers, text_block, "text_model.encoder.layers.{n}."),
-            *expand(LOGITS, "", self.prefix),
+            *LOGITS,
         ]
 
     def config(self, options: LoadOptions) -> SiglipConfig:

@@ -10,30 +10,34 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tower
+from ..configuration import DualEncoderConfig, TowerConfig, VisionConfig
 from . import table
 from .big_vision import BigVisionLayout
 from .errors import FormatError
-from .layout import Layout, dtypes_of
+from .layout import Layout, dtypes_of, read_json
 from .open_clip import OpenClipLayout
 from .open_clip_config import CONFIG_FILE
 from .openai import OpenAILayout, ResNetLayout
+from .openai_tower import OpenAITowerLayout
 from .options import LoadOptions, check_options
-from .reader import read_files, weight_files
+from .other_models import refuse_other_models
+from .reader import read_files, renamed, weight_files
 from .timm import TimmLayout
 from .transformers_folder import TransformersLayout
+from .wrappers import log_unwrapped, unwrap_names
 
 # In the order in which they are asked whether a file is theirs.
 _CANDIDATES: tuple[type[Layout], ...] = (
     TransformersLayout,
     TimmLayout,
-    OpenClipLayout,
+    OpenAITowerLayout,
     ResNetLayout,
+    OpenClipLayout,
     OpenAILayout,
     BigVisionLayout,
 )
 LAYOUTS: dict[str, type[Layout]] = {  # by format
-    layout.format: layout for layout in _CANDIDATES if layout is not ResNetLayout
+    layout.format: layout for layout in _CANDIDATES if layout not in (ResNetLayout, OpenAITowerLayout)
 }
 
 
@@ -46,7 +50,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor] = field(repr=False)  # weights under their official names, as stored
     layout: Layout
     options: LoadOptions
-    config: DualEncoderConfig | SiglipVisionConfig  # the second for an image tower alone
+    config: DualEncoderConfig | TowerConfig  # the second for one tower alone
     published_pixels: Mapping[str, Any] = field(default_factory=dict)  # the catalogue's, in open_clip's terms
     notes: tuple[str, ...] = ()  # warnings for whoever uses the checkpoint, a sentence or two each
 
@@ -61,8 +65,9 @@ class Checkpoint:
 
         Raises FormatError for what the family's image processor cannot do; the model can be loaded all the same.
         """
-        config = self.config
-        vision = config if is_single_tower(config) else config.vision_config
+        vision = getattr(self.config, "vision_config", self.config)
+        if not isinstance(vision, VisionConfig):
+            return {}
         try:
             return self.layout.image_settings(vision.image_size, self.published_pixels)
         except FormatError as error:
@@ -137,10 +142,14 @@ def layout_from_dict(values: Mapping[str, Any]) -> Layout:
 def _read(path: Path, options: LoadOptions) -> Checkpoint:
     files = weight_files(path)
     container, tensors = read_files(files)
-    layout = _find_layout(container, tensors, files[0].parent)
-    weights = tensors
-    if layout.integer_buffers:
-        weights = {name: tensor for name, tensor in tensors.items() if name not in layout.integer_buffers}
+    refuse_other_models(tensors)
+    prefix, names = unwrap_names(tensors)
+    layout = _find_layout(container, prefix, renamed(tensors, names), files[0].parent)
+    log_unwrapped(path, prefix, names)
+    buffers = {layout.prefix + name: tensor for name, tensor in layout.integer_buffers.items()}
+    layout = replace(layout, integer_buffers=buffers)
+    names = {layout.prefix + name: stored for name, stored in names.items()}
+    weights = renamed(tensors, {name: stored for name, stored in names.items() if name not in buffers})
     rules = layout.rules()
     sizes, violations = table.solve(rules, weights)
     if violations:
@@ -154,11 +163,13 @@ def _read(path: Path, options: LoadOptions) -> Checkpoint:
     return Checkpoint(path, tuple(files), weights, layout, options, layout.config(options))
 
 
-def _find_layout(container: str, tensors: Mapping[str, Tensor], folder: Path) -> Layout:
+def _find_layout(container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> Layout:
     for candidate in _CANDIDATES:
-        if layout := candidate.detect(container, tensors, folder):
+        if layout := candidate.detect(container, prefix, tensors, folder):
             return layout
+    model_type = read_json(folder / "config.json", {}).get("model_type")
     raise FormatError(
         "expected the weights of a CLIP or SigLIP as OpenAI, big_vision, open_clip, timm or transformers write them, "
-        f"got {len(tensors)} tensors ({', '.join(list(tensors)[:3])} ...)."
+        f"got {len(tensors)} tensors ({', '.join(list(tensors)[:3])} ...)"
+        + (f", and beside them a config.json of model_type {model_type!r}." if model_type else ".")
     )

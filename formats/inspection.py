@@ -89,13 +89,15 @@ def _describe_file(file: Path) -> dict[str, Any]:
 
 def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
     shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    towers = {  # an image tower alone is its own configuration
-        "vision": (getattr(config, "vision_config", config), ("image_size", "patch_size", *shared)),
-        "text": (getattr(config, "text_config", None), ("max_position_embeddings", "vocab_size", *shared)),
+    fields = {
+        "vision": ("image_size", "patch_size", *shared),
+        "text": ("max_position_embeddings", "vocab_size", *shared),
     }
-    geometry = {
-        part: {name: getattr(c, name) for name in names} for part, (c, names) in towers.items() if c is not None
-    }
+    geometry = {}
+    for part, names in fields.items():
+        key = f"{part}_config"  # a tower alone is its own configuration
+        if (tower := config if config.base_config_key == key else getattr(config, key, None)) is not None:
+            geometry[part] = {name: getattr(tower, name) for name in names}
     return {"family": config.model_type, "geometry": geometry}
 
 

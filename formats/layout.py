@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from ..configuration import DualEncoderConfig, SiglipVisionConfig
+from ..configuration import DualEncoderConfig, TowerConfig
 from .errors import FormatError
 from .options import LoadOptions
-from .table import Rule
+from .table import Rule, expand
 
 _TENSOR_FIELDS = ("integer_buffers", "merged_sources")
 
@@ -28,7 +28,7 @@ class Layout(ABC):
     format: ClassVar[str]
     containers: ClassVar[tuple[str, ...]]  # the kinds of file that can be written, the usual one first
 
-    container: str  # "torchscript", "torch", "torch/state_dict" (nested), "safetensors" or "npz"
+    container: str  # "torchscript", "torch", "torch/state_dict" (nested in this entry), "safetensors" or "npz"
     image_layers: int
     text_layers: int
     prefix: str = ""  # before every name
@@ -45,9 +45,10 @@ class Layout(ABC):
 
     @classmethod
     @abstractmethod
-    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> Self | None:
+    def detect(cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> Self | None:
         """Return the layout of a file in `folder`, None where it is of another format.
 
+        The names in `tensors` are without the `prefix` that they have in the file.
         Raises FormatError for variants of this format that are not supported.
         """
 
@@ -60,11 +61,15 @@ class Layout(ABC):
         raise FormatError(f"{cls.format} files are read, but this version does not write them.")
 
     @abstractmethod
+    def own_rules(self) -> list[Rule]:
+        """Return all rules, with names that lack the prefix."""
+
     def rules(self) -> list[Rule]:
-        """Return all rules, with full names."""
+        """Return all rules, with the full names of the file."""
+        return expand(self.own_rules(), "", self.prefix)
 
     @abstractmethod
-    def config(self, options: LoadOptions) -> DualEncoderConfig | SiglipVisionConfig:
+    def config(self, options: LoadOptions) -> DualEncoderConfig | TowerConfig:
         """Return the configuration that follows from `sizes` and `options`. Raises FormatError where they disagree."""
 
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:

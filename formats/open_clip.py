@@ -44,30 +44,31 @@ class OpenClipLayout(Layout):
     """A checkpoint of open_clip's training, or the weights that were published from it."""
 
     format: ClassVar[str] = "open_clip"
-    containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch", "torch/state_dict")
+    containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch")
 
     trunk: bool  # the image tower is timm's, as SigLIP's is
     custom_text: bool  # the text tower is under `text.`
     text_head: bool  # a linear map after the text tower
     logit_bias: bool
+    two_tables: bool = False  # of text positions, as in Long-CLIP
 
     @classmethod
-    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "OpenClipLayout | None":
-        prefix = "module." if any(name.startswith("module.") for name in tensors) else ""
-        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if "visual.conv1.weight" not in weights and not _any_below("visual.trunk.", weights):
+    def detect(
+        cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path
+    ) -> "OpenClipLayout | None":
+        if "visual.conv1.weight" not in tensors and not _any_below("visual.trunk.", tensors):
             return None
         sidecar_json = {} if container == "torchscript" else read_json(folder / CONFIG_FILE, {})
-        layout = cls._from_names(container, prefix, weights, sidecar_json)
-        written_by_open_clip = (
-            layout.trunk or layout.custom_text or layout.logit_bias or prefix or container == "torch/state_dict"
-        )
-        if not written_by_open_clip and _is_openai(container, weights, bool(sidecar_json)):
+        layout = cls._from_names(container, prefix, tensors, sidecar_json)
+        of_its_training = (container, prefix) == ("torch/state_dict", "module.")
+        written_by_open_clip = layout.trunk or layout.custom_text or layout.logit_bias or of_its_training
+        in_training = bool(prefix) or container.startswith("torch/")
+        if not written_by_open_clip and _is_openai(container, tensors, bool(sidecar_json), in_training):
             return None
-        if layout.logit_bias and not layout.trunk and weights["logit_bias"].any():
+        if layout.logit_bias and not layout.trunk and tensors["logit_bias"].any():
             raise FormatError(
                 f"this CLIP was trained with the sigmoid loss, and transformers' CLIP has no place for its logit_bias "
-                f"of {weights['logit_bias'].flatten()[0].item():g}."
+                f"of {tensors['logit_bias'].flatten()[0].item():g}."
             )
         return layout
 
@@ -75,7 +76,7 @@ class OpenClipLayout(Layout):
     def _from_names(
         cls, container: str, prefix: str, weights: Mapping[str, Tensor], sidecar_json: Mapping[str, Any]
     ) -> "OpenClipLayout":
-        """Return the layout that follows from the names of the weights, here without their prefix."""
+        """Return the layout that follows from the names of the weights."""
         trunk, custom_text = _any_below("visual.trunk.", weights), _any_below("text.", weights)
         text = "text." if custom_text else ""
         blocks = r"visual\.trunk\.blocks" if trunk else r"visual\.transformer\.resblocks"
@@ -87,6 +88,7 @@ class OpenClipLayout(Layout):
             custom_text=custom_text,
             text_head=_any_below(f"{text}text_projection", weights),
             logit_bias="logit_bias" in weights,
+            two_tables=f"{text}{openai.STRETCHED_POSITIONS}" in weights,
             image_layers=number_of_layers(weights, rf"{blocks}\.(\d+)\."),
             text_layers=number_of_layers(weights, rf"{text}transformer\.resblocks\.(\d+)\."),
         )
@@ -117,22 +119,22 @@ class OpenClipLayout(Layout):
         model_cfg |= {"init_logit_bias": -10} if self.logit_bias else {}
         return replace(self, sidecar_json={"model_cfg": model_cfg})
 
-    def rules(self) -> list[Rule]:
-        text = f"{self.prefix}text." if self.custom_text else self.prefix
-        text_rules = openai.tower_rules("text", self.text_layers, text)
+    def own_rules(self) -> list[Rule]:
+        text = "text." if self.custom_text else ""
+        text_rules = openai.tower_rules("text", self.text_layers, text, two_tables=self.two_tables)
         if self.trunk:
             return [
-                *timm.tower_rules(self.image_layers, f"{self.prefix}visual.trunk.", "vision_model."),
+                *timm.tower_rules(self.image_layers, "visual.trunk.", "vision_model."),
                 *text_rules,
                 *expand(TEXT_HEAD if self.text_head else [NO_TEXT_HEAD], "text", text),
-                *expand(SCALE_AND_BIAS, "", self.prefix),
+                *SCALE_AND_BIAS,
             ]
         return [
-            *openai.tower_rules("vision", self.image_layers, f"{self.prefix}visual."),
-            *expand([openai.VISION_PROJECTION], "vision", f"{self.prefix}visual."),
+            *openai.tower_rules("vision", self.image_layers, "visual."),
+            *expand([openai.VISION_PROJECTION], "vision", "visual."),
             *text_rules,
             *expand([*openai.TEXT_NORM, openai.TEXT_PROJECTION], "text", text),
-            *expand([SCALE_AND_ZERO if self.logit_bias else openai.LOGIT_SCALE], "", self.prefix),
+            SCALE_AND_ZERO if self.logit_bias else openai.LOGIT_SCALE,
         ]
 
     def config(self, options: LoadOptions) -> DualEncoderConfig:
@@ -236,17 +238,19 @@ def _has_trunk(config: DualEncoderConfig) -> bool:
     return bool(config.vision_config.pooling == "attention")
 
 
-def _is_openai(container: str, weights: Mapping[str, Tensor], has_json: bool) -> bool:
+def _is_openai(container: str, weights: Mapping[str, Tensor], has_json: bool, in_training: bool) -> bool:
     """Return whether a state dict under OpenAI's names is OpenAI's, which computes quick GELU.
 
     It is if any of four signs is present: the file is a TorchScript archive; it has OpenAI's integer buffers; it has
     OpenAI's mixture of dtypes; its weights are in OpenAI's order, where blocks begin with the attention (open_clip's
-    begin with a norm). The last two do not count beside open_clip's JSON. A safetensors file keeps no order, so that
-    one of a single dtype may be either's, and the caller has to say.
+    begin with a norm). The last two do not count beside open_clip's JSON, nor the dtypes `in_training`: open_clip's in
+    float16 have the same. A safetensors file keeps no order, so that one of a single dtype may be either's, and the
+    caller has to say.
     """
     if container == "torchscript" or any(name in weights for name in openai.INTEGER_BUFFERS):
         return True
-    mixture = [getattr(weights.get(name), "dtype", None) for name in ("visual.conv1.weight", "ln_final.weight")]
+    dtypes = [getattr(weights.get(name), "dtype", None) for name in ("visual.conv1.weight", "ln_final.weight")]
+    mixture = dtypes == [torch.float16, torch.float32] and not in_training
     block = [name.rpartition("resblocks.0.")[2] for name in weights if "resblocks.0." in name]
     attention_first = container != "safetensors" and bool(block) and block[0].startswith("attn.")
-    return not has_json and (mixture == [torch.float16, torch.float32] or attention_first)
+    return not has_json and (mixture or attention_first)

@@ -13,7 +13,7 @@ from ..configuration import CLIPConfig, DualEncoderConfig
 from .errors import FormatError
 from .geometry import clip_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers
-from .operations import KERNEL, SPLIT
+from .operations import KEPT_THEN_STRETCHED, KERNEL, SPLIT
 from .options import LoadOptions, resolve_option
 from .table import Rule, expand, expand_layers, rule
 
@@ -50,6 +50,17 @@ TEXT = (
     rule("token_embedding.weight", "embeddings.token_embedding.weight", ".vocabulary .width"),
     rule("positional_embedding", "embeddings.position_embedding.weight", ".positions .width"),
 )
+# Long-CLIP (beichenzbc/Long-CLIP, model/model_longclip.py, `encode_text`): see `operations.KEPT_THEN_STRETCHED`.
+STRETCHED_POSITIONS = "positional_embedding_res"
+TEXT_OF_LONG_CLIP = (
+    TEXT[0],
+    rule(
+        f"positional_embedding {STRETCHED_POSITIONS}",
+        "embeddings.position_embedding.weight",
+        ".positions .width",
+        KEPT_THEN_STRETCHED,
+    ),
+)
 TEXT_NORM = (
     rule("ln_final.weight", "text_model.final_layer_norm.weight", ".width"),
     rule("ln_final.bias", "text_model.final_layer_norm.bias", ".width"),
@@ -63,9 +74,10 @@ HALVED = re.compile(r"conv1\.weight$|\.attn\.|\.mlp\.|^text_projection$|^visual\
 INTEGER_BUFFERS = ("input_resolution", "context_length", "vocab_size")  # in archives; they repeat the shapes
 
 
-def tower_rules(tower: str, layers: int, source: str) -> list[Rule]:
-    """Return the rules of one transformer, whose official names begin with `source`."""
-    rules, target = {"vision": (VISION, "vision_model."), "text": (TEXT, "text_model.")}[tower]
+def tower_rules(tower: str, layers: int, source: str, *, two_tables: bool = False) -> list[Rule]:
+    """Return the rules of one transformer, whose official names begin with `source`; `two_tables` as in Long-CLIP."""
+    text = TEXT_OF_LONG_CLIP if two_tables else TEXT
+    rules, target = {"vision": (VISION, "vision_model."), "text": (text, "text_model.")}[tower]
     blocks = (f"{source}transformer.resblocks.{{n}}.", f"{target}encoder.layers.{{n}}.")
     return [*expand(rules, tower, source, target), *expand_layers(BLOCK, tower, layers, *blocks)]
 
@@ -77,12 +89,16 @@ class OpenAILayout(Layout):
     format: ClassVar[str] = "openai"
     containers: ClassVar[tuple[str, ...]] = ("torch", "torchscript", "safetensors")
 
+    two_tables: bool = False  # of text positions, as in Long-CLIP
+
     @classmethod
-    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "OpenAILayout | None":
+    def detect(cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> "OpenAILayout | None":
         if not any(name.startswith("visual.transformer.resblocks.") for name in tensors):
             return None
         return cls(
             container=container,
+            prefix=prefix,
+            two_tables=STRETCHED_POSITIONS in tensors,
             image_layers=number_of_layers(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
             text_layers=number_of_layers(tensors, r"transformer\.resblocks\.(\d+)\."),
             integer_buffers={name: tensors[name] for name in INTEGER_BUFFERS if name in tensors},
@@ -107,11 +123,11 @@ class OpenAILayout(Layout):
         not_halved = [name for rule in layout.rules() for name in rule.sources if not HALVED.search(name)]
         return replace(layout, dtypes={"": "float16", **dict.fromkeys(not_halved, "float32")})
 
-    def rules(self) -> list[Rule]:
+    def own_rules(self) -> list[Rule]:
         return [
             *tower_rules("vision", self.image_layers, "visual."),
             *expand([VISION_PROJECTION], "vision", "visual."),
-            *tower_rules("text", self.text_layers, ""),
+            *tower_rules("text", self.text_layers, "", two_tables=self.two_tables),
             *expand([*TEXT_NORM, TEXT_PROJECTION, LOGIT_SCALE], "text"),
         ]
 
@@ -139,20 +155,21 @@ class ResNetLayout(OpenAILayout):
     stages: tuple[int, ...]  # blocks in each
 
     @classmethod
-    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "ResNetLayout | None":
+    def detect(cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> "ResNetLayout | None":
         if "visual.layer1.0.conv1.weight" not in tensors:
             return None
         stages = tuple(number_of_layers(tensors, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
         counters = [name for name in tensors if name.endswith(".num_batches_tracked")]
         return cls(
             container=container,
+            prefix=prefix,
             image_layers=sum(stages),
             text_layers=number_of_layers(tensors, r"transformer\.resblocks\.(\d+)\."),
             integer_buffers={name: tensors[name] for name in (*INTEGER_BUFFERS, *counters) if name in tensors},
             stages=stages,
         )
 
-    def rules(self) -> list[Rule]:
+    def own_rules(self) -> list[Rule]:
         return [
             *expand([*_resnet_rules(self.stages), *RESNET_POOLING], "vision", "visual.", "vision_model."),
             *tower_rules("text", self.text_layers, ""),

@@ -103,6 +103,18 @@ ADD = Operation(
     lambda targets, shapes: [targets[0][None], torch.full_like(targets[0][None], -0.0)],
     lossy=True,
 )
+# Long-CLIP has two tables of text positions. Of the first, trained for 77 positions, it keeps the best trained ones and
+# takes the rest from the second, which was stretched to 248 positions:
+#     positional_embedding (positions, width), positional_embedding_res (positions, width)
+#     -> position_embedding.weight (positions, width)
+# Rows that are not used come back only where the layout keeps both tables (`Layout.merged_sources`).
+KEPT_POSITIONS = 20
+KEPT_THEN_STRETCHED = Operation(
+    "kept, then stretched",
+    lambda sources: [torch.cat([sources[0][:KEPT_POSITIONS], sources[1][KEPT_POSITIONS:]])],
+    lambda targets, shapes: [targets[0], targets[0].clone()],
+    lossy=True,
+)
 # Some CLIPs of open_clip have a logit_bias, which is zero, and transformers' CLIP has no such parameter:
 #     logit_scale (), logit_bias () = 0 -> logit_scale ()
 # `OpenClipLayout.detect` has refused a bias that is not zero.

@@ -4,7 +4,7 @@ import math
 import mmap
 import struct
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from . import torch_file
-from .errors import FormatError
+from .errors import FormatError, SeveralModelsError
 from .layout import read_json
+from .wrappers import log_unwrapped, model_prefixes, unwrap_names
 
 _MAX_UNPACKED_RATIO = 2  # unpacked bytes per byte of the file; weights hardly compress
 # The names of files with weights in folders, the preferred one first; an index names several files.
@@ -36,11 +37,10 @@ _IN_FOLDERS = (
 )
 
 
-def weight_files(path: Path) -> list[Path]:
+def weight_files(path: Path, names: Sequence[str] = (*_IN_OPEN_CLIP_FOLDERS, *_IN_FOLDERS)) -> list[Path]:
     """Return the file itself, or the files with the weights in a folder of open_clip, timm or transformers."""
     if path.is_file():
         return [path]
-    names = (*_IN_OPEN_CLIP_FOLDERS, *_IN_FOLDERS)
     first = next((path / name for name in names if (path / name).is_file()), None)
     if first is None:
         content = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
@@ -78,9 +78,58 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self._mappers)
 
 
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> Mapping[str, Tensor]:
+    """Return some or all tensors under new names; `names` maps these to the present ones."""
+    if len(names) == len(tensors) and all(new == present for new, present in names.items()):
+        return tensors
+    return StoredTensors({new: partial(tensors.__getitem__, present) for new, present in names.items()})
+
+
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """Return the tensors of a file or folder under their names there, whatever model they belong to."""
     return read_files(weight_files(path))[1]
+
+
+def unwrapped_weights(folder: Path, known_prefix: str) -> Mapping[str, Tensor] | None:
+    """Return the weights of a folder that transformers would not find: in an entry of their file, or below a prefix.
+
+    None where it finds them, as it does below the `known_prefix` with other weights beside. Raises SeveralModelsError
+    where they can be read in several ways.
+    """
+    try:
+        files = weight_files(folder, _IN_FOLDERS)
+        described = [_describe(file) for file in files]
+    except SeveralModelsError:
+        raise
+    except Exception:  # what is wrong with the files transformers says
+        return None
+    names = [name for _, part in described for name in part]
+    is_nested = any("/" in container for container, _ in described)
+    if (
+        not is_nested
+        and model_prefixes(names) == [known_prefix]
+        and not all(name.startswith(known_prefix) for name in names)
+    ):
+        return None
+    prefix, own_names = unwrap_names(names)
+    if not log_unwrapped(folder, prefix, own_names) and not is_nested:
+        return None
+    return renamed(read_files(files)[1], own_names)
+
+
+def _describe(path: Path) -> tuple[str, Iterable[str]]:
+    """Return the container and the names of the tensors in a file of PyTorch or safetensors, without their values."""
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":
+            with ZipFile(path) as archive:
+                (entry,) = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+                return torch_file.describe_archive(archive, entry.removesuffix("data.pkl"))
+        file.seek(0)
+        if file.read(1) == b"\x80":
+            file.seek(0)
+            return torch_file.describe_legacy(file)[:2]
+    with safe_open(path, framework="pt") as opened:
+        return "safetensors", opened.keys()
 
 
 def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:

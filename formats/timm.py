@@ -135,17 +135,18 @@ class TimmLayout(Layout):
     containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch")
 
     @classmethod
-    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "TimmLayout | None":
+    def detect(cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> "TimmLayout | None":
         if "attn_pool.latent" not in tensors:
             return None
         return cls(
             container=container,
+            prefix=prefix,
             image_layers=number_of_layers(tensors, r"blocks\.(\d+)\."),
             text_layers=0,
             sidecar_json=read_json(folder / "config.json", {}),
         )
 
-    def rules(self) -> list[Rule]:
+    def own_rules(self) -> list[Rule]:
         return tower_rules(self.image_layers, "", "")
 
     def config(self, options: LoadOptions) -> SiglipVisionConfig:

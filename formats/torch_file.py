@@ -5,7 +5,7 @@ import os
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +14,8 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 from torch import Tensor, nn
 
-from .errors import FormatError
+from .errors import FormatError, SeveralModelsError
+from .wrappers import model_prefixes
 
 _DTYPES = {
     "HalfStorage": torch.float16,
@@ -23,16 +24,25 @@ _DTYPES = {
     "DoubleStorage": torch.float64,
     "IntStorage": torch.int32,
     "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,  # no weights have these, but the state of a training
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
 }
-# Entries that open_clip's training (open_clip_train/main.py) saves with the weights; they are not read.
-_TRAINING_STATE = {"epoch", "name", "optimizer", "scaler"}
+_MAX_NESTING = 2  # dicts around the dict of the weights
 _MAX_MODULES = 10_000  # a forged module tree can contain itself; CLIP ViT-L has about 400 modules
+
+
+def describe_archive(archive: ZipFile, folder: str) -> "tuple[str, dict[str, _Stored]]":
+    """Return the container, and the tensors without their values, of the files that `read_archive` reads."""
+    with archive.open(f"{folder}data.pkl") as file:
+        root = _Unpickler(file).load()
+    return ("torchscript", _module_tensors(root)) if isinstance(root, _Module) else _state_dict(root)
 
 
 def read_archive(archive: ZipFile, folder: str) -> tuple[str, dict[str, Tensor]]:
     """Return the container and the tensors of a file of `torch.jit.save` or `torch.save`; `folder` holds `data.pkl`."""
-    with archive.open(f"{folder}data.pkl") as file:
-        root = _Unpickler(file).load()
+    container, described = describe_archive(archive, folder)
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
         raise FormatError("the file was written on a big-endian machine; save it again on a little-endian one.")
 
@@ -43,22 +53,24 @@ def read_archive(archive: ZipFile, folder: str) -> tuple[str, dict[str, Tensor]]
         with archive.open(entry) as file:
             return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
 
-    if isinstance(root, _Module):
-        return "torchscript", _load(_module_tensors(root), read_storage)
-    container, described = _state_dict(root)
     return container, _load(described, read_storage)
+
+
+def describe_legacy(file: IO[bytes]) -> "tuple[str, dict[str, _Stored], Mapping[str, int]]":
+    """Return what `describe_archive` does, of a file of the old `torch.save`, and the bytes of a value by storage."""
+    _magic, _protocol, _system = (_Unpickler(file).load() for _ in range(3))
+    unpickler = _Unpickler(file)
+    return *_state_dict(unpickler.load()), unpickler.itemsize
 
 
 def read_legacy(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Return the container and the tensors of a file of the old `torch.save`: five pickles, then the storages."""
     with path.open("rb") as file:
-        _magic, _protocol, _system = (_Unpickler(file).load() for _ in range(3))
-        unpickler = _Unpickler(file)
-        container, described = _state_dict(unpickler.load())
+        container, described, itemsize = describe_legacy(file)
         used = {stored.key for stored in described.values()}
         storages = {}
         for key in _Unpickler(file).load():
-            size = int.from_bytes(file.read(8), "little") * unpickler.itemsize[key]
+            size = int.from_bytes(file.read(8), "little") * itemsize[key]
             if key in used:
                 storages[key] = torch.frombuffer(bytearray(file.read(size)), dtype=torch.uint8)
             else:
@@ -164,21 +176,55 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _state_dict(root: object) -> tuple[str, dict[str, _Stored]]:
-    """Return the container and the weights; in a training checkpoint these are the entry "state_dict"."""
+    """Return the container and the weights.
+
+    In a checkpoint of a training they are an entry of it, such as "state_dict" (open_clip, Lightning), "model" (timm),
+    "model_state_dict" (PyTorch's tutorials) or "module" (DeepSpeed); what lies beside is not read. Raises FormatError
+    where several entries hold a model: open_clip would take one of them, timm another.
+    """
     if not isinstance(root, dict):
         raise FormatError(f"the file holds a {type(root).__name__.lstrip('_')}, expected a state dict of tensors.")
-    container, entries = "torch", dict(dict.items(root))
-    if isinstance(entries.get("state_dict"), dict):
-        if unknown := [name for name in entries if name not in {"state_dict", *_TRAINING_STATE}]:
-            raise FormatError(f"beside the state_dict of a training checkpoint, {unknown[0]!r} is not expected.")
-        container, entries = "torch/state_dict", dict(dict.items(entries["state_dict"]))
+    state_dicts = {place: entries for place, entries in _dicts(root) if _tensor_names(entries)}
+    models = [place for place, entries in state_dicts.items() if model_prefixes(_tensor_names(entries))]
+    if len(models) > 1:
+        raise SeveralModelsError(
+            f"the file holds {len(models)} models, {' and '.join(place or 'the outermost' for place in models)}; save "
+            "the one that you want alone."
+        )
+    if not models and any(state_dicts):  # a file of another kind; the names say which
+        return "torch", {
+            f"{place}.{name}".lstrip("."): entries[name]
+            for place, entries in state_dicts.items()
+            for name in _tensor_names(entries)
+        }
+    place = models[0] if models else ""
+    entries = state_dicts.get(place, dict(dict.items(root)))
     for name, value in entries.items():
         if not isinstance(name, str) or not isinstance(value, _Stored):
             raise FormatError(
                 f"entry {name!r} is a {type(value).__name__.lstrip('_')}, expected a tensor; "
                 "of a training checkpoint, save the model's state dict alone."
             )
-    return container, entries
+    return f"torch/{place}".rstrip("/"), entries
+
+
+def _dicts(root: dict[Any, Any]) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Yield a dict and those in it, each once, with its place ("" is the outermost, then "state_dict", "a/b")."""
+    seen: set[int] = set()
+    pending = [("", root)]
+    while pending:
+        place, entries = pending.pop()
+        if id(entries) in seen or place.count("/") > _MAX_NESTING:
+            continue
+        seen.add(id(entries))
+        entries = dict(dict.items(entries))
+        yield place, entries
+        inner = [(f"{place}/{name}".lstrip("/"), value) for name, value in entries.items() if isinstance(value, dict)]
+        pending += reversed(inner)
+
+
+def _tensor_names(entries: dict[Any, Any]) -> list[str]:
+    return [name for name, value in entries.items() if isinstance(name, str) and isinstance(value, _Stored)]
 
 
 def _module_tensors(root: _Module) -> dict[str, _Stored]:

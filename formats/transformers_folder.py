@@ -33,7 +33,9 @@ class TransformersLayout(Layout):
     containers: ClassVar[tuple[str, ...]] = ("safetensors", "torch")
 
     @classmethod
-    def detect(cls, container: str, tensors: Mapping[str, Tensor], folder: Path) -> "TransformersLayout | None":
+    def detect(
+        cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path
+    ) -> "TransformersLayout | None":
         if not any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
             return None
         sidecar_json = read_json(folder / "config.json")
@@ -57,9 +59,9 @@ class TransformersLayout(Layout):
             sizes=sizes_of(config),
         )
 
-    def rules(self) -> list[Rule]:
+    def own_rules(self) -> list[Rule]:
         config = _config(self.sidecar_json)
-        shapes = targets(_family_layout(config).rules(), sizes_of(config))
+        shapes = targets(_family_layout(config).own_rules(), sizes_of(config))
         return [Rule((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
 
     def config(self, options: LoadOptions) -> DualEncoderConfig:
@@ -80,5 +82,10 @@ def _family_layout(config: DualEncoderConfig) -> Layout:
 
 def _config(values: Mapping[str, object]) -> DualEncoderConfig:
     if (model_type := values.get("model_type")) not in FAMILIES:
+        if any(model_type in family.model_types for family in FAMILIES.values()):
+            raise FormatError(
+                f"config.json has model_type {model_type!r}, one tower alone; expected both. It needs no conversion: "
+                f"{values.get('architectures') or 'the class of the tower'} loads it."
+            )
         raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
     return FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))

@@ -27,7 +27,10 @@ def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> 
     elif container == "torchscript":
         write_archive(tensors, path)
     else:
-        torch.save({"state_dict": dict(tensors)} if container == "torch/state_dict" else dict(tensors), path)
+        content: dict[str, Any] = dict(tensors)
+        for entry in reversed(container.split("/")[1:]):
+            content = {entry: content}
+        torch.save(content, path)
 
 
 def write_safetensors(

@@ -1,14 +1,18 @@
-"""`from_pretrained` for official checkpoint files, and for the base classes that stand for every family."""
+"""`from_pretrained` for official checkpoints, for folders with wrapped names, and for the bases of all families."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
+from ..catalogue.download import is_name, suggest_names
 from ..configuration import FAMILIES
-from ..formats import is_checkpoint_file, pop_options, read_checkpoint
+from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,6 +24,7 @@ class LoadsOfficialFiles:
     """Mixin of all models: decides what to load before it calls transformers' own `from_pretrained`."""
 
     config_class: Any  # a configuration without a `model_type` stands for all families
+    base_model_prefix: str
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig) -> "type[Self]":
@@ -42,25 +47,48 @@ class LoadsOfficialFiles:
     ) -> "Self":
         """Load a model as transformers does, from a Hub id or a folder; or from an official checkpoint, in float32.
 
-        `image_size`, `vision_activation` and `vision_heads` of an official checkpoint are those of `read_checkpoint`.
+        An official checkpoint is a file, or a name of `twinlens list`, which is downloaded and checked; what exists as
+        a path is a path. `image_size`, `vision_activation` and `vision_heads` are those of `read_checkpoint`. Where a
+        folder has its weights under the names of wrappers (`module.`, `_orig_mod.`, ...) or in an entry of a training
+        checkpoint, all of them have to be there.
         """
         source = pretrained_model_name_or_path
-        if is_checkpoint_file(source):
+        if is_checkpoint_file(source) or is_name(source):
             return cls._from_checkpoint_file(source, *args, **kwargs)
         if not cls.config_class.model_type:
             hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            config = kwargs.get("config") or cls.config_class.from_pretrained(source, **hub_arguments)
+            with suggest_names(source):
+                config = kwargs.get("config") or cls.config_class.from_pretrained(source, **hub_arguments)
             return cls.class_for(config).from_pretrained(source, *args, **kwargs)
-        return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
+        if source is not None and (folder := Path(source, kwargs.get("subfolder") or "")).is_dir():
+            weights = unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")
+            if weights is not None:
+                return cls._from_all_weights(weights, *args, **{"config": source, **kwargs})
+        with suggest_names(source):
+            return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
 
     @classmethod
-    def _from_checkpoint_file(cls, file: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
-        """Pass the file's configuration and weights to transformers, which takes them without a folder."""
-        checkpoint = read_checkpoint(file, **pop_options(kwargs))
+    def _from_checkpoint_file(cls, source: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
+        """Pass the configuration and weights of an official checkpoint to transformers, without a folder."""
+        checkpoint, _ = read_source(Path(source), **pop_options(kwargs))
         model_class = cls.class_for(checkpoint.config)
         # A tower takes its part of the configuration; transformers takes its part of the weights.
         config = getattr(checkpoint.config, model_class.config_class.base_config_key or "", checkpoint.config)
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
         kwargs.setdefault("config", config)
-        return model_class.from_pretrained(None, *args, state_dict=checkpoint.state_dict(), **kwargs)
+        return model_class._from_all_weights(checkpoint.state_dict(), *args, **kwargs)
+
+    @classmethod
+    def _from_all_weights(
+        cls, weights: Mapping[str, Tensor], *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> "Self":
+        """Load weights as transformers does. Raises ValueError where some are missing, those of a classifier apart."""
+        loaded = cls.from_pretrained(None, *args, state_dict=dict(weights), output_loading_info=True, **kwargs)
+        model, info = cast("tuple[Self, dict[str, Any]]", loaded)
+        if missing := sorted(name for name in info["missing_keys"] if not name.startswith("classifier.")):
+            raise ValueError(
+                f"{cls.__name__} needs {len(missing)} weights that are not among the {len(weights)} given: "
+                f"{', '.join(missing[:5])}{' ...' if missing[5:] else ''}."
+            )
+        return loaded if output_loading_info else model

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..formats import Checkpoint
+from ..formats.openai import STRETCHED_POSITIONS
 from .measurement import Inputs, Outputs, Subject
 
 _INSTALL = "pip install '.[reference]' in the checkout of twinlens"
@@ -55,6 +56,10 @@ def _openai(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
             ) from error
         return "its own TorchScript code", lambda: torch.jit.load(str(checkpoint.path), map_location="cpu").float()
 
+    prefix = checkpoint.layout.prefix
+    if f"{prefix}{STRETCHED_POSITIONS}" in checkpoint.tensors:
+        raise ValueError("openai-clip has no Long-CLIP, whose own code is no package; leave out --reference original.")
+
     def load() -> Any:
         config = checkpoint.config
         vision, text = config.vision_config, config.text_config
@@ -70,7 +75,7 @@ def _openai(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
             transformer_heads=text.num_attention_heads,
             transformer_layers=text.num_hidden_layers,
         )
-        model.load_state_dict({name: tensor.float() for name, tensor in checkpoint.tensors.items()})
+        model.load_state_dict({name.removeprefix(prefix): value.float() for name, value in checkpoint.tensors.items()})
         return model
 
     return f"openai-clip {version('openai-clip')}", load

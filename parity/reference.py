@@ -55,11 +55,13 @@ def reference_forward(
 
 
 class _WithoutPrefix(Mapping[str, Any]):
-    """The same tensors with `params/` or `module.` removed from their names; each is read only when it is used."""
+    """The same tensors without what stands before all of their names; each is read only when it is used."""
 
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         self._tensors = tensors
-        self._names = {name.removeprefix("params/").removeprefix("module."): name for name in tensors}
+        prefixes = (name.removesuffix(known) for known in _FORWARDS for name in tensors if name.endswith(known))
+        prefix = min(prefixes, key=len, default="")
+        self._names = {name.removeprefix(prefix): name for name in tensors}
 
     def __getitem__(self, name: str) -> Any:
         return self._tensors[self._names[name]]

@@ -1,7 +1,7 @@
 """The float64 reference of CLIP: OpenAI's names (open_clip's own towers have them too) and transformers'.
 
-Sources: openai/CLIP `clip/model.py@d05afc4`; open_clip 3.3.0 `model.py`, `transformer.py`; transformers 5.23.0
-`models/clip/modeling_clip.py`.
+Sources: openai/CLIP `clip/model.py@d05afc4`; beichenzbc/Long-CLIP `model/model_longclip.py@3966af9`; open_clip 3.3.0
+`model.py`, `transformer.py`; transformers 5.23.0 `models/clip/modeling_clip.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -79,9 +79,13 @@ def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: F
         norm_after=torch_pair(weight, "visual.ln_post"),
         projection=weight("visual.proj"),
     )
+    positions = weight(f"{text_prefix}positional_embedding")
+    if f"{text_prefix}positional_embedding_res" in tensors:  # Long-CLIP: mask1 is 1 below 20, mask2 from 20 on
+        first = np.arange(len(positions))[:, None] < 20
+        positions = positions * first + weight(f"{text_prefix}positional_embedding_res") * ~first
     text_tower = _TextTower(
         tokens=tensors[f"{text_prefix}token_embedding.weight"],
-        positions=weight(f"{text_prefix}positional_embedding"),
+        positions=positions,
         blocks=torch_blocks(tensors, f"{text_prefix}transformer.resblocks."),
         norm_after=torch_pair(weight, f"{text_prefix}ln_final"),
         projection=weight(f"{text_prefix}text_projection"),

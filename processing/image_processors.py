@@ -2,13 +2,15 @@
 
 import math
 import warnings
-from typing import Any, ClassVar
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 
+from ..catalogue.download import is_name, suggest_names
 from . import image_steps, resizing
 from .description import describe_image_steps, numbered
 from .image_batches import (
@@ -41,6 +43,9 @@ from .image_settings import (
 from .resizing import ResizeEngine, Size
 from .threads import ThreadMap, thread_map
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # part of `typing` from Python 3.11 on
+
 
 class DualEncoderImageProcessor(PilBackend):
     """Images to `pixel_values`, float32 of shape (images, channels, height, width).
@@ -57,6 +62,16 @@ class DualEncoderImageProcessor(PilBackend):
     do_normalize = True
     do_convert_rgb = True
     resize_engine = "pillow"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *args: Any, **kwargs: Any) -> "Self":
+        """Load as transformers does, or by a name of `twinlens list` as `DualEncoderProcessor.from_pretrained` does."""
+        if is_name(pretrained_model_name_or_path):
+            from .processor import part_of_processor  # which imports this module
+
+            return part_of_processor(cls, "image_processor", pretrained_model_name_or_path, **kwargs)
+        with suggest_names(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def preprocess(self, images: Any, *args: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Preprocess images of any form that `open_image` reads, arrays and tensors, one or nested in collections.

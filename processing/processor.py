@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
-from ..configuration import FAMILIES, DualEncoderConfig
-from ..formats import is_checkpoint_file, pop_options, read_checkpoint, read_json
+from ..catalogue.download import is_name, published_vocabulary, suggest_names
+from ..configuration import FAMILIES, DualEncoderConfig, TowerConfig, family_of, is_single_tower
+from ..formats import is_checkpoint_file, pop_options, read_json, read_source
 from .clip_tokenizer import CLIPTokenizer
 from .description import describe_text_steps, numbered
 from .image_processors import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
 
 Preprocessing = Literal["official", "hub"]
+Part = TypeVar("Part", DualEncoderImageProcessor, DualEncoderTokenizer)
 
 _CLIP_VOCABULARY_SIZE = 49408
 
@@ -113,9 +115,10 @@ class DualEncoderProcessor(ProcessorMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, tokenizer: str | Path | None = None, **kwargs: Any
     ) -> "Self":
-        """Load from a folder, a Hub id or an official checkpoint file.
+        """Load from a folder, a Hub id or an official checkpoint: a file, or a name of `twinlens list`.
 
-        `tokenizer`, `text_cleanup` and, for a file, `preprocessing` are those of `build_processor`, `image_size` is
+        A name is downloaded and checked, and brings its vocabulary; what exists as a path is a path. `tokenizer`,
+        `text_cleanup` and, for an official checkpoint, `preprocessing` are those of `build_processor`, `image_size` is
         that of `read_checkpoint`; the image processor's settings can be given by name. Raises ValueError where the
         source is of another family than the class that this is called on.
         """
@@ -124,8 +127,9 @@ class DualEncoderProcessor(ProcessorMixin):
             name for processor in _CLASSES for name in processor.image_processor_type.valid_kwargs.__annotations__
         }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
-        if is_checkpoint_file(source):
-            checkpoint = read_checkpoint(source, **pop_options(kwargs))
+        if is_checkpoint_file(source) or is_name(source):
+            checkpoint, _ = read_source(source, **pop_options(kwargs))
+            tokenizer = tokenizer or published_vocabulary(source)
             image_settings = checkpoint.image_settings | image_settings
             chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
             processor_class = cls._processor_class(checkpoint.config.model_type, source)
@@ -135,7 +139,8 @@ class DualEncoderProcessor(ProcessorMixin):
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
         except OSError:  # a folder of processor files alone
             config_dict = {}
-        image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
+        with suggest_names(source):
+            image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
         type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")
         processor_class = cls._processor_class(config_dict.get("model_type") or type_name, source)
         if length := (config_dict.get("text_config") or config_dict).get("max_position_embeddings"):
@@ -185,7 +190,7 @@ class DualEncoderProcessor(ProcessorMixin):
     @classmethod
     def _from_config(
         cls,
-        config: DualEncoderConfig,
+        config: DualEncoderConfig | TowerConfig,
         *,
         tokenizer: str | Path | None,
         text_cleanup: str | None = None,
@@ -197,6 +202,8 @@ class DualEncoderProcessor(ProcessorMixin):
             raise ValueError(
                 f"preprocessing must be one of {', '.join(get_args(Preprocessing))}, got {preprocessing!r}."
             )
+        if is_single_tower(config):
+            config = family_of(config).config(**{config.base_config_key: config.to_dict()})
         image, text = cls._settings_from_config(config)
         if preprocessing == "official":
             image["resize_engine"] = "official"
@@ -316,8 +323,19 @@ def _names(processor_class: type[DualEncoderProcessor]) -> Iterator[str]:
 _CLASS_BY_NAME = {name: processor_class for processor_class in _CLASSES for name in _names(processor_class)}
 
 
+def part_of_processor(cls: type[Part], name: str, source: str | Path, **kwargs: Any) -> Part:
+    """Return the image processor or the tokenizer of `DualEncoderProcessor.from_pretrained(source, **kwargs)`.
+
+    Raises ValueError where it is of another class than `cls`, or where the source has none.
+    """
+    part = getattr(DualEncoderProcessor.from_pretrained(source, **kwargs), name)
+    if not isinstance(part, cls):
+        raise ValueError(f"{source} has {f'a {type(part).__name__}' if part else f'no {name}'}, not a {cls.__name__}.")
+    return part
+
+
 def build_processor(
-    config: DualEncoderConfig,
+    config: DualEncoderConfig | TowerConfig,
     *,
     tokenizer: str | Path | None = None,
     text_cleanup: str | None = None,

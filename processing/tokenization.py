@@ -14,6 +14,8 @@ from transformers import BatchEncoding
 from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy, TruncationStrategy
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from ..catalogue.download import is_name, suggest_names
+
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
 
@@ -56,8 +58,16 @@ class DualEncoderTokenizer(TokenizersBackend):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "Self":
-        """Load from a folder or a Hub id, as transformers does, whose own method does not declare what it returns."""
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        """Load from a folder or a Hub id as transformers does, or by a name of `twinlens list`.
+
+        A name is read as `DualEncoderProcessor.from_pretrained` reads it.
+        """
+        if is_name(pretrained_model_name_or_path):
+            from .processor import part_of_processor  # which imports this module
+
+            return part_of_processor(cls, "tokenizer", pretrained_model_name_or_path, **kwargs)
+        with suggest_names(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":

@@ -1,0 +1,98 @@
+"""One tower of a CLIP under OpenAI's names: `model.visual.state_dict()`, or a checkpoint without the other tower."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..configuration import CLIPTextConfig, CLIPVisionConfig
+from .geometry import clip_config, tower_fields
+from .layout import Layout, number_of_layers
+from .openai import STRETCHED_POSITIONS, TEXT_NORM, TEXT_PROJECTION, VISION_PROJECTION, tower_rules
+from .options import LoadOptions, resolve_option
+from .table import Rule, expand
+
+# The sizes of the tower that is not there, which only fill `clip_config`.
+_ABSENT = {
+    "vision": {"vision.patch": 32, "vision.positions": 50},
+    "text": {"text.vocabulary": 49408, "text.positions": 77},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAITowerLayout(Layout):
+    """CLIP's image tower (a ViT) or its text tower alone, with its projection or without."""
+
+    format: ClassVar[str] = "openai"
+    containers: ClassVar[tuple[str, ...]] = ("torch", "torchscript", "safetensors")
+
+    tower: Literal["vision", "text"]
+    below: str  # stands before the tower's names, "visual." or nothing
+    projected: bool
+    quick_gelu: bool  # the weights are seen to be OpenAI's
+    two_tables: bool  # of text positions, as in Long-CLIP
+
+    @classmethod
+    def detect(
+        cls, container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path
+    ) -> "OpenAITowerLayout | None":
+        if all(name.startswith("visual.") for name in tensors):
+            below = "visual."
+        elif not any(name.startswith("visual.") for name in tensors):
+            below = ""
+        else:
+            return None
+        has_image_tower = f"{below}class_embedding" in tensors and f"{below}conv1.weight" in tensors
+        if not has_image_tower and "token_embedding.weight" not in tensors:
+            return None
+        layers = number_of_layers(tensors, rf"{below}transformer\.resblocks\.(\d+)\.")
+        blocks = [name for name in tensors if name.startswith(f"{below}transformer.resblocks.0.")]
+        # As in `open_clip._is_openai`: its dtypes, or the attention as the first part of a block.
+        dtypes = {tensor.dtype for tensor in tensors.values()} if not prefix else set()
+        attention_first = container != "safetensors" and blocks[:1] == [
+            f"{below}transformer.resblocks.0.attn.in_proj_weight"
+        ]
+        return cls(
+            container=container,
+            prefix=prefix,
+            image_layers=layers if has_image_tower else 0,
+            text_layers=0 if has_image_tower else layers,
+            tower="vision" if has_image_tower else "text",
+            below=below,
+            projected=(f"{below}proj" if has_image_tower else "text_projection") in tensors,
+            quick_gelu=container == "torchscript" or attention_first or dtypes == {torch.float16, torch.float32},
+            two_tables=STRETCHED_POSITIONS in tensors,
+        )
+
+    def own_rules(self) -> list[Rule]:
+        projection = [VISION_PROJECTION if self.tower == "vision" else TEXT_PROJECTION] if self.projected else []
+        norm = [] if self.tower == "vision" else list(TEXT_NORM)
+        layers = self.image_layers + self.text_layers
+        return [
+            *tower_rules(self.tower, layers, self.below, two_tables=self.two_tables),
+            *expand([*norm, *projection], self.tower, self.below),
+        ]
+
+    def config(self, options: LoadOptions) -> CLIPVisionConfig | CLIPTextConfig:
+        """Return the configuration of the tower: geometry from the shapes, and heads that are 64 wide."""
+        activation = resolve_option(
+            "vision_activation",
+            options.get("vision_activation"),
+            "quick_gelu" if self.quick_gelu else None,
+            "whether its GELU is quick_gelu (OpenAI's) or gelu (open_clip's own)",
+        )
+        width = self.sizes[f"{self.tower}.width"]
+        heads = width // 64
+        if self.tower == "vision":
+            published = heads if self.quick_gelu or width <= 1024 else None  # as in `open_clip`
+            heads = resolve_option("vision_heads", options.get("vision_heads"), published, "the number of its heads")
+        layers = self.image_layers + self.text_layers
+        fields = tower_fields(self.sizes, self.tower, layers, heads=heads, activation=activation, eps=1e-5)
+        absent = "text" if self.tower == "vision" else "vision"
+        sizes = {"embed": 512, **_ABSENT[absent], **self.sizes}
+        towers = {self.tower: fields, absent: {}}
+        config = clip_config(sizes, towers["vision"], towers["text"], options.get("image_size"))
+        return config.vision_config if self.tower == "vision" else config.text_config
