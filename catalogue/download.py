@@ -79,17 +79,15 @@ def is_name(source: object) -> "TypeGuard[str | Path]":
 
 @contextmanager
 def suggest_names(source: object) -> Iterator[None]:
-    """Say in an OSError, such as transformers' where the Hub has no such model, which names are most like `source`."""
+    """Add the names that are most like `source` to an error, such as transformers' where the Hub has no such model."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         close = nearest_names(source) if isinstance(source, str) and not Path(source).exists() else []
         if not close:
             raise
-        names = " or ".join(map(repr, close))
-        raise OSError(
-            f"{source} is no path, no model on the Hub within reach, and no name of `twinlens list`, such as {names}."
-        ) from error
+        hint = f"The names of `twinlens list` that are most like {source!r} are {', '.join(map(repr, close))}."
+        raise (OSError if isinstance(error, OSError) else type(error))(f"{error} {hint}") from error
 
 
 def download_checkpoint(checkpoint: OfficialCheckpoint, *, progress: Progress = lambda step: None) -> Path:
@@ -102,19 +100,18 @@ def download_checkpoint(checkpoint: OfficialCheckpoint, *, progress: Progress = 
     return download_file(checkpoint.address, sha256=checkpoint.sha256, progress=progress)
 
 
-def published_vocabulary(source: str | Path, *, progress: Progress = lambda step: None) -> Path | None:
-    """Return the vocabulary that comes with a name, downloaded if need be; None for a path, or where none is published.
+def published_vocabulary(
+    source: str | Path, entry: OfficialCheckpoint | None, *, progress: Progress = lambda step: None
+) -> Path | None:
+    """Return the vocabulary of what `resolve_source` has found; None for a path, or where none is published.
 
-    OpenAI's vocabulary is part of this package, and of CLIP's tokenizer. Raises OSError for a download that failed.
+    Raises OSError for a download that failed.
     """
-    if not is_name(source):
-        return None
-    if str(source) in BUNDLED:
+    if str(source) in BUNDLED and not Path(source).exists():
         return bundled_checkpoint(str(source)).vocabulary
-    vocabulary = official_checkpoint(str(source)).vocabulary
-    if vocabulary.address is None:
+    if entry is None or entry.vocabulary.address is None:
         return None
-    return download_file(vocabulary.address, sha256=vocabulary.sha256, progress=progress)
+    return download_file(entry.vocabulary.address, sha256=entry.vocabulary.sha256, progress=progress)
 
 
 def download_file(url: str, *, sha256: str | None = None, progress: Progress = lambda step: None) -> Path:

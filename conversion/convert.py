@@ -109,7 +109,7 @@ def convert(
             "both. CLIPVisionModelWithProjection or CLIPTextModelWithProjection loads the file, and saves a folder."
         )
     stored_dtype = _stored_dtype(checkpoint, dtype)
-    tokenizer = tokenizer or published_vocabulary(source, progress=progress)
+    tokenizer = tokenizer or published_vocabulary(source, entry, progress=progress)
     processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
     notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
     certificate = None

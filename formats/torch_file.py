@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import FormatError, SeveralModelsError
-from .wrappers import model_prefixes
+from .wrappers import model_prefixes, unwrap_names
 
 _DTYPES = {
     "HalfStorage": torch.float16,
@@ -164,7 +164,10 @@ class _Unpickler(pickle._Unpickler):
             ("torch._utils", "_rebuild_parameter"): _Parameter,
         }
         if (module, name) not in allowed:
-            raise FormatError(f"the file asks for {module}.{name}, expected nothing but tensors; it was not executed.")
+            raise FormatError(
+                f"the file asks for {module}.{name}, expected nothing but tensors; it was not executed. Of a training "
+                "checkpoint, save the model's state dict alone."
+            )
         return allowed[module, name]
 
     def persistent_load(self, pid: Any) -> tuple[str, torch.dtype]:
@@ -191,6 +194,8 @@ def _state_dict(root: object) -> tuple[str, dict[str, _Stored]]:
             f"the file holds {len(models)} models, {' and '.join(place or 'the outermost' for place in models)}; save "
             "the one that you want alone."
         )
+    if len(models) == 1 and len(model_prefixes(state_dicts[models[0]])) > 1:
+        unwrap_names(_tensor_names(state_dicts[models[0]]))  # raises, before their common memory is found
     if not models and any(state_dicts):  # a file of another kind; the names say which
         return "torch", {
             f"{place}.{name}".lstrip("."): entries[name]

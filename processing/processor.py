@@ -128,8 +128,8 @@ class DualEncoderProcessor(ProcessorMixin):
         }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
         if is_checkpoint_file(source) or is_name(source):
-            checkpoint, _ = read_source(source, **pop_options(kwargs))
-            tokenizer = tokenizer or published_vocabulary(source)
+            checkpoint, entry = read_source(source, **pop_options(kwargs))
+            tokenizer = tokenizer or published_vocabulary(source, entry)
             image_settings = checkpoint.image_settings | image_settings
             chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
             processor_class = cls._processor_class(checkpoint.config.model_type, source)

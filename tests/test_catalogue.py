@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,14 +20,29 @@ import torch
 from helpers.builders import TINY_CLIP, write_openai
 from helpers.released_files import released_file, released_package
 
-from twinlens.catalogue import CATALOGUE, OfficialCheckpoint, official_checkpoint
+from twinlens.catalogue import CATALOGUE, OfficialCheckpoint, bundled_checkpoint, official_checkpoint
 from twinlens.catalogue import download as module
-from twinlens.catalogue.download import download_checkpoint, download_file, resolve_source
-from twinlens.catalogue.official_checkpoint import ResNet, Tower
+from twinlens.catalogue.download import (
+    download_checkpoint,
+    download_file,
+    is_name,
+    published_vocabulary,
+    resolve_source,
+)
+from twinlens.catalogue.official_checkpoint import ResNet, Tower, Vocabulary
+from twinlens.catalogue.published import ALIASES
 from twinlens.configuration import CLIPConfig, SiglipConfig
 from twinlens.formats import read_checkpoint
 from twinlens.formats.source import check_geometry
-from twinlens.modeling import CLIPModel, SiglipModel
+from twinlens.modeling import CLIPModel, CLIPVisionModel, DualEncoderModel, SiglipModel
+from twinlens.processing import (
+    CLIPImageProcessor,
+    CLIPTokenizer,
+    DualEncoderProcessor,
+    SiglipImageProcessor,
+    SiglipProcessor,
+    SiglipTokenizer,
+)
 
 FACTS = ("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
 ENTRIES = list(CATALOGUE.values())
@@ -166,6 +182,15 @@ class TestOfficialCode:
             assert getattr(entry.pixels, name) == official[name]
         quick = official.get("quick_gelu", False)
         assert entry.activation == (None if entry.name == "ViT-B-16:dfn2b" else "quick_gelu" if quick else "gelu")
+
+    def test_open_clip_names_of_openai(self, pretrained: ModuleType) -> None:
+        """open_clip downloads them from OpenAI's addresses, and computes quick GELU under every one of these names."""
+        official = dict.fromkeys(model for model, tag in pretrained.list_pretrained() if tag == "openai")
+        assert {name.removesuffix(":openai") for name in ALIASES} == official.keys()
+        for name, entry in ALIASES.items():
+            cfg = pretrained.get_pretrained_cfg(*name.split(":"))
+            assert (cfg["url"], cfg["quick_gelu"]) == (entry.address, True)
+            assert official_checkpoint(name) is entry
 
     @pytest.mark.parametrize(
         "entry", [entry for entry in ENTRIES if entry.family == "clip"], ids=lambda entry: entry.name
@@ -456,3 +481,88 @@ class TestResolveSource:
     def test_neither(self) -> None:
         with pytest.raises(FileNotFoundError, match=r"^ViT-B/23: no such file\. No official .* 'ViT-B/32'"):
             resolve_source("ViT-B/23")
+
+
+class TestNames:
+    """`from_pretrained` and the processors take the names that the command line takes."""
+
+    @pytest.fixture
+    def named(self, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OfficialCheckpoint:
+        """A catalogue that says of ViT-B/32 what the bundled CLIP is, and of its address that it is at the server."""
+        weights, vocabulary = (path.read_bytes() for path in bundled_checkpoint("clip-shapes"))
+        server.files |= {"/clip.pt": weights, "/vocabulary.gz": vocabulary}
+        config = read_checkpoint(bundled_checkpoint("clip-shapes").weights).config
+        vision, text = (
+            Tower(part.hidden_size, part.num_hidden_layers, part.num_attention_heads, part.intermediate_size)
+            for part in (config.vision_config, config.text_config)
+        )
+        sha256 = hashlib.sha256(vocabulary).hexdigest()
+        entry = replace(
+            CATALOGUE["ViT-B/32"],
+            address=f"{server.address}/clip.pt",
+            sha256=hashlib.sha256(weights).hexdigest(),
+            image=vision,
+            text=text,
+            patch=config.vision_config.patch_size,
+            image_size=config.vision_config.image_size,
+            embedding=config.projection_dim,
+            text_length=config.text_config.max_position_embeddings,
+            vocabulary=Vocabulary(
+                "shapes", config.text_config.vocab_size, 0, f"{server.address}/vocabulary.gz", sha256, ""
+            ),
+        )
+        monkeypatch.setitem(CATALOGUE, "ViT-B/32", entry)
+        return entry
+
+    def test_published(self, named: OfficialCheckpoint, server: Server) -> None:
+        bundled = DualEncoderProcessor.from_pretrained("clip-shapes")
+        expected = CLIPModel.from_pretrained("clip-shapes").encode_text(**bundled(text="a red star"))
+        model, processor = (c.from_pretrained(named.name) for c in (DualEncoderModel, DualEncoderProcessor))
+        assert torch.equal(model.encode_text(**processor(text="a red star")), expected)
+        assert isinstance(CLIPTokenizer.from_pretrained(named.name), CLIPTokenizer)
+        assert CLIPImageProcessor.from_pretrained(named.name).crop_size == bundled.image_processor.crop_size
+        assert [path for method, path, _ in server.requests if method == "GET"] == ["/clip.pt", "/vocabulary.gz"]
+
+    def test_is_checked(self, named: OfficialCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(CATALOGUE, named.name, replace(named, sha256="0" * 64))
+        with pytest.raises(OSError, match=f"should have the sha256 {'0' * 64}"):
+            CLIPModel.from_pretrained(named.name)
+        monkeypatch.setitem(CATALOGUE, named.name, replace(named, text_length=9))
+        for loads in (DualEncoderModel, CLIPModel, DualEncoderProcessor, CLIPTokenizer):
+            with pytest.raises(ValueError, match="not the official ViT-B/32: text length"):
+                loads.from_pretrained(named.name)
+
+    def test_bundled(self) -> None:
+        assert isinstance(DualEncoderModel.from_pretrained("siglip-shapes"), SiglipModel)
+        assert isinstance(SiglipProcessor.from_pretrained("siglip-shapes").tokenizer, SiglipTokenizer)
+        assert isinstance(SiglipImageProcessor.from_pretrained("siglip-shapes"), SiglipImageProcessor)
+        with pytest.raises(TypeError, match="SiglipModel takes a SiglipConfig, got a CLIPConfig"):
+            SiglipModel.from_pretrained("clip-shapes")
+        with pytest.raises(ValueError, match="clip-shapes has a CLIPTokenizer, not a SiglipTokenizer"):
+            SiglipTokenizer.from_pretrained("clip-shapes")
+        assert published_vocabulary("clip-shapes") == bundled_checkpoint("clip-shapes").vocabulary
+        assert published_vocabulary("ViT-B/16") is None
+
+    @pytest.mark.parametrize(
+        ("name", "nearest"),
+        [
+            ("clip-shape", "'clip-shapes'"),
+            ("ViT-B-32:openia", "'ViT-B-32:openai'"),
+            ("siglip2-base-patch16-255", "'siglip2-base-patch16-256'"),
+            ("ViT-B/23", "'ViT-B/32'"),  # could be on the Hub
+        ],
+    )
+    def test_misspelt(self, name: str, nearest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        classes = (DualEncoderModel, CLIPVisionModel, DualEncoderProcessor, SiglipImageProcessor, CLIPTokenizer)
+        for loads in classes:
+            with pytest.raises((OSError, ValueError), match=nearest):
+                loads.from_pretrained(name)
+
+    def test_paths_come_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        CLIPModel.from_pretrained("clip-shapes").save_pretrained("siglip-shapes")
+        assert not is_name("siglip-shapes")
+        assert isinstance(DualEncoderModel.from_pretrained("siglip-shapes"), CLIPModel)
+        assert not is_name(None)
+        assert not is_name("google/siglip-base-patch16-224")
