@@ -26,7 +26,6 @@ from twinlens.catalogue.download import (
     download_checkpoint,
     download_file,
     is_name,
-    published_vocabulary,
     resolve_source,
 )
 from twinlens.catalogue.official_checkpoint import ResNet, Tower, Vocabulary
@@ -540,8 +539,6 @@ class TestNames:
             SiglipModel.from_pretrained("clip-shapes")
         with pytest.raises(ValueError, match="clip-shapes has a CLIPTokenizer, not a SiglipTokenizer"):
             SiglipTokenizer.from_pretrained("clip-shapes")
-        assert published_vocabulary("clip-shapes") == bundled_checkpoint("clip-shapes").vocabulary
-        assert published_vocabulary("ViT-B/16") is None
 
     @pytest.mark.parametrize(
         ("name", "nearest"),
