@@ -97,21 +97,21 @@ def unwrapped_weights(folder: Path, known_prefix: str) -> Mapping[str, Tensor] |
     where they can be read in several ways.
     """
     try:
-        files = weight_files(folder, _IN_FOLDERS)
-        described = [_describe(file) for file in files]
-    except SeveralModelsError:
-        raise
-    except Exception:  # what is wrong with the files transformers says
-        return None
-    names = [name for _, part in described for name in part]
-    is_nested = any("/" in container for container, _ in described)
-    if (
-        not is_nested
-        and model_prefixes(names) == [known_prefix]
-        and not all(name.startswith(known_prefix) for name in names)
-    ):
-        return None
-    prefix, own_names = unwrap_names(names)
+        try:
+            files = weight_files(folder, _IN_FOLDERS)
+            described = [_describe(file) for file in files]
+        except SeveralModelsError:
+            raise
+        except Exception:  # what is wrong with the files transformers says
+            return None
+        names = [name for _, part in described for name in part]
+        is_nested = any("/" in container for container, _ in described)
+        has_others = not all(name.startswith(known_prefix) for name in names)
+        if not is_nested and has_others and model_prefixes(names) == [known_prefix]:
+            return None
+        prefix, own_names = unwrap_names(names)
+    except SeveralModelsError as error:
+        raise SeveralModelsError(f"{folder}: {error}") from error
     if not log_unwrapped(folder, prefix, own_names) and not is_nested:
         return None
     return renamed(read_files(files)[1], own_names)

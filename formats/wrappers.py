@@ -3,7 +3,6 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from .errors import SeveralModelsError
 
@@ -59,10 +58,10 @@ def unwrap_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     return prefix, unwrapped
 
 
-def log_unwrapped(path: Path, prefix: str, names: Mapping[str, str]) -> bool:
+def log_unwrapped(source: object, prefix: str, names: Mapping[str, str]) -> bool:
     """Say, and return, whether `unwrap_names` left out anything of the names in a file."""
     inside = (part for name in names.values() for part in _WRAPPERS.findall(name.removeprefix(prefix)))
     removed = [part for part in dict.fromkeys((prefix, *inside)) if part not in ("", _BIG_VISION)]
     if removed:
-        logger.warning("%s: the names of the weights are read without %s.", path, " and ".join(map(repr, removed)))
+        logger.warning("%s: the names of the weights are read without %s.", source, " and ".join(map(repr, removed)))
     return bool(removed)

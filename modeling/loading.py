@@ -1,5 +1,6 @@
 """`from_pretrained` for official checkpoints, for folders with wrapped names, and for the bases of all families."""
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike
@@ -13,10 +14,12 @@ from transformers import PreTrainedConfig
 from ..catalogue.download import is_name, suggest_names
 from ..configuration import FAMILIES
 from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
+from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_OTHER_FILES = ("variant", "gguf_file")  # arguments with which transformers reads other files of a folder
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -60,12 +63,19 @@ class LoadsOfficialFiles:
             with suggest_names(source):
                 config = kwargs.get("config") or cls.config_class.from_pretrained(source, **hub_arguments)
             return cls.class_for(config).from_pretrained(source, *args, **kwargs)
-        if source is not None and (folder := Path(source, kwargs.get("subfolder") or "")).is_dir():
-            weights = unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")
-            if weights is not None:
-                return cls._from_all_weights(weights, *args, **{"config": source, **kwargs})
+        if source is not None and not any(map(kwargs.get, _OTHER_FILES)):
+            folder = Path(source, kwargs.get("subfolder") or "")
+            if (weights := unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")) is not None:
+                return cls._from_all_weights(source, weights, *args, **{"config": source, **kwargs})
         with suggest_names(source):
-            return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
+            loaded = super().from_pretrained(source, *args, **{**kwargs, "output_loading_info": True})  # type: ignore[misc]
+        model, info = loaded
+        is_wrapped = info["missing_keys"] and model_prefixes(info["unexpected_keys"]) not in ([], [""])
+        if is_wrapped and "key_mapping" not in kwargs:  # as on the Hub, whose files are known only now
+            prefix, names = unwrap_names(info["unexpected_keys"])
+            log_unwrapped(source, prefix, names)
+            return cls.from_pretrained(source, *args, key_mapping={f"^{re.escape(prefix)}": ""}, **kwargs)
+        return loaded if kwargs.get("output_loading_info") else model
 
     @classmethod
     def _from_checkpoint_file(cls, source: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
@@ -77,18 +87,23 @@ class LoadsOfficialFiles:
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
         kwargs.setdefault("config", config)
-        return model_class._from_all_weights(checkpoint.state_dict(), *args, **kwargs)
+        return model_class._from_all_weights(source, checkpoint.state_dict(), *args, **kwargs)
 
     @classmethod
     def _from_all_weights(
-        cls, weights: Mapping[str, Tensor], *args: Any, output_loading_info: bool = False, **kwargs: Any
+        cls,
+        source: "str | PathLike[str]",
+        weights: Mapping[str, Tensor],
+        *args: Any,
+        output_loading_info: bool = False,
+        **kwargs: Any,
     ) -> "Self":
         """Load weights as transformers does. Raises ValueError where some are missing, those of a classifier apart."""
         loaded = cls.from_pretrained(None, *args, state_dict=dict(weights), output_loading_info=True, **kwargs)
         model, info = cast("tuple[Self, dict[str, Any]]", loaded)
         if missing := sorted(name for name in info["missing_keys"] if not name.startswith("classifier.")):
             raise ValueError(
-                f"{cls.__name__} needs {len(missing)} weights that are not among the {len(weights)} given: "
+                f"{source}: {cls.__name__} needs {len(missing)} weights that are not among these {len(weights)}: "
                 f"{', '.join(missing[:5])}{' ...' if missing[5:] else ''}."
             )
         return loaded if output_loading_info else model

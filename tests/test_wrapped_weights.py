@@ -308,15 +308,22 @@ class TestFolders:
             lost = ("text_projection.weight", "vision_model.post_layernorm.bias")
             return below(prefix, {name: tensor for name, tensor in tensors.items() if name not in lost})
 
-        message = "CLIPModel needs 2 weights .*: text_projection.weight, vision_model.post_layernorm.bias"
+        message = r"folder: CLIPModel needs 2 weights .*: text_projection\.weight, vision_model\.post_layernorm\.bias\."
         with pytest.raises(ValueError, match=message):
             DualEncoderModel.from_pretrained(rewrite(without_two))
+
+    def test_files_that_transformers_finds(self, rewrite: Callable[..., Path], folder: Path) -> None:
+        """Of a variant, as of a repository on the Hub, the files are known only after transformers has read them."""
+        copy = rewrite(lambda tensors: below("module.", tensors))
+        (copy / "model.safetensors").rename(copy / "model.fp16.safetensors")
+        model = CLIPModel.from_pretrained(copy, variant="fp16")
+        assert_same(model.state_dict(), CLIPModel.from_pretrained(folder).state_dict())
 
     def test_several_models(self, rewrite: Callable[..., Path]) -> None:
         copy = rewrite(
             lambda tensors: {**below("model.", tensors), "ema.text_model.final_layer_norm.bias": torch.ones(2)}
         )
-        with pytest.raises(FormatError, match=r"begin in 2 ways, 'ema\.' and 'model\.'"):
+        with pytest.raises(FormatError, match=r"folder: its names begin in 2 ways, 'ema\.' and 'model\.'"):
             DualEncoderModel.from_pretrained(copy)
         copy = rewrite(
             lambda tensors: {"model": tensors, "model_ema": {name: t + 1 for name, t in tensors.items()}},
