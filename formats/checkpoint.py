@@ -145,11 +145,10 @@ def _read(path: Path, options: LoadOptions) -> Checkpoint:
     refuse_other_models(tensors)
     prefix, names = unwrap_names(tensors)
     layout = _find_layout(container, prefix, renamed(tensors, names), files[0].parent)
-    log_unwrapped(path, prefix, names)
     buffers = {layout.prefix + name: tensor for name, tensor in layout.integer_buffers.items()}
     layout = replace(layout, integer_buffers=buffers)
-    names = {layout.prefix + name: stored for name, stored in names.items()}
-    weights = renamed(tensors, {name: stored for name, stored in names.items() if name not in buffers})
+    full_names = {layout.prefix + name: stored for name, stored in names.items()}
+    weights = renamed(tensors, {name: stored for name, stored in full_names.items() if name not in buffers})
     rules = layout.rules()
     sizes, violations = table.solve(rules, weights)
     if violations:
@@ -160,7 +159,9 @@ def _read(path: Path, options: LoadOptions) -> Checkpoint:
         dtypes=dtypes_of(weights),
         merged_sources={name: weights[name] for rule in rules if rule.operation.lossy for name in rule.sources},
     )
-    return Checkpoint(path, tuple(files), weights, layout, options, layout.config(options))
+    checkpoint = Checkpoint(path, tuple(files), weights, layout, options, layout.config(options))
+    log_unwrapped(path, prefix, names)
+    return checkpoint
 
 
 def _find_layout(container: str, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> Layout:

@@ -22,7 +22,7 @@ _BY_NAMES = (
     (r"\bvision_model\.embeddings\.convolution\.", "an ALIGN"),
     (r"\bvisual\. \btext\.transformer\.(embeddings|encoder|shared|layers?|roberta)\.",
      "a CLIP of open_clip with a text tower of transformers, such as XLM-RoBERTa"),
-    (r"\bvisual\.(trunk\.)?blocks\.0\.attn\.(q_proj|q_bias)|\bvisual\.cls_token$ \bvisual\.", "an EVA-CLIP"),
+    (r"\bvisual\.(trunk\.)?blocks\.0\.attn\.(q_proj|q_bias)|\bvisual\.cls_token$", "an EVA-CLIP"),
     (r"\bvisual\.trunk\.stages\.\d+\.blocks\.\d+\.token_mixer\.|\bimage_encoder\.model\.", "a MobileCLIP"),
     (r"\bvisual\.trunk\.cls_token$ \bvisual\.trunk\.patch_embed\.backbone\.", "a MobileCLIP"),
     (r"\bvisual\.trunk\.patch_embed\.backbone\.", "a ViTamin"),
