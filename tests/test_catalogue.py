@@ -551,8 +551,7 @@ class TestNames:
     )
     def test_misspelt(self, name: str, nearest: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        classes = (DualEncoderModel, CLIPVisionModel, DualEncoderProcessor, SiglipImageProcessor, CLIPTokenizer)
-        for loads in classes:
+        for loads in (DualEncoderModel, CLIPVisionModel, DualEncoderProcessor, SiglipImageProcessor, CLIPTokenizer):
             with pytest.raises((OSError, ValueError), match=nearest):
                 loads.from_pretrained(name)
 
