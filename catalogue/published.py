@@ -216,12 +216,17 @@ _CHECKPOINTS = (
 CATALOGUE = {checkpoint.name: checkpoint for checkpoint in _CHECKPOINTS}
 
 
-# open_clip's names of OpenAI's: the same weights, which it computes with quick GELU too.
 ALIASES = {
-    f"{entry.name.replace('/', '-').replace('@336px', '-336')}{quick}:openai": entry
-    for entry in _CHECKPOINTS
-    if entry.format == "openai"
-    for quick in ("", "-quickgelu")
+    # open_clip's names of OpenAI's: the same weights, which it computes with quick GELU too
+    **{
+        f"{entry.name.replace('/', '-').replace('@336px', '-336')}{quick}:openai": entry
+        for entry in _CHECKPOINTS
+        if entry.format == "openai"
+        for quick in ("", "-quickgelu")
+    },
+    # open_clip's notation of repositories; those of timm, which transformers cannot load, go without it
+    **{entry.address: entry for entry in _CHECKPOINTS if entry.address.startswith(HUB)},
+    **{entry.address.removeprefix(HUB): entry for entry in _CHECKPOINTS if entry.address.startswith(f"{HUB}timm/")},
 }
 
 
