@@ -83,9 +83,11 @@ def _family_layout(config: DualEncoderConfig) -> Layout:
 def _config(values: Mapping[str, object]) -> DualEncoderConfig:
     if (model_type := values.get("model_type")) not in FAMILIES:
         if any(model_type in family.model_types for family in FAMILIES.values()):
+            names = values.get("architectures")
+            loader = names[0] if isinstance(names, list) and names else "the class of the tower"
             raise FormatError(
                 f"config.json has model_type {model_type!r}, one tower alone; expected both. It needs no conversion: "
-                f"{values.get('architectures') or 'the class of the tower'} loads it."
+                f"{loader} loads it."
             )
         raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
     return FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))
