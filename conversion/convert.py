@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from ..catalogue import BUNDLED, OfficialCheckpoint, bundled_checkpoint
 from ..catalogue.download import Progress, download_file
 from ..configuration import family_of, is_single_tower
-from ..formats import Checkpoint, LoadOptions, check_options, read_source, write_safetensors
+from ..formats import Checkpoint, LoadOptions, check_options, read_source, readable_errors, write_safetensors
 from ..formats.table import is_finite
 from ..parity.certificate import Certificate
 from ..parity.verify import certify_folder, model_class_of
@@ -106,7 +106,8 @@ def convert(
     checkpoint, entry = read_source(source, progress=progress, **options)
     stored_dtype = _stored_dtype(checkpoint, dtype)
     tokenizer = tokenizer or _published_vocabulary(source, entry, progress)
-    processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
+    with readable_errors(tokenizer or checkpoint.path):
+        processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
     notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
     certificate = None
     with complete_or_absent(folder, overwrite=overwrite) as (partial,):

@@ -14,14 +14,14 @@ from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tow
 from . import table
 from .big_vision import BigVisionLayout
 from .errors import FormatError
-from .layout import Layout, dtypes_of
+from .layout import Layout, dtypes_of, read_json
 from .open_clip import OpenClipLayout
 from .open_clip_config import CONFIG_FILE
 from .openai import OpenAILayout, ResNetLayout
 from .options import LoadOptions, check_options
 from .reader import read_files, weight_files
 from .timm import TimmLayout
-from .transformers_folder import TransformersLayout
+from .transformers_folder import TransformersLayout, refuse_other_models
 
 # In the order in which they are asked whether a file is theirs.
 _CANDIDATES: tuple[type[Layout], ...] = (
@@ -35,6 +35,10 @@ _CANDIDATES: tuple[type[Layout], ...] = (
 LAYOUTS: dict[str, type[Layout]] = {  # by format
     layout.format: layout for layout in _CANDIDATES if layout is not ResNetLayout
 }
+
+
+# What the JSON in a folder, or its strict configuration, raises where it is not sound.
+_UNSOUND = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, StrictDataclassError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +104,7 @@ def read_checkpoint(path: str | PathLike[str], **options: Unpack[LoadOptions]) -
         return _read(path, options)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
+    except _UNSOUND as error:
         # The weights are sound by then; only the JSON in their folder, or its strict configuration, raises these.
         raise FormatError(f"{path}: its configuration is not sound: {' '.join(repr(error).split())}") from error
 
@@ -135,6 +139,8 @@ def layout_from_dict(values: Mapping[str, Any]) -> Layout:
 
 
 def _read(path: Path, options: LoadOptions) -> Checkpoint:
+    if not (path / CONFIG_FILE).is_file():  # weights of open_clip are read by their own JSON
+        refuse_other_models(read_json(path / "config.json", {}))
     files = weight_files(path)
     container, tensors = read_files(files)
     layout = _find_layout(container, tensors, files[0].parent)
