@@ -104,9 +104,7 @@ def refuse_other_models(values: Mapping[str, object]) -> None:
 
 def _config(values: Mapping[str, object]) -> DualEncoderConfig:
     if (model_type := values.get("model_type")) not in FAMILIES:
-        raise FormatError(
-            f"config.json has model_type {describe_model_type(model_type)}, expected {' or '.join(FAMILIES)}."
-        )
+        raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
     config = FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))
     for tower in (config.vision_config, config.text_config):
         if tower.hidden_act not in ACT2FN:
