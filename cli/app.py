@@ -1,10 +1,12 @@
 """The application: every command by its name, in the order in which `twinlens --help` lists them."""
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from .checkpoints import inspect_command, list_command
 from .classification import classify_command
@@ -12,12 +14,60 @@ from .conversion import convert_command, export_command, push_command, verify_co
 from .demo import demo_command
 from .training import train_command
 
+TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
+_STANDARD_ERRORS = (OSError, ValueError, ImportError)  # what this package raises for something that the user can mend
+_IN_A_WORKER = "Original Traceback (most recent call last)"
+_LONGEST_MESSAGE = 2000  # characters; a library can quote a whole file
+
+
+class ReadableFailures(TyperGroup):
+    """Ends a command that fails with one line on stderr and the exit code 1, whatever was raised."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("interrupted.", 130)
+        # typer's own exceptions, for a wrong option or an exit, are RuntimeErrors that have an exit code.
+        except Exception as error:
+            if hasattr(error, "exit_code") or os.environ.get(TRACEBACK):
+                raise
+            if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+                raise
+            _fail(_describe(error), 1)
+
+
+def _describe(error: Exception) -> str:
+    if _IN_A_WORKER in str(error):  # of a DataLoader, which puts a traceback into the message
+        return str(error).strip().splitlines()[-1]
+    if isinstance(error, _STANDARD_ERRORS) and str(error):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"Out of memory: {error or 'no more could be allocated'}."
+    return (
+        f"Unexpected {type(error).__name__}: {str(error).strip() or 'without a message'} "
+        f"(set {TRACEBACK}=1 to see where, and report it as a fault of twinlens.)"
+    )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_MESSAGE:
+        line = f"{line[: _LONGEST_MESSAGE // 2]} ... {line[-_LONGEST_MESSAGE // 2 :]}"
+    # A name in the message may hold characters that a terminal obeys, or bytes that are no text.
+    printable = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+    print(f"twinlens: {printable}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
 app = typer.Typer(
+    cls=ReadableFailures,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Read official CLIP, SigLIP and SigLIP 2 checkpoints safely, convert them with measured proof, and use them.",
-    epilog="The exit code is 0 for success, 1 for a failure, and 2 for a wrong command or option.",
+    epilog="The exit code is 0 for success, 1 for a failure, and 2 for a wrong command or option. "
+    f"A failure is one line; with the environment variable {TRACEBACK}=1 it is Python's traceback.",
 )
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -55,8 +105,7 @@ def common_options(
 
 def main() -> None:
     """Run the command line. It exits with 0; 1 and one line on stderr after a failure; 2 for a wrong option."""
-    try:
-        app()
-    except (OSError, ValueError, ImportError) as error:
-        print("twinlens: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name or a label may have characters that the terminal lacks
+            stream.reconfigure(errors="backslashreplace")
+    app()

@@ -15,7 +15,17 @@ def classify_command(
         str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
     ],
     images: Annotated[list[Path], typer.Argument(help="The image files to classify.", metavar="IMAGE")],
-    labels: Annotated[str, typer.Option(help='The labels to choose from, separated by commas: "a cat,a dog".')],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help='The labels to choose from, separated by commas: "a cat,a dog". @FILE names a text file that has '
+            "one label on each line."
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="One label, which may contain commas. Repeat the option for every label.", metavar="TEXT"),
+    ] = None,
     template: Annotated[
         str,
         typer.Option(
@@ -32,9 +42,12 @@ def classify_command(
 
     SigLIP scores every label by itself, from 0% to 100%; the scores of CLIP add up to 100%.
     """
-    names = [label.strip() for label in labels.split(",") if label.strip()]
-    if not names:
-        raise ValueError(f'Expected labels such as --labels "a cat,a dog", got {labels!r}.')
+    from ..inference import check_labels, read_labels
+
+    if labels is None and not label:
+        raise typer.BadParameter('Pass --labels "a cat,a dog", --labels @FILE, or --label once for each label.')
+    from_option = [] if labels is None else read_labels(labels)
+    names = check_labels([*from_option, *(text.strip() for text in label or ())])
     if "{}" not in template:
         raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
     if folders := [str(image) for image in images if image.is_dir()]:

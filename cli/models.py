@@ -2,15 +2,21 @@
 
 from pathlib import Path
 
+MODEL_FILES = ("config.json", "open_clip_config.json", "adapter_config.json")  # of which every model folder has one
 FILE_SUFFIXES = (".bin", ".npz", ".pt", ".pth", ".safetensors")  # no repository is named like a file of weights
 
 
 def check_model(model: str) -> None:
-    """Raise OSError unless MODEL exists as a path, in `twinlens list`, or on the Hub or in its cache.
+    """Raise OSError unless MODEL is a file, a folder with a model, in `twinlens list`, or on the Hub or in its cache.
 
     transformers would look for several files one after the other, with pauses between retries for each of them.
     """
-    if Path(model).exists():
+    if (path := Path(model)).is_dir():
+        if not any((path / name).is_file() for name in MODEL_FILES):
+            content = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+            raise FileNotFoundError(f"{model} has no config.json, expected a folder with a model. It holds {content}.")
+        return
+    if path.is_file():
         return
     from ..catalogue.download import is_name, is_on_hub, suggest_names
 

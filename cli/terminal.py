@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ if TYPE_CHECKING:  # it takes time to import, and most commands print without it
 
 
 def quiet_libraries() -> None:
-    """Turn off the reports and progress bars of transformers, and the reports of huggingface_hub about each retry.
+    """Turn off warnings, reports and progress bars of libraries, and huggingface_hub's reports about each retry.
 
     The messages of twinlens say what matters in them. Commands that use models call this when they run; it imports
     transformers, which takes a second.
@@ -21,6 +22,8 @@ def quiet_libraries() -> None:
     import transformers
     from huggingface_hub.utils import logging as hub_logging
 
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(?!twinlens\.)")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     hub_logging.set_verbosity_error()

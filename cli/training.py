@@ -56,11 +56,15 @@ def train_command(
     if not result.is_main_process:
         return
     if as_json:
-        print_json({"folder": plan.output, "updates": result.updates, "metrics": result.metrics})
+        print_json(
+            {"folder": plan.output, "updates": result.updates, "metrics": result.metrics, "skipped": result.skipped}
+        )
         return
     for name, value in result.metrics.items():
         if "recall" in name or "accuracy" in name:
             print(f"{name.removeprefix('eval_').replace('_', ' '):<28}{value:7.1%}")
+    if result.skipped:
+        print(f"Skipped {result.skipped} {'pair' if result.skipped == 1 else 'pairs'} that could not be read.")
     print(f"Wrote {plan.output}")
 
 

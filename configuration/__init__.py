@@ -2,7 +2,7 @@
 
 from .base import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from .families import FAMILIES, Family, family_of, is_single_tower
+from .families import FAMILIES, Family, describe_model_type, family_of, is_single_tower
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "TextConfig",
     "TowerConfig",
     "VisionConfig",
+    "describe_model_type",
     "family_of",
     "is_single_tower",
 ]

@@ -252,13 +252,14 @@ class DualEncoderConfig(StrictConfig):
         """
         if cls.model_type:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        from .families import FAMILIES  # which imports this module
+        from .families import FAMILIES, describe_model_type  # which imports this module
 
         config_dict, _ = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
         if (model_type := config_dict.get("model_type")) not in FAMILIES:
             raise ValueError(
-                f"Expected the model_type of a dual encoder ({', '.join(FAMILIES)}), got {model_type!r} from "
-                f"{pretrained_model_name_or_path}. A folder with one tower loads with that tower's own class."
+                f"Expected the model_type of a dual encoder ({', '.join(FAMILIES)}), got "
+                f"{describe_model_type(model_type)} from {pretrained_model_name_or_path}. "
+                "A folder with one tower loads with that tower's own class."
             )
         config_class: Any = FAMILIES[model_type].config  # a subclass of this one
         return config_class.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -75,8 +75,20 @@ def family_of(config: DualEncoderConfig | TowerConfig | str | None) -> Family:
             return family
     known = ", ".join(FAMILIES)
     raise ValueError(
-        f"Expected the model_type of a dual encoder ({known}) or of one of its towers, got {model_type!r}."
+        f"Expected the model_type of a dual encoder ({known}) or of one of its towers, got "
+        f"{describe_model_type(model_type)}."
     )
+
+
+def describe_model_type(model_type: object) -> str:
+    """Return a `model_type` with the kind of model that it stands for in transformers: "'bert' (a Bert model)"."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    name = CONFIG_MAPPING_NAMES.get(model_type) if isinstance(model_type, str) else None
+    stated = repr(model_type)[:60]
+    if name is None:
+        return stated
+    return f"{stated} ({'an' if name[0] in 'AEIOU' else 'a'} {name.removesuffix('Config')} model)"
 
 
 def is_single_tower(config: DualEncoderConfig | TowerConfig) -> "TypeIs[TowerConfig]":

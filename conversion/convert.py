@@ -11,7 +11,15 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..catalogue.download import Progress, published_vocabulary
-from ..formats import Checkpoint, FormatError, LoadOptions, check_options, read_source, write_safetensors
+from ..formats import (
+    Checkpoint,
+    FormatError,
+    LoadOptions,
+    check_options,
+    read_source,
+    readable_errors,
+    write_safetensors,
+)
 from ..formats.openai_tower import OpenAITowerLayout
 from ..formats.table import is_finite
 from ..parity.certificate import Certificate
@@ -110,7 +118,8 @@ def convert(
         )
     stored_dtype = _stored_dtype(checkpoint, dtype)
     tokenizer = tokenizer or published_vocabulary(source, entry, progress=progress)
-    processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
+    with readable_errors(tokenizer or checkpoint.path):
+        processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
     notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
     certificate = None
     with complete_or_absent(folder, overwrite=overwrite) as (partial,):

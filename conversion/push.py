@@ -18,7 +18,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
-from ..formats import read_json
+from ..formats import FormatError, read_json, readable_errors
+from ..formats.transformers_folder import refuse_other_model_types
 from .export import LAYOUT_FILE
 
 PROOF = "parity.json"
@@ -84,6 +85,9 @@ def push(
     except HFValidationError as error:
         raise ValueError(f"Expected a repository such as owner/name, got {repository!r}. {error}") from error
     files, left_out = _files_to_upload(folder)
+    with readable_errors(folder):
+        proof = read_json(folder / PROOF, {}).get("verdict")
+        _check_complete(folder, files, proof)
     plan = PushPlan(
         repository=repository,
         revision=revision or constants.DEFAULT_REVISION,
@@ -91,9 +95,8 @@ def push(
         commit_message=commit_message or f"Upload {folder.name} with twinlens {__version__}",
         files=files,
         left_out=left_out,
-        proof=read_json(folder / PROOF, {}).get("verdict"),
+        proof=proof,
     )
-    _check_complete(folder, files, plan.proof)
     if dry_run:
         return plan
     with _readable_errors(repository):
@@ -145,8 +148,13 @@ def _files_to_upload(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
 def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> None:
     """Raise ValueError, with everything that is wrong, unless the folder loads and its certificate is sound."""
     problems = []
-    if "model_type" not in read_json(folder / "config.json", {}):
+    config = read_json(folder / "config.json", {})
+    if "model_type" not in config:
         problems.append("it has no config.json with a model_type")
+    try:
+        refuse_other_model_types(config)
+    except FormatError as error:
+        problems.append(f"it is of another kind: {str(error).rstrip('.')}")
     parts = read_json(folder / "model.safetensors.index.json", {}).get("weight_map", {})
     weights = ["model.safetensors"] if "model.safetensors" in files or not parts else sorted({*parts.values()})
     for name in weights:

@@ -2,7 +2,7 @@
 
 from .big_vision import BigVisionLayout
 from .checkpoint import LAYOUTS, Checkpoint, is_checkpoint_file, layout_from_dict, read_checkpoint, to_official
-from .errors import FormatError
+from .errors import FormatError, readable_errors
 from .geometry import differences
 from .inspection import inspect_source
 from .layout import Layout, read_json
@@ -13,7 +13,7 @@ from .reader import read_weights, unwrapped_weights
 from .source import read_source
 from .timm import TimmLayout
 from .torch_file import write_archive
-from .transformers_folder import TransformersLayout
+from .transformers_folder import TransformersLayout, read_config
 from .writer import write_safetensors, write_tensors
 
 __all__ = [
@@ -35,9 +35,11 @@ __all__ = [
     "layout_from_dict",
     "pop_options",
     "read_checkpoint",
+    "read_config",
     "read_json",
     "read_source",
     "read_weights",
+    "readable_errors",
     "to_official",
     "unwrapped_weights",
     "write_archive",

@@ -23,7 +23,7 @@ from .options import LoadOptions, check_options
 from .other_models import refuse_other_models
 from .reader import read_files, renamed, weight_files
 from .timm import TimmLayout
-from .transformers_folder import TransformersLayout
+from .transformers_folder import TransformersLayout, refuse_other_model_types
 from .wrappers import log_unwrapped, unwrap_names
 
 # In the order in which they are asked whether a file is theirs.
@@ -39,6 +39,10 @@ _CANDIDATES: tuple[type[Layout], ...] = (
 LAYOUTS: dict[str, type[Layout]] = {  # by format
     layout.format: layout for layout in _CANDIDATES if layout not in (ResNetLayout, OpenAITowerLayout)
 }
+
+
+# What the JSON in a folder, or its strict configuration, raises where it is not sound.
+_UNSOUND = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, StrictDataclassError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +109,7 @@ def read_checkpoint(path: str | PathLike[str], **options: Unpack[LoadOptions]) -
         return _read(path, options)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
+    except _UNSOUND as error:
         # The weights are sound by then; only the JSON in their folder, or its strict configuration, raises these.
         raise FormatError(f"{path}: its configuration is not sound: {' '.join(repr(error).split())}") from error
 
@@ -140,6 +144,8 @@ def layout_from_dict(values: Mapping[str, Any]) -> Layout:
 
 
 def _read(path: Path, options: LoadOptions) -> Checkpoint:
+    if not (path / CONFIG_FILE).is_file():  # weights of open_clip are read by their own JSON
+        refuse_other_model_types(read_json(path / "config.json", {}))
     files = weight_files(path)
     container, tensors = read_files(files)
     refuse_other_models(tensors)

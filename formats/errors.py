@@ -1,4 +1,10 @@
-"""The errors of this room."""
+"""The errors of this room, and how the errors of libraries become them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from json import JSONDecodeError
+from os import PathLike
+from pickle import UnpicklingError
 
 
 class FormatError(ValueError):
@@ -7,3 +13,25 @@ class FormatError(ValueError):
 
 class SeveralModelsError(FormatError):
     """A file holds several models, or weights beside those of one, and does not say which are meant."""
+
+
+@contextmanager
+def readable_errors(source: str | PathLike[str]) -> Iterator[None]:
+    """Turn every error that a library raises for a damaged source into a FormatError that names the source.
+
+    Errors of the system and about missing packages stay as they are, and so do messages that name the source already.
+    """
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, UnpicklingError):  # PyTorch's advice would be to execute what is in the file
+            reason = "its weights are damaged, or hold more than tensors; nothing in them was executed."
+        elif not isinstance(error, ValueError) or isinstance(error, UnicodeError | JSONDecodeError):
+            reason = f"cannot be loaded: {type(error).__name__}: {error}"
+        elif str(source) in str(error):
+            raise
+        else:
+            reason = str(error)
+        raise FormatError(f"{source}: {' '.join(reason.split())}") from error

@@ -12,11 +12,13 @@ from transformers import PreTrainedConfig
 from typing_extensions import Unpack
 
 from ..catalogue.download import file_sha256
-from ..configuration import DualEncoderConfig
+from ..configuration import TextConfig
 from .checkpoint import Checkpoint
+from .errors import FormatError, readable_errors
 from .layout import Layout, read_json
 from .options import LoadOptions, check_options
 from .source import read_source
+from .transformers_folder import read_config
 
 # safetensors' names of dtypes -> torch's
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
@@ -29,8 +31,9 @@ def inspect_source(source: str | Path, **options: Unpack[LoadOptions]) -> dict[s
     """
     check_options(options)
     folder = Path(source)
-    if read_json(folder / "config.json", {}).get("model_type") and any(folder.glob("*.safetensors")):
-        return _describe_folder(folder)
+    with readable_errors(folder):
+        if read_json(folder / "config.json", {}).get("model_type") and any(folder.glob("*.safetensors")):
+            return _describe_folder(folder)
     return describe_checkpoint(read_source(source, **options)[0])
 
 
@@ -62,6 +65,9 @@ def _describe_layout(layout: Layout) -> str:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
+    config = read_config(folder)
+    if isinstance(config, TextConfig):
+        raise FormatError(f"{folder} holds a text tower alone, expected a dual encoder or an image tower.")
     files = sorted(folder.glob("*.safetensors"))
     headers = [entry for file in files for name, entry in _safetensors_header(file).items() if name != "__metadata__"]
     tensors = ((_DTYPES.get(entry["dtype"], entry["dtype"]), math.prod(entry["shape"])) for entry in headers)
@@ -69,7 +75,7 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
         "format": "transformers",
         "layout": "sharded" if len(files) > 1 else "one file",
         "files": [_describe_file(file) for file in files],
-        **_describe_config(DualEncoderConfig.from_pretrained(folder)),
+        **_describe_config(config),
         **_describe_values(tensors),
     }
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
+from transformers.activations import ACT2FN
 
-from ..configuration import FAMILIES, DualEncoderConfig, family_of
+from ..configuration import FAMILIES, DualEncoderConfig, TowerConfig, describe_model_type, family_of
 from .big_vision import BigVisionLayout
-from .errors import FormatError
+from .errors import FormatError, readable_errors
 from .geometry import sizes_of
 from .layout import Layout, read_json
 from .openai import OpenAILayout
@@ -80,6 +81,29 @@ def _family_layout(config: DualEncoderConfig) -> Layout:
     return _FAMILY_LAYOUTS[own_format].from_config(config)
 
 
+def read_config(folder: Path) -> DualEncoderConfig | TowerConfig:
+    """Return the configuration in a folder of transformers, of a dual encoder or of one tower alone.
+
+    Raises FileNotFoundError without a config.json, FormatError for one that is not sound or of another kind of model.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json, expected a folder that twinlens convert wrote.")
+    with readable_errors(folder):
+        values = read_json(folder / "config.json")
+        refuse_other_model_types(values)
+        family = family_of(values.get("model_type"))
+        kinds = {kind.model_type: kind for kind in (family.config, *family.config.sub_configs.values())}
+        return kinds[values["model_type"]].from_dict(values)
+
+
+def refuse_other_model_types(values: Mapping[str, object]) -> None:
+    """Raise FormatError where a config.json states the `model_type` of a model that is of no family here."""
+    known = [model_type for family in FAMILIES.values() for model_type in family.model_types]
+    if (model_type := values.get("model_type")) is not None and model_type not in known:
+        families = " or ".join(family.title for family in FAMILIES.values())
+        raise FormatError(f"expected a {families} model, got the model_type {describe_model_type(model_type)}.")
+
+
 def _config(values: Mapping[str, object]) -> DualEncoderConfig:
     if (model_type := values.get("model_type")) not in FAMILIES:
         if any(model_type in family.model_types for family in FAMILIES.values()):
@@ -90,4 +114,8 @@ def _config(values: Mapping[str, object]) -> DualEncoderConfig:
                 f"{loader} loads it."
             )
         raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
-    return FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))
+    config = FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))
+    for tower in (config.vision_config, config.text_config):
+        if tower.hidden_act not in ACT2FN:
+            raise FormatError(f"config.json has hidden_act {tower.hidden_act!r}, which transformers does not know.")
+    return config

@@ -1,33 +1,52 @@
 """Zero-shot classification of image files by texts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
-from safetensors import SafetensorError
+import torch
 from torch import Tensor
 
+from ..formats import readable_errors
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from .embedding import embed_images, embed_texts
+from .labels import check_labels
 
 IMAGES_PER_BATCH = 16
 
 
-def load_exact_model(source: str | Path) -> DualEncoderModel:
-    """Load a model that has exactly the weights of `source`.
+def load_exact_model(source: str | Path, dtype: torch.dtype | None = None) -> DualEncoderModel:
+    """Load a model that has exactly the weights of `source`, in its dtype or in another.
 
-    Raises ValueError for a missing or unexpected weight, which `from_pretrained` only reports, and for an unreadable
-    file.
+    Raises ValueError for a missing or unexpected weight or one of another shape, which `from_pretrained` only reports,
+    and for a source that cannot be read.
     """
-    try:
-        model, info = DualEncoderModel.from_pretrained(source, output_loading_info=True)
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:  # truncated, forged, other shapes
-        raise ValueError(f"{source} holds no weights that can be read: {error}") from error
-    problems = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
-    if problems:
-        raise ValueError(f"{source} does not hold exactly the weights of a {type(model).__name__}: {problems}.")
+    chosen = {} if dtype is None else {"dtype": dtype}
+    with readable_errors(source):
+        model, info = DualEncoderModel.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **chosen
+        )
+    if problems := [_describe_keys(name, info[name]) for name in info if info[name]]:
+        raise ValueError(f"{source} has not the weights of a {type(model).__name__}: {'; '.join(problems)}.")
     return model
+
+
+def _describe_keys(problem: str, keys: Collection[object]) -> str:
+    """Return the names of some weights with what is wrong with them: "12 missing keys (a, b, c, ...)"."""
+    some = ", ".join(sorted(map(str, keys))[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} {problem.replace('_', ' ')} ({some})"
+
+
+def load_processor(source: str | Path, tokenizer: str | Path | None = None) -> DualEncoderProcessor:
+    """Load the processor of a model; `tokenizer` is for a source without a vocabulary.
+
+    Raises ValueError for a source that cannot be read, or that has no vocabulary.
+    """
+    with readable_errors(source if tokenizer is None else tokenizer):
+        processor = DualEncoderProcessor.from_pretrained(source, tokenizer=tokenizer)
+    if processor.tokenizer is None:
+        raise ValueError(f"{source} has no vocabulary, so texts cannot be read: pass one with --tokenizer.")
+    return processor
 
 
 def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
@@ -42,10 +61,13 @@ def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
 def classify_images(
     source: str | Path, images: Sequence[Path], texts: Sequence[str], tokenizer: Path | None = None
 ) -> list[list[float]]:
-    """Return the probabilities of all texts for each image file; `tokenizer` is for a source without a vocabulary."""
-    vocabulary = {"tokenizer": tokenizer} if tokenizer else {}
-    processor = DualEncoderProcessor.from_pretrained(source, **vocabulary)
+    """Return the probabilities of all texts for each image file; `tokenizer` is for a source without a vocabulary.
+
+    Raises ValueError for texts that `check_labels` refuses.
+    """
+    texts = check_labels(texts)
     model = load_exact_model(source)
+    processor = load_processor(source, tokenizer)
     text_embeds = embed_texts(model, processor, texts)
     image_embeds = embed_images(model, processor, [str(image) for image in images], batch_size=IMAGES_PER_BATCH)
     return probabilities(model, model.logits(image_embeds, text_embeds)).tolist()

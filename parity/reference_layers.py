@@ -113,6 +113,9 @@ def _attend(query_input: Array, key_input: Array, weights: Attention, settings: 
 
 
 def _mlp(x: Array, weights: MLP, settings: Settings) -> Array:
+    if settings.activation not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise ValueError(f"The float64 reference knows the activations {known}, got {settings.activation!r}.")
     return linear(_ACTIVATIONS[settings.activation](linear(x, weights.fc1)), weights.fc2)
 
 

@@ -15,8 +15,17 @@ from typing_extensions import Unpack
 from .. import modeling
 from ..catalogue import PHOTOGRAPH
 from ..catalogue.download import Progress
-from ..configuration import DualEncoderConfig, SiglipVisionConfig, family_of, is_single_tower
-from ..formats import Checkpoint, LoadOptions, check_options, read_weights
+from ..configuration import DualEncoderConfig, SiglipVisionConfig, describe_model_type, family_of, is_single_tower
+from ..formats import (
+    Checkpoint,
+    FormatError,
+    LoadOptions,
+    check_options,
+    read_config,
+    read_weights,
+    readable_errors,
+)
+from ..formats.geometry import sizes_of
 from ..formats.source import read_source
 from ..processing import DualEncoderProcessor
 from .certificate import Certificate
@@ -39,17 +48,27 @@ def verify(
 
     `reference="original"` also runs the official implementation (`original_subject`), which executes code from a
     TorchScript archive where `openai-clip` is not installed. `options` are those of `read_source`.
-    Raises FileNotFoundError where `folder` is not a converted folder.
+    Raises FileNotFoundError where `folder` is not a converted folder, FormatError where it cannot be read or holds
+    another model than `source`.
     """
     check_options(options)
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json, expected a folder that twinlens convert wrote.")
+    model_type = read_config(folder).model_type
     checkpoint, entry = read_source(source, progress=progress, **options)
+    if model_type != checkpoint.config.model_type:
+        raise FormatError(
+            f"{folder} has the model_type {describe_model_type(model_type)}, and {source} has "
+            f"{describe_model_type(checkpoint.config.model_type)}. Pass the source of this folder."
+        )
+    folder_config = type(checkpoint.config).from_pretrained(folder)
+    if faults := _other_sizes(checkpoint.config, folder_config):
+        raise FormatError(
+            f"{folder} is not the model in {source}: {', '.join(faults)}. Pass the source of this folder."
+        )
     if options.get("image_size") is None and entry is None:
         # A file shows whole patches only, and the folder knows the pixels: 384 at patch 14 is 378 in a file.
         vision = _vision_config(checkpoint.config)
-        pixels = _vision_config(type(checkpoint.config).from_pretrained(folder)).image_size
+        pixels = _vision_config(folder_config).image_size
         if pixels != vision.image_size and pixels - pixels % vision.patch_size == vision.image_size:
             checkpoint, _ = read_source(source, **(options | LoadOptions(image_size=pixels)))
     return certify_folder(checkpoint, folder, reference=reference, progress=progress)
@@ -70,11 +89,10 @@ def certify_folder(
     """
     config = type(checkpoint.config).from_pretrained(folder)
     model_class = model_class_of(config)
-    transformers_class = getattr(transformers, model_class.__name__)
     float64 = reference_subject(checkpoint)
-    stored = model_subject("twinlens", lambda: model_class.from_pretrained(folder, dtype=torch.float32))
+    stored = model_subject("twinlens", lambda: _load(model_class, folder))
     transformers_model = model_subject(
-        "transformers", lambda: transformers_class.from_pretrained(folder, dtype=torch.float32)
+        "transformers", lambda: _load(getattr(transformers, model_class.__name__), folder)
     )
 
     weights = _compare_weights(checkpoint, folder, config)
@@ -98,6 +116,23 @@ def certify_folder(
     return measure(checkpoint, pairings, photograph=_photograph(folder), notes=notes, progress=progress)
 
 
+def _other_sizes(expected: Config, config: Config) -> list[str]:
+    """Return the sizes by which two dual encoders have weights of other shapes. Heads do not change any shape."""
+    if is_single_tower(expected) or is_single_tower(config):
+        return []
+    sizes = sizes_of(config)
+    return [
+        f"{name} is {sizes[name]}, not {size}"
+        for name, size in sizes_of(expected).items()
+        if sizes[name] != size and "head" not in name
+    ]
+
+
+def _load(model_class: Any, folder: Path) -> PreTrainedModel:
+    with readable_errors(folder):
+        return model_class.from_pretrained(folder, dtype=torch.float32)
+
+
 class _StoredWeights(NamedTuple):
     """The result of comparing the weights of a folder with those of its source."""
 
@@ -108,7 +143,8 @@ class _StoredWeights(NamedTuple):
 
 def _compare_weights(checkpoint: Checkpoint, folder: Path, config: Config) -> _StoredWeights:
     dtype = getattr(torch, str(config.dtype or "float32").removeprefix("torch."))
-    stored = read_weights(folder)
+    with readable_errors(folder):
+        stored = read_weights(folder)
     total, changed, exact = 0, [], True
     for name, weight in checkpoint.weights():  # one at a time in memory
         expected = weight.float()
@@ -139,7 +175,8 @@ def model_class_of(config: Config) -> Any:
 
 def _photograph(folder: Path) -> npt.NDArray[np.float32]:
     """Return a photograph as the processor of the folder makes it, (1, channels, height, width)."""
-    processor = DualEncoderProcessor.from_pretrained(folder)
+    with readable_errors(folder):
+        processor = DualEncoderProcessor.from_pretrained(folder)
     with Image.open(PHOTOGRAPH) as image:
         return processor.image_processor(image, return_tensors="np")["pixel_values"]
 

@@ -139,6 +139,8 @@ class DualEncoderProcessor(ProcessorMixin):
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
         except OSError:  # a folder of processor files alone
             config_dict = {}
+        if model_type := config_dict.get("model_type"):
+            cls._processor_class(model_type, source)  # another kind of model may have no image processor
         with suggest_names(source):
             image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
         type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")

@@ -8,8 +8,9 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -17,7 +18,7 @@ import pytest
 import torch
 from helpers.processes import finish, start
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from typer.testing import CliRunner
 
@@ -29,6 +30,7 @@ from twinlens.toy_world import ShapesDataset
 from twinlens.training import TrainingPlan, TrainingResult, estimate_memory, train
 from twinlens.training.plan import REQUIRED
 from twinlens.training.run import WORK_FOLDER, build_trainer, dry_run, load
+from twinlens.training.trainer import check_batches
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -315,6 +317,78 @@ class TestRun:
         assert result.metrics["eval_text_to_image_recall_at_5"] == 1.0  # of five
         with pytest.raises(ValueError, match="no split 'test', only learn, check"):
             train(plan(world, tmp_path / "other", **chosen, split="learn"))
+
+
+class TestChecks:
+    """What would end a run, or make it useless, ends it before anything is written."""
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"batch_size": 25}, "A batch has 25 pairs, and there are 24 pairs to train on: .* of at most 24"),
+            ({"eval_data": "absent/pairs"}, "absent/pairs"),
+            ({"eval_data": "{world}/damaged"}, "no format that Pillow knows"),
+            ({"data": "{world}/damaged", "batch_size": 2}, "no format that Pillow knows"),
+            ({"eval_data": "{world}/test", "zero_shot": "{world}/classes"}, "no format that Pillow knows"),
+            ({"text_column": "said"}, "a column named 'said'"),
+            ({"output": "{world}/train/0.png/out"}, "is a file"),
+            ({"model": "{world}/hollow"}, r"has not the weights of a SiglipModel: 1 missing keys \(logit_bias\)"),
+        ],
+    )
+    def test_before_the_start(self, world, tmp_path, settings, message):
+        if not (world / "damaged").exists():
+            for folder in ("damaged", "classes/red"):
+                (world / folder).mkdir(parents=True)
+                for number in range(2):
+                    (world / folder / f"{number}.png").write_bytes(b"nothing")
+                    (world / folder / f"{number}.txt").write_text("a caption")
+            shutil.copytree(world / "model", world / "hollow")
+            weights = load_file(world / "model" / "model.safetensors")
+            del weights["logit_bias"]
+            save_file(weights, world / "hollow" / "model.safetensors", {"format": "pt"})
+        given = {
+            name: str(value).format(world=world) if name != "batch_size" else value for name, value in settings.items()
+        }
+        with pytest.raises((ValueError, OSError), match=message):
+            train(TrainingPlan(**asdict(plan(world, tmp_path / "out")) | given))
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+    def test_a_batch_of_one(self, loss, caplog):
+        """The softmax of one logit is 1, and its loss 0; the sigmoid loss has no pair that should not match."""
+        pairs = range(3)
+        if loss == "softmax":
+            with pytest.raises(ValueError, match="softmax loss of one pair is always 0"):
+                check_batches(pairs, 1, loss)
+        else:
+            check_batches(pairs, 1, loss)
+            assert "A batch of one pair" in caplog.text
+        check_batches(pairs, 1, loss, processes=2)
+        with pytest.raises(ValueError, match=r"2 pairs for each of 2 processes, .* 3 pairs .* at most 1\."):
+            check_batches(pairs, 2, loss, processes=2)
+
+    @pytest.mark.parametrize("package", ["matplotlib.figure", "tensorboard"])
+    def test_a_missing_package(self, world, tmp_path, monkeypatch, package):
+        if package == "tensorboard":
+            monkeypatch.setattr("twinlens.training.run.is_tensorboard_available", lambda: False)
+        else:
+            monkeypatch.setitem(sys.modules, package, None)
+        for start_run in (train, dry_run):
+            with pytest.raises(ImportError, match=package.partition(".")[0]):
+                start_run(plan(world, tmp_path / "out"))
+
+    def test_no_room_on_the_disk(self, world, tmp_path, monkeypatch):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(OSError, match=r"needs 4,441,120 bytes .* the disk has 1,000"):  # 16 for each of 277,570
+            train(plan(world, tmp_path / "out"))
+
+    def test_skipped_pairs_are_counted(self, world, run, tmp_path):
+        sound = [f"{world}/train/{number}.png,no. {number}" for number in range(8)]
+        (tmp_path / "t.csv").write_text("\n".join(["image,text", *sound, "gone.png,x", "a.png,"]))
+        options = ["--batch-size", 8, "--steps", 1, "--skip-corrupt"]
+        code, output, _ = run("train", world / "model", tmp_path / "t.csv", tmp_path / "out", *options)
+        assert (code, output.splitlines()[0]) == (0, "Skipped 2 pairs that could not be read.")
+        assert json.loads((tmp_path / "out" / "training.json").read_text())["skipped"] == 2
 
 
 class TestDryRun:

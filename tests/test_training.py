@@ -222,6 +222,22 @@ class TestTrainer:
         }
         assert metrics["eval_loss"] > 0
 
+    def test_a_last_batch_of_one_pair_has_no_softmax_loss(self, tmp_path):
+        """It would be 0 and lower the mean; 13 pairs are three batches of four, and one more."""
+        model = tiny("clip")
+        loss = trainer(model, tmp_path, per_device_eval_batch_size=4).evaluate()["eval_loss"]
+        with torch.no_grad():
+            batches = [collate([Pairs(13)[i] for i in range(start, start + 4)]) for start in (0, 4, 8)]
+            expected = [model.eval()(**batch, return_loss=True).loss for batch in batches]
+        assert loss == pytest.approx(float(torch.stack(expected).mean()), rel=1e-5)
+        alone = trainer(model, tmp_path, per_device_eval_batch_size=1).evaluate()
+        assert "eval_loss" not in alone
+        assert "eval_text_to_image_recall_at_1" in alone
+
+    def test_batches_that_cannot_be_made(self, tmp_path):
+        with pytest.raises(ValueError, match="A batch has 25 pairs, and there are 24 pairs"):
+            trainer(tiny("clip"), tmp_path, per_device_train_batch_size=25).train()
+
     def test_the_scale_of_clip_is_clipped(self, tmp_path):
         model = tiny("clip")
         nn.init.constant_(model.logit_scale, 6.0)

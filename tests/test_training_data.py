@@ -191,6 +191,48 @@ class TestTables:
         with pytest.raises(error, match=message):
             load_pairs(tmp_path / name)
 
+    @pytest.mark.parametrize("suffix", ["csv", "tsv", "CSV"])
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+    def test_the_delimiter_is_that_of_the_header(self, tmp_path, suffix, delimiter):
+        """As the csv module writes it; open_clip's own default is the tab (--csv-separator)."""
+        write_images(tmp_path, 2)
+        texts = ["a; b, c\td | e", 'the "second"\nline']
+        rows = [["filepath", "a, b; c", "title"], ["000.png", "-", texts[0]], ["001.png", "-", texts[1]]]
+        with (tmp_path / f"t.{suffix}").open("w", newline="", encoding="utf-8-sig") as file:
+            csv.writer(file, delimiter=delimiter).writerows(rows)
+        pairs = load_pairs(tmp_path / f"t.{suffix}")
+        assert [pairs[index]["text"] for index in range(2)] == texts
+
+    def test_a_named_column_decides_the_delimiter(self, tmp_path):
+        write_images(tmp_path, 1)
+        (tmp_path / "t.csv").write_text("image,text;where;said\n,;000.png;x\n")
+        assert load_pairs(tmp_path / "t.csv", image_column="where", text_column="said")[0]["text"] == "x"
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+    def test_rows_without_an_image_or_a_caption_are_left_out_and_counted(self, tmp_path, caplog, name):
+        write_images(tmp_path, 3)
+        files = ["000.png", "gone.png", "001.png", "", ".", "002.png"]
+        rows = [{"image": image, "text": "" if image == "001.png" else f"at {image}"} for image in files]
+        file = write_table(tmp_path / name, rows)
+        with pytest.raises(ValueError, match=r"Row 3 of .*: Expected a caption"):
+            load_pairs(file)
+        pairs = load_pairs(file, skip_corrupt=True)
+        assert [pairs[index]["text"] for index in range(len(pairs))] == ["at 000.png", "at 002.png"]
+        assert pairs.skipped == 4
+        assert "Left out 4 of 6 pairs" in caplog.text
+        assert "gone.png (row 2 of" in caplog.text
+        for image in tmp_path.glob("*.png"):
+            image.unlink()
+        with pytest.raises(ValueError, match=r"without any: 6 cannot be read, the first: .*000\.png"):
+            load_pairs(file, skip_corrupt=True)
+
+    def test_captions_beside_images_are_left_out_and_counted(self, tmp_path):
+        write_images(tmp_path, 3)
+        for number, content in enumerate((b"a cat", b"\xff", b" ")):
+            (tmp_path / f"{number:03d}.txt").write_bytes(content)
+        pairs = load_pairs(tmp_path, skip_corrupt=True)
+        assert (len(pairs), pairs.skipped, pairs[0]["text"]) == (1, 2, "a cat")
+
     @pytest.mark.parametrize(
         ("name", "message"),
         [

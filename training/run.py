@@ -1,18 +1,22 @@
 """One training run from data to a Hub folder: what `twinlens train` does."""
 
+import copy
 import json
+import logging
 import math
+import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -25,8 +29,10 @@ from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import get_last_checkpoint
 
 from .._version import __version__
+from ..inference import check_labels, load_exact_model, load_processor
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from ..processing.image_input import open_image
 from ..processing.sentence_transformers import save_sentence_transformers_files
 from .augmentation import RandomResizedCrop
 from .card import draw_curves, training_card
@@ -35,12 +41,14 @@ from .labelled_images import image_classes
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
-from .sources import PairDataset, load_pairs
-from .streams import Stream
-from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask
+from .sources import PairDataset, SkipUnreadable, load_pairs
+from .streams import SkipCounter, Stream
+from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask, check_batches
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+logger = logging.getLogger(__name__)
 
 WORK_FOLDER = ".training"  # in the output folder; hidden, so that `twinlens push` does not upload it
 
@@ -53,6 +61,7 @@ class TrainingResult:
     metrics: dict[str, float]  # of the last evaluation; empty without eval_data
     updates: int
     is_main_process: bool  # the one of several processes that wrote the folder, and should print
+    skipped: int = 0  # pairs that could not be read, with skip_corrupt or from a stream
 
 
 def train(plan: TrainingPlan) -> TrainingResult:
@@ -66,6 +75,7 @@ def train(plan: TrainingPlan) -> TrainingResult:
     output = Path(plan.output).expanduser().resolve()
     checkpoint = _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
+    _check_output(output, model)
     trainer = build_trainer(plan, model, processor, output / WORK_FOLDER)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -75,17 +85,29 @@ def train(plan: TrainingPlan) -> TrainingResult:
     if is_main:
         _save(plan, trainer, processor, output, metrics, seconds)
     trainer.accelerator.wait_for_everyone()
-    return TrainingResult(output, metrics, trainer.state.global_step, is_main)
+    return TrainingResult(output, metrics, trainer.state.global_step, is_main, _skipped(trainer))
 
 
 def dry_run(plan: TrainingPlan) -> MemoryEstimate:
-    """Load everything, run one pair, and return the memory that the run would need; nothing is written."""
-    _find_checkpoint(Path(plan.output).expanduser().resolve(), plan.resume)
+    """Check and load all that the run needs, run one pair, and return the memory needed; nothing is written."""
+    _check_packages()
+    output = Path(plan.output).expanduser().resolve()
+    _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
+    _check_output(output, model)
     collator = _build_collator(plan, processor)
-    sample = next(iter(_load_training_pairs(plan)))
+    pairs = _load_training_pairs(plan)
+    try:
+        check_batches(pairs, plan.batch_size, model.config.loss, workers=plan.workers)
+    except ValueError as error:  # the memory can be estimated all the same
+        logger.warning("The run would not start: %s", error)
+    _load_evaluation(plan, collator)
     return estimate_memory(
-        model, collator([sample]), batch_size=plan.batch_size, slice_size=plan.gradient_cache_size, bf16=plan.bf16
+        model,
+        _first_batch(pairs, collator),
+        batch_size=plan.batch_size,
+        slice_size=plan.gradient_cache_size,
+        bf16=plan.bf16,
     )
 
 
@@ -93,20 +115,33 @@ def _check_packages() -> None:
     """Raise ImportError unless the packages are installed that only logs and the card need, at the end of a run."""
     if not is_tensorboard_available():
         raise ImportError("Logs need tensorboardX or tensorboard: pip install '.[train]' in the checkout of twinlens.")
-    if find_spec("matplotlib") is None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
         raise ImportError(
-            "The curves in the model card need matplotlib: pip install '.[train]' in the checkout of twinlens."
-        )
+            f"The curves in the model card need matplotlib ({error}): "
+            "pip install '.[train]' in the checkout of twinlens."
+        ) from error
+
+
+def _check_output(output: Path, model: "DualEncoderModel | PeftModel") -> None:
+    """Raise OSError unless the folder can be written and the disk has room for the result and one checkpoint."""
+    parent = next(path for path in (output, *output.parents) if path.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{output} cannot be made, because {parent} is a file. Choose another folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{parent} cannot be written to. Choose another folder, or ask for the permission.")
+    sizes = [(parameter.nbytes, parameter.requires_grad) for parameter in model.parameters()]
+    needed = sum(2 * size + 2 * size * trained for size, trained in sizes)  # twice the weights, two moments of AdamW
+    if (free := shutil.disk_usage(parent).free) < needed:
+        raise OSError(f"{output} needs {needed:,} bytes for the model and a checkpoint, and the disk has {free:,}.")
 
 
 def load(plan: TrainingPlan) -> "tuple[DualEncoderModel | PeftModel, DualEncoderProcessor]":
     """Return the model with the parts frozen that are not to be trained, or with LoRA around it, and its processor."""
     set_seed(plan.seed)
-    vocabulary = {"tokenizer": plan.tokenizer} if plan.tokenizer else {}
-    processor = DualEncoderProcessor.from_pretrained(plan.model, **vocabulary)
-    if processor.tokenizer is None:
-        raise ValueError(f"{plan.model} has no vocabulary, so captions cannot be read: pass one with --tokenizer.")
-    model = DualEncoderModel.from_pretrained(plan.model, dtype=torch.float32)
+    model = load_exact_model(plan.model, torch.float32)
+    processor = load_processor(plan.model, plan.tokenizer or None)
     if plan.from_scratch:
         model = type(model)(model.config)
     if plan.freeze:
@@ -145,26 +180,18 @@ def build_trainer(
         report_to="tensorboard",
     )
     pairs = _load_training_pairs(plan)
-    if isinstance(pairs, Stream) and plan.steps is None:
-        raise ValueError(f"{plan.data} is a stream, whose epochs have no known length: say how many --steps.")
-    eval_pairs, zero_shot = None, None
-    if plan.eval_data:
-        eval_pairs = load_pairs(
-            plan.eval_data,
-            image_column=plan.image_column,
-            text_column=plan.text_column,
-            split=plan.eval_split,
-            repeat=False,
-        )
-    if plan.zero_shot:
-        images, names = image_classes(plan.zero_shot)
-        zero_shot = ZeroShotTask(images, [[plan.template.replace("{}", name)] for name in names])
+    collator = _build_collator(plan, processor)
+    # Before there is a trainer, which makes the output folder.
+    processes, loss = arguments.world_size, model.config.loss
+    check_batches(pairs, plan.batch_size, loss, processes=processes, workers=plan.workers)
+    _first_batch(pairs, collator)
+    eval_pairs, zero_shot = _load_evaluation(plan, collator)
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
         train_dataset=pairs,
         eval_dataset=eval_pairs,
-        data_collator=_build_collator(plan, processor),
+        data_collator=collator,
         processing_class=processor,
         zero_shot=zero_shot,
     )
@@ -191,8 +218,42 @@ class _ProgressOnStderr(ProgressCallback):
             self.training_bar.write(f"update {state.global_step}: {', '.join(numbers)}", file=sys.stderr)
 
 
+def _load_evaluation(
+    plan: TrainingPlan, collator: ContrastiveCollator
+) -> "tuple[PairDataset | None, ZeroShotTask | None]":
+    """Return the pairs and the task to measure on, if they are planned; the first of each can be read."""
+    eval_pairs, zero_shot = None, None
+    if plan.eval_data:
+        eval_pairs = load_pairs(
+            plan.eval_data,
+            image_column=plan.image_column,
+            text_column=plan.text_column,
+            split=plan.eval_split,
+            repeat=False,
+            skip_corrupt=plan.skip_corrupt,
+        )
+        _first_batch(eval_pairs, collator)
+    if plan.zero_shot:
+        images, names = image_classes(plan.zero_shot)
+        check_labels(names)
+        for sample in map(images.__getitem__, range(len(images))):
+            open_image(sample["image"])
+        zero_shot = ZeroShotTask(images, [[plan.template.replace("{}", name)] for name in names])
+    return eval_pairs, zero_shot
+
+
+def _first_batch(pairs: PairDataset, collator: ContrastiveCollator) -> dict[str, Tensor]:
+    """Return a batch of the first pair alone, which fails for data that the model cannot take; nothing is counted."""
+    if isinstance(pairs, Stream):
+        pairs = copy.copy(pairs)
+        pairs.repeat, pairs.skip = False, SkipCounter()  # in order, without filling the buffer for shuffling
+    elif isinstance(pairs, SkipUnreadable):
+        pairs = SkipUnreadable(pairs.pairs)
+    return collator([next(iter(pairs))])
+
+
 def _load_training_pairs(plan: TrainingPlan) -> PairDataset:
-    return load_pairs(
+    pairs = load_pairs(
         plan.data,
         image_column=plan.image_column,
         text_column=plan.text_column,
@@ -201,6 +262,9 @@ def _load_training_pairs(plan: TrainingPlan) -> PairDataset:
         seed=plan.seed,
         skip_corrupt=plan.skip_corrupt,
     )
+    if isinstance(pairs, Stream) and plan.steps is None:
+        raise ValueError(f"{plan.data} is a stream, whose epochs have no known length: say how many --steps.")
+    return pairs
 
 
 def _build_collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> ContrastiveCollator:
@@ -241,7 +305,7 @@ def _save(
         "processes": trainer.args.world_size,
         "seconds": round(seconds, 1),
         "metrics": _json_numbers(metrics),
-        "skipped": getattr(trainer.train_dataset, "skipped", 0),  # pairs that could not be read
+        "skipped": _skipped(trainer),  # pairs that could not be read
         "history": history,
         "versions": {
             "twinlens": __version__,
@@ -253,6 +317,10 @@ def _save(
     draw_curves(history, output / "training_curves.png")
     card = training_card(report, model.config.model_type, plan.changed())
     (output / "README.md").write_text(card, encoding="utf-8")
+
+
+def _skipped(trainer: ContrastiveTrainer) -> int:
+    return getattr(trainer.train_dataset, "skipped", 0)
 
 
 def _json_numbers(entry: Mapping[str, float]) -> dict[str, float | None]:

@@ -4,6 +4,7 @@ Images are decoded later, by the collator. Streams and `SkipUnreadable` decode t
 """
 
 import csv
+import itertools
 import json
 import logging
 import os
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filepath", "path", "jpg", "png", "url")
 TEXT_COLUMNS = ("text", "caption", "captions", "sentence", "sentences", "title", "txt")
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None}
+OTHER_DELIMITERS = ("\t", ";", ",", "|")  # open_clip writes .csv files with tabs, spreadsheets some with semicolons
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 PairDataset: TypeAlias = "FilePairs | ColumnPairs | SkipUnreadable | Stream"
@@ -70,23 +72,35 @@ def load_pairs(
 
     A stream has no end and is shuffled by `seed`; each process and worker reads its own part. With `repeat=False` it is
     read once and in order. Streams leave unreadable pairs out; for other sources one is an error, unless `skip_corrupt`
-    replaces it by the next readable pair. Columns are found by their usual names unless given. Raises
+    leaves out the pairs without an image or a caption, and replaces one that turns out to be damaged by the next
+    readable pair; `skipped` counts both. The delimiter of a table is the one that separates these columns in its first
+    line. Columns are found by their usual names unless given. Raises
     FileNotFoundError for a source that is not there, and ValueError for one without pairs.
     """
     columns = (image_column, text_column)
     if isinstance(source, str | os.PathLike):
-        pairs = _pairs_from_name(os.fspath(source), columns, split, streaming, seed, repeat)
+        pairs = _pairs_from_name(os.fspath(source), columns, split, streaming, seed, repeat, skip_corrupt)
     else:
         pairs = _pairs_from_datasets(source, columns, split, seed, repeat)
     return SkipUnreadable(pairs) if skip_corrupt and not isinstance(pairs, Stream) else pairs
 
 
 class FilePairs(Dataset[Sample]):
-    """Paths of images with their captions. Equal paths are one image, with one `image_id`."""
+    """Paths of images with their captions. Equal paths are one image, with one `image_id`.
 
-    def __init__(self, images: Sequence[str], texts: Sequence[Caption], source: Path) -> None:
+    `left_out` are the reasons why further pairs of the source are not among them.
+    """
+
+    def __init__(
+        self, images: Sequence[str], texts: Sequence[Caption], source: Path, left_out: Sequence[str] = ()
+    ) -> None:
         if not images:
-            raise ValueError(f"Expected image-caption pairs, got {source} without any.")
+            rejected = f": {len(left_out)} cannot be read, the first: {left_out[0]}" if left_out else "."
+            raise ValueError(f"Expected image-caption pairs, got {source} without any{rejected}")
+        if left_out:
+            count, total = len(left_out), len(images) + len(left_out)
+            logger.warning("Left out %d of %d pairs of %s, the first: %s", count, total, source, left_out[0])
+        self.left_out = len(left_out)
         numbers = {image: number for number, image in enumerate(dict.fromkeys(images))}
         self.images, self.texts = list(images), list(texts)
         self.image_ids = [numbers[image] for image in images]
@@ -118,12 +132,13 @@ class SkipUnreadable(Dataset[Sample]):
 
     def __init__(self, pairs: "FilePairs | ColumnPairs") -> None:
         self.pairs = pairs
+        self._left_out = pairs.left_out if isinstance(pairs, FilePairs) else 0
         self._skip = SkipCounter()
 
     @property
     def skipped(self) -> int:
-        """The number of pairs that this process and its workers have replaced so far."""
-        return self._skip.total
+        """The number of pairs left out at the start, and of those that this process and its workers have replaced."""
+        return self._left_out + self._skip.total
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -141,20 +156,20 @@ class SkipUnreadable(Dataset[Sample]):
 
 
 def _pairs_from_name(
-    name: str, columns: Columns, split: str, streaming: bool, seed: int, repeat: bool
+    name: str, columns: Columns, split: str, streaming: bool, seed: int, repeat: bool, skip_corrupt: bool
 ) -> "FilePairs | ColumnPairs | Stream":
     path = Path(name)
     if name.endswith(TAR_SUFFIXES) or "{" in name:
         return TarStream(name, image_column=columns[0], text_column=columns[1], seed=seed, repeat=repeat)
-    if path.suffix in TABLE_DELIMITERS:
-        return _pairs_from_table(path, columns)
+    if path.suffix.lower() in TABLE_DELIMITERS:
+        return _pairs_from_table(path, columns, skip_corrupt)
     if path.is_dir():
         for table in ("metadata.jsonl", "metadata.csv"):
             if (path / table).is_file():
-                return _pairs_from_table(path / table, columns)
+                return _pairs_from_table(path / table, columns, skip_corrupt)
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return _pairs_from_datasets(_import_datasets().load_from_disk(name), columns, split, seed, repeat)
-        return _pairs_from_folder(path)
+        return _pairs_from_folder(path, skip_corrupt)
     if path.exists() or path.is_absolute() or name.startswith("."):
         raise FileNotFoundError(
             f"Expected a folder, a table ({', '.join(TABLE_DELIMITERS)}) or tars with image-caption pairs, got {name}, "
@@ -173,8 +188,9 @@ def _pairs_from_name(
     return _pairs_from_datasets(data, columns, split, seed, repeat)
 
 
-def _pairs_from_folder(folder: Path) -> FilePairs:
+def _pairs_from_folder(folder: Path, skip_corrupt: bool) -> FilePairs:
     images, texts, uncaptioned = [], [], 0
+    left_out: list[str] = []
     for file in sorted(folder.rglob("*")):
         if not is_image(file):
             continue
@@ -182,52 +198,94 @@ def _pairs_from_folder(folder: Path) -> FilePairs:
             uncaptioned += 1
             continue
         try:
-            lines = [line.strip() for line in captions.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{captions} is not UTF-8: {error}") from error
-        if not lines:
-            raise ValueError(f"Expected a caption in {captions}, which is empty.")
+            lines = _read_captions(captions)
+        except ValueError as error:
+            if not skip_corrupt:
+                raise
+            left_out.append(str(error))
+            continue
         images += [str(file)] * len(lines)
         texts += lines
-    if not images:
+    if not (images or left_out):
         raise ValueError(
             f"Expected metadata.csv or metadata.jsonl in {folder}, or images each with a .txt beside it, got neither."
         )
     if uncaptioned:
         logger.warning("Left out %d images of %s, which have no .txt beside them.", uncaptioned, folder)
-    return FilePairs(images, texts, folder)
+    return FilePairs(images, texts, folder, left_out)
 
 
-def _pairs_from_table(file: Path, columns: Columns) -> FilePairs:
+def _read_captions(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8: {error}") from error
+    if not lines:
+        raise ValueError(f"Expected a caption in {file}, which is empty.")
+    return lines
+
+
+def _pairs_from_table(file: Path, columns: Columns, skip_corrupt: bool) -> FilePairs:
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there, expected a table of image-caption pairs.")
-    images, texts, missing = [], [], []
-    for number, row in enumerate(_rows(file), 1):
+        problem = "is a folder" if file.is_dir() else "is not there"
+        raise FileNotFoundError(f"{file} {problem}, expected a table of image-caption pairs.")
+    images, texts = [], []
+    left_out: list[str] = []
+    missing: list[str] = []
+    for number, row in enumerate(_rows(file, columns), 1):
         where = f"row {number} of {file}"
-        image, text = (row[column] for column in _choose_columns(list(row), columns, where))
         try:
-            check_caption(text)
+            image, text = _check_row(row, columns, where)
         except ValueError as error:
-            raise ValueError(f"Row {number} of {file}: {error}") from error
-        if not isinstance(image, str) or not image:
-            raise ValueError(f"Row {number} of {file}: Expected the path of an image, got {image!r}.")
+            if not skip_corrupt:
+                raise
+            left_out.append(str(error))
+            continue
         if not image.startswith(("http://", "https://")):
             image = str(file.parent / image)
             if not os.path.isfile(image):
                 missing.append(f"{image} ({where})")
+                if skip_corrupt:
+                    left_out.append(f"{image} ({where}) is not there.")
+                    continue
         images.append(image)
         texts.append(text)
-    if missing:
+    if missing and not skip_corrupt:
         raise FileNotFoundError(f"{len(missing)} of {len(images)} images are not there, the first is {missing[0]}.")
-    return FilePairs(images, texts, file)
+    return FilePairs(images, texts, file, left_out)
 
 
-def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    delimiter = TABLE_DELIMITERS[file.suffix]
+def _check_row(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, Caption]:
+    """Return the path of the image and the caption in a row. Raises ValueError with the row for anything else."""
+    image, text = (row[column] for column in _choose_columns(list(row), columns, where))
+    try:
+        check_caption(text)
+        if not isinstance(image, str) or not image:
+            raise ValueError(f"Expected the path of an image, got {image!r}.")
+    except ValueError as error:
+        raise ValueError(f"R{where[1:]}: {error}") from error  # "Row 3 of ..."
+    return image, text
+
+
+def _choose_delimiter(header: str, usual: str, columns: Columns) -> str:
+    """Return the delimiter that separates an image column and a text column in the first line of a table."""
+    for delimiter in (usual, *OTHER_DELIMITERS):
+        try:
+            _choose_columns(next(csv.reader([header], delimiter=delimiter, strict=True), []), columns, "the table")
+        except (ValueError, csv.Error):
+            continue
+        return delimiter
+    return usual
+
+
+def _rows(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    usual = TABLE_DELIMITERS[file.suffix.lower()]
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            if delimiter is not None:
-                yield from csv.DictReader(lines, delimiter=delimiter, strict=True)
+            if usual is not None:
+                header = lines.readline()
+                delimiter = _choose_delimiter(header, usual, columns)
+                yield from csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
                 return
             for number, line in enumerate(lines, 1):
                 if line.strip():

@@ -107,13 +107,17 @@ class Stream(IterableDataset[Sample]):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         return rank * workers + worker, ranks * workers
 
-    def __iter__(self) -> Iterator[Sample]:
-        number, parts = self.part_and_count()
+    def check_parts(self, parts: int) -> None:
+        """Raise ValueError where more processes and workers are to read at the same time than can."""
         if self.repeat and parts > self.max_parts:
             raise ValueError(
                 f"At most {self.max_parts} can read {self} side by side, got {parts} processes and workers: "
                 "use fewer workers, or more shards."
             )
+
+    def __iter__(self) -> Iterator[Sample]:
+        number, parts = self.part_and_count()
+        self.check_parts(parts)
         epoch = count = 0
         while True:
             before = count

@@ -1,6 +1,7 @@
 """A transformers `Trainer` for dual encoders: losses over all processes, large batches in slices, retrieval metrics."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ from .labelled_images import LabelledImage
 from .optimization import parameter_groups
 from .random_state import ReplayRandomState, random_state
 from .streams import Stream
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
@@ -143,6 +146,9 @@ class ContrastiveTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def get_train_dataloader(self) -> DataLoader[Any]:
+        args, loss = self.args, self._dual_encoder.config.loss
+        size, workers = args.per_device_train_batch_size, args.dataloader_num_workers
+        check_batches(self.train_dataset, size, loss, processes=args.world_size, workers=workers)
         if isinstance(self.train_dataset, Stream):  # it divides itself between processes
             return DataLoader(
                 self.train_dataset,
@@ -215,11 +221,16 @@ class ContrastiveTrainer(Trainer):
 
     def prediction_step(
         self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Batch | None]:
-        """Return the loss, the unit embeddings of images and texts, and the ids by which equal ones are recognised."""
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None, Batch | None]:
+        """Return the loss, the unit embeddings of images and texts, and the ids by which equal ones are recognised.
+
+        A single pair has no softmax loss.
+        """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if len(inputs["input_ids"]) == 1 and self._dual_encoder.config.loss == "softmax":
+            loss = None  # always 0: a last batch of one pair would lower the mean
         if prediction_loss_only:
             return loss, None, None
         labels = {"text_ids": inputs["input_ids"]}
@@ -283,6 +294,24 @@ class _ClampScale(TrainerCallback):
         if (limit := self.model.config.max_logit_scale) is not None:
             with torch.no_grad():
                 self.model.logit_scale.clamp_(max=limit)
+
+
+def check_batches(pairs: Any, batch_size: int, loss: str, *, processes: int = 1, workers: int = 0) -> None:
+    """Raise ValueError where pairs make no batch for each process, or where the loss of a batch is always 0."""
+    if isinstance(pairs, Stream):
+        pairs.check_parts(processes * max(1, workers))
+    if batch_size * processes == 1 and loss == "softmax":
+        raise ValueError(
+            "The softmax loss of one pair is always 0, so a batch size of 1 trains nothing: choose at least 2."
+        )
+    if batch_size * processes == 1:
+        logger.warning("A batch of one pair has no texts of other images to tell apart: choose a larger batch size.")
+    if isinstance(pairs, Sized) and len(pairs) < batch_size * processes:
+        each = f" for each of {processes} processes" if processes > 1 else ""
+        raise ValueError(
+            f"A batch has {batch_size} pairs{each}, and there are {len(pairs)} pairs to train on: choose a batch size "
+            f"of at most {len(pairs) // processes}."
+        )
 
 
 def _model_inputs(inputs: Mapping[str, Any]) -> Batch:

@@ -1,0 +1,45 @@
+"""Labels in words: from an option or a file, and the check that every use of them makes."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+
+def read_labels(option: str) -> list[str]:
+    """Return the labels in "a cat,a dog", or in "@FILE" those of a text file, one on each line.
+
+    Spaces around a label and empty ones are left out. A line of a file is a label as it is, with commas and `#`; files
+    are UTF-8, with or without a byte order mark, with the ends of lines of any system. Raises OSError for a file that
+    cannot be read, ValueError for one that is not text.
+    """
+    parts = _read_lines(option[1:]) if option.startswith("@") else option.split(",")
+    labels = [part.strip() for part in parts if part.strip()]
+    if not labels:
+        raise ValueError(f'Expected labels such as --labels "a cat,a dog", got none in {option!r}.')
+    return labels
+
+
+def check_labels(labels: Iterable[str]) -> list[str]:
+    """Return the labels as a list. Raises ValueError unless there are some, all are texts, and no two are equal.
+
+    Two equal labels would share one probability under the softmax loss.
+    """
+    if isinstance(labels, str):
+        raise ValueError(f"Expected a list of labels, got the text {labels!r}.")
+    labels = list(labels)
+    if not labels:
+        raise ValueError("Expected at least one label, got none.")
+    if wrong := [label for label in labels if not isinstance(label, str) or not label.strip()]:
+        raise ValueError(f"Expected labels in words, got {wrong[0]!r}.")
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        raise ValueError(f"Expected different labels, got {', '.join(map(repr, repeated[:5]))} more than once.")
+    return labels
+
+
+def _read_lines(file: str) -> list[str]:
+    try:
+        with open(file, encoding="utf-8-sig") as text:  # not Path.is_file: a pipe is no file
+            return text.read().split("\n")
+    except OSError as error:
+        raise type(error)(f"Expected a text file with a label on each line, got {file!r}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected labels in UTF-8, one on each line, got {file}: {error}.") from error
