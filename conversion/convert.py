@@ -107,7 +107,10 @@ def convert(
     stored_dtype = _stored_dtype(checkpoint, dtype)
     tokenizer = tokenizer or _published_vocabulary(source, entry, progress)
     processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
-    notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
+    notes = checkpoint.notes
+    if processor.tokenizer is None:
+        name = checkpoint.layout.names_tokenizer
+        notes += (WITHOUT_TOKENIZER + (f" The source names it: {name}." if name else ""),)
     certificate = None
     with complete_or_absent(folder, overwrite=overwrite) as (partial,):
         progress("writing weights")
@@ -161,11 +164,7 @@ def _processor(
     if is_single_tower(config):
         config = family_of(config).config(vision_config=config.to_dict())
     return build_processor(
-        config,
-        tokenizer=tokenizer,
-        text_cleanup=text_cleanup,
-        preprocessing=preprocessing,
-        **checkpoint.image_settings,
+        config, checkpoint, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing
     )
 
 

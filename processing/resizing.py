@@ -59,6 +59,15 @@ def resize_shorter_side(shorter_side: int, height: int, width: int) -> Size:
     return (longer_side, shorter_side) if width <= height else (shorter_side, longer_side)
 
 
+def resize_to_fit(max_height: int, max_width: int, height: int, width: int) -> Size:
+    """Return the largest (height, width) within the limits that keeps the aspect, rounded half to even as in open_clip.
+
+    A side has at least one pixel.
+    """
+    ratio = max(height / max_height, width / max_width)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
 def largest_grid(height: int, width: int, patch_size: int, max_num_patches: int) -> Size:
     """Return the (height, width) in whole patches, at most `max_num_patches` of them, that keeps the aspect best.
 
