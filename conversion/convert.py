@@ -16,6 +16,7 @@ from ..configuration import family_of, is_single_tower
 from ..formats import Checkpoint, LoadOptions, check_options, read_source, write_safetensors
 from ..formats.table import is_finite
 from ..parity.certificate import Certificate
+from ..parity.preprocessing import Choices
 from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
 from ..processing.processor import holds_image_settings
@@ -38,11 +39,14 @@ class ParityError(ValueError):
 
     def __init__(self, certificate: Certificate) -> None:
         comparison, output = certificate.worst
-        super().__init__(
-            f"The conversion is wrong: {output.name} of {comparison.subject} is {output.scaled_error:.1e} from "
-            f"{comparison.reference}, the tolerance is {output.tolerance:.0e}. Nothing was written; --no-verify writes "
-            "it regardless."
-        )
+        if output.passed and certificate.preprocessing is not None:
+            fault = " ".join(certificate.preprocessing.describe())
+        else:
+            fault = (
+                f"{output.name} of {comparison.subject} is {output.scaled_error:.1e} from {comparison.reference}, the "
+                f"tolerance is {output.tolerance:.0e}."
+            )
+        super().__init__(f"The conversion is wrong: {fault} Nothing was written; --no-verify writes it regardless.")
         self.certificate = certificate
 
 
@@ -106,6 +110,7 @@ def convert(
     checkpoint, entry = read_source(source, progress=progress, **options)
     stored_dtype = _stored_dtype(checkpoint, dtype)
     tokenizer = tokenizer or _published_vocabulary(source, entry, progress)
+    choices = Choices(preprocessing, text_cleanup, tokenizer is not None)
     processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
     notes = checkpoint.notes
     if processor.tokenizer is None:
@@ -117,7 +122,7 @@ def convert(
         partial.mkdir()
         _save_model(checkpoint, stored_dtype, partial)
         processor.save_pretrained(partial)
-        save_layout(checkpoint.layout, partial)
+        save_layout(checkpoint.layout, partial, choices)
         save_sentence_transformers_files(checkpoint.config, processor, partial)
         if verify:
             certificate = certify_folder(checkpoint, partial, strict=True, notes=notes, progress=progress)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
 from ..formats import read_json
-from .export import LAYOUT_FILE
+from ..formats.layout import LAYOUT_FILE
 
 PROOF = "parity.json"
 # Weights of an earlier push could be loaded instead of the new ones, and its proof would be of other weights.

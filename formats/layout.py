@@ -18,6 +18,7 @@ from .errors import FormatError
 from .options import LoadOptions
 from .table import Rule
 
+LAYOUT_FILE = "official_layout.json"  # in a converted folder: the layout of its source, and the choices of the user
 _TENSOR_FIELDS = ("integer_buffers", "merged_sources")
 
 

@@ -164,7 +164,8 @@ class DualEncoderImageProcessor(PilBackend):
         if size.keys() == {"shortest_edge"}:
             return resizing.resize_shorter_side(size["shortest_edge"], height, width)
         if size.keys() == {"max_height", "max_width"}:
-            return resizing.resize_to_fit(size["max_height"], size["max_width"], height, width)
+            limits = size["max_height"], size["max_width"]
+            return resizing.resize_to_fit(limits, height, width, half_to_even=settings.openai_order)
         raise ValueError(
             f"size must hold 'height' and 'width', 'shortest_edge', or 'max_height' and 'max_width', got {size}."
         )

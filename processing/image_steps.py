@@ -94,13 +94,12 @@ def fill_up(image: Image.Image, height: int, width: int, fill: int | Color) -> I
     if not rows and not columns:
         return image
     bands = len(image.getbands())
-    if not isinstance(fill, int):
-        image = image if bands == 3 else to_rgb(image)
-    elif bands > 1:
-        fill = (fill,) * bands
-    filled = Image.new(image.mode, (image.width + columns, image.height + rows), fill)
-    if image.mode == "P":
-        filled.putpalette(image.getpalette())
+    if not isinstance(fill, int) and bands != 3:
+        image = to_rgb(image)
+    color = (fill,) * bands if isinstance(fill, int) and bands > 1 else fill
+    filled = Image.new(image.mode, (image.width + columns, image.height + rows), color)
+    if palette := image.getpalette():
+        filled.putpalette(palette)
     filled.paste(image, (columns // 2, rows // 2))
     return filled
 

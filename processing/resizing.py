@@ -59,13 +59,18 @@ def resize_shorter_side(shorter_side: int, height: int, width: int) -> Size:
     return (longer_side, shorter_side) if width <= height else (shorter_side, longer_side)
 
 
-def resize_to_fit(max_height: int, max_width: int, height: int, width: int) -> Size:
-    """Return the largest (height, width) within the limits that keeps the aspect, rounded half to even as in open_clip.
+def resize_to_fit(limits: Size, height: int, width: int, *, half_to_even: bool) -> Size:
+    """Return the largest (height, width) within limits that keeps the aspect; a side has at least one pixel.
 
-    A side has at least one pixel.
+    Sides are rounded half to even, as in open_clip, or down, as in transformers.
     """
-    ratio = max(height / max_height, width / max_width)
-    return max(1, round(height / ratio)), max(1, round(width / ratio))
+    if half_to_even:
+        ratio = max(height / limits[0], width / limits[1])
+        sides = round(height / ratio), round(width / ratio)
+    else:
+        scale = min(limits[0] / height, limits[1] / width)
+        sides = int(height * scale), int(width * scale)
+    return max(1, sides[0]), max(1, sides[1])
 
 
 def largest_grid(height: int, width: int, patch_size: int, max_num_patches: int) -> Size:
