@@ -54,7 +54,8 @@ def convert_command(
         bool,
         typer.Option(
             "--verify/--no-verify",
-            help="Compare the model with independent references; write nothing if an error is above its tolerance.",
+            help="Compare the model and its preprocessing with independent references; write nothing if an error is "
+            "above its tolerance.",
         ),
     ] = True,
     overwrite: Overwrite = False,
@@ -83,6 +84,7 @@ def convert_command(
         return
     if certificate:
         console().print(certificate.table())
+        print(*certificate.sentences(), sep="\n")
     print(f"Wrote {folder}")
 
 
@@ -122,8 +124,7 @@ def verify_command(
         print_json(certificate.to_dict())
     else:
         console().print(certificate.table())
-        for note in certificate.notes:
-            print(note)
+        print(*certificate.sentences(), *certificate.notes, sep="\n")
     if not certificate.passed:
         raise typer.Exit(1)
 

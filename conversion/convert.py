@@ -40,7 +40,7 @@ class ParityError(ValueError):
     def __init__(self, certificate: Certificate) -> None:
         comparison, output = certificate.worst
         if output.passed and certificate.preprocessing is not None:
-            fault = " ".join(certificate.preprocessing.describe())
+            fault = " ".join(certificate.sentences())
         else:
             fault = (
                 f"{output.name} of {comparison.subject} is {output.scaled_error:.1e} from {comparison.reference}, the "

@@ -198,13 +198,15 @@ class Certificate:
 
     def table(self) -> Table:
         """Return a table for a terminal: one line per kind of output (its worst layer), one column per comparison."""
-        sentences = self.preprocessing.describe() if self.preprocessing else []
-        return terminal_table(self.source["files"][0]["name"], self.passed, self._cells(), sentences)
+        return terminal_table(self.source["files"][0]["name"], self.passed, self._cells())
 
     def markdown(self) -> str:
         """Return the same table in Markdown, for the model card."""
-        sentences = self.preprocessing.describe() if self.preprocessing else []
-        return "\n\n".join([markdown_table(self._cells()), *([" ".join(sentences)] if sentences else [])])
+        return markdown_table(self._cells())
+
+    def sentences(self) -> list[str]:
+        """Return a sentence for the pixels that were compared and one for the ids."""
+        return self.preprocessing.describe() if self.preprocessing else []
 
     def _cells(self) -> list[list[str]]:
         """Return the header and the lines of the table. The first comparison has every output."""

@@ -171,7 +171,8 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
     elif vision.pooling == "attention":
         steps, name = reference_pixels.big_vision_steps(size), "big_vision's resize and value_range"
     else:
-        steps, name, original = reference_pixels.openai_steps(size), "openai/CLIP's _transform", _openai_pixels
+        steps, name = reference_pixels.openai_steps(size), "openai/CLIP's _transform"
+        original = _open_clip_pixels if checkpoint.format == "open_clip" else _openai_pixels
     if choices.preprocessing == "hub":
         bilinear = not is_single_tower(config) and config.text_config.pad_token_id == 0
         filter_of_hub = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC

@@ -9,11 +9,10 @@ FAILED = " FAIL"  # the end of a cell whose output failed
 Cells = Sequence[Sequence[str]]  # the header, then the lines
 
 
-def terminal_table(name: str, passed: bool, cells: Cells, sentences: Sequence[str] = ()) -> Table:
-    """Return the table for a terminal: the name of what was measured and the verdict above it, sentences below."""
+def terminal_table(name: str, passed: bool, cells: Cells) -> Table:
+    """Return the table for a terminal, with the name of what was measured and the verdict above it."""
     verdict = "[green]pass[/green]" if passed else "[red]FAIL[/red]"
-    table = Table(title=f"Parity of {name}: {verdict}", title_justify="left", caption_justify="left")
-    table.caption = "\n".join(sentences) or None
+    table = Table(title=f"Parity of {name}: {verdict}", title_justify="left")
     header, *lines = cells
     for index, column in enumerate(header):
         table.add_column(

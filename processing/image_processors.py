@@ -167,7 +167,7 @@ class DualEncoderImageProcessor(PilBackend):
             limits = size["max_height"], size["max_width"]
             return resizing.resize_to_fit(limits, height, width, half_to_even=settings.openai_order)
         raise ValueError(
-            f"size must hold 'height' and 'width', 'shortest_edge', or 'max_height' and 'max_width', got {size}."
+            f"size must hold 'max_height' and 'max_width', 'height' and 'width', or 'shortest_edge', got {size}."
         )
 
     def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
