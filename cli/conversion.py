@@ -84,7 +84,8 @@ def convert_command(
         return
     if certificate:
         console().print(certificate.table())
-        print(*certificate.sentences(), sep="\n")
+        for sentence in certificate.sentences():
+            print(sentence)
     print(f"Wrote {folder}")
 
 
@@ -124,7 +125,8 @@ def verify_command(
         print_json(certificate.to_dict())
     else:
         console().print(certificate.table())
-        print(*certificate.sentences(), *certificate.notes, sep="\n")
+        for sentence in (*certificate.sentences(), *certificate.notes):
+            print(sentence)
     if not certificate.passed:
         raise typer.Exit(1)
 

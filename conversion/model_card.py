@@ -255,5 +255,6 @@ def _parity(certificate: Certificate) -> str:
         f"Largest errors over {inputs['images']} images and {inputs['texts']} texts (seed {inputs['seed']}), the worst "
         "layer of each tower; a column says what was compared with what. `float64` is a forward pass written from the "
         "official names and formulas, `transformers` its own class on this folder. Every layer is in `parity.json`.\n\n"
-        f"{certificate.markdown()}\n\n{' '.join(certificate.sentences())}\n\nRule: {RULE}\n\nSource:\n\n{files}\n\nVersions: {versions}."
+        f"{certificate.markdown()}\n\n{' '.join(certificate.sentences())}\n\nRule: {RULE}\n\nSource:\n\n{files}\n\n"
+        f"Versions: {versions}."
     )

@@ -144,9 +144,8 @@ class PreprocessingCheck:
         sentences = []
         if images := self.images:
             distance = f"within {images.error:.1e} of" if math.isfinite(images.error) else "of another shape than"
-            failed = (
-                "" if images.error <= PIXEL_TOLERANCE else f" on {images.names[0]}, tolerance {PIXEL_TOLERANCE:.0e}"
-            )
+            passed = images.error <= PIXEL_TOLERANCE
+            failed = "" if passed else f" ({images.names[0]}; the tolerance is {PIXEL_TOLERANCE:.0e})"
             sentences.append(f"Pixels of {images.count} pictures: {distance} {images.reference}{failed}.")
         if texts := self.texts:
             result = "equal to" if texts.equal else f"other for {', '.join(texts.names)} than"

@@ -240,8 +240,9 @@ def test_timm_states_crop_and_values(case: str, tmp_path: Path) -> None:
     image = cat().resize((90, 40))
     levels = image.resize(resized, Image.Resampling.BILINEAR)
     expected = Image.new("RGB", (48, 48), fill or None)
-    expected.paste(levels, tuple((48 - side) // 2 if side < 48 else -round((side - 48) / 2) for side in resized))
-    values = (np.asarray(expected, np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    left, top = ((48 - side) // 2 if side < 48 else -round((side - 48) / 2) for side in resized)
+    expected.paste(levels, (left, top))
+    values = (np.asarray(expected, np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     convert(folder, tmp_path / "folder", verify=False, **TRUNK_OPTIONS)
     ours = DualEncoderProcessor.from_pretrained(tmp_path / "folder")(images=image)["pixel_values"][0]
     np.testing.assert_allclose(ours, values.transpose(2, 0, 1), rtol=0, atol=1e-6)
@@ -335,7 +336,7 @@ class TestCatalogue:
 class TestExport:
     @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
     def test_what_the_folder_does_is_written(self, mode: str, tmp_path: Path) -> None:
-        stated = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": mode}
+        stated: dict[str, Any] = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": mode}
         stated |= {"fill_color": 90} if mode == "longest" else {}
         convert(write_folder(tmp_path / "source", stated), tmp_path / "folder", verify=False)
         for forgotten in (False, True):
