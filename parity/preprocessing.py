@@ -153,11 +153,12 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
     original = None
     steps: PixelSteps | None
     if checkpoint.format == "transformers":
-        settings = read_json(checkpoint.files[0].parent / "preprocessor_config.json")
+        folder = checkpoint.files[0].parent
+        nested = read_json(folder / "processor_config.json", {}).get("image_processor")  # as transformers 5 saves it
+        settings = nested or read_json(folder / "preprocessor_config.json")
         if settings is not None:
             steps = reference_pixels.transformers_steps(settings)
-            name = "the steps of its preprocessor_config.json"
-            return steps and Reference(f"{name}, restated in NumPy", steps.apply)
+            return steps and Reference("the settings of its image processor, restated in NumPy", steps.apply)
     stated: dict[str, Any] = {}
     if checkpoint.format == "open_clip":
         stated = {**checkpoint.published_pixels, **_truthy(json.get("preprocess_cfg") or {})}

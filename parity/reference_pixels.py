@@ -152,8 +152,8 @@ def transformers_steps(settings: Mapping[str, Any]) -> PixelSteps | None:
     if mode is None or len(sides) != 1 or len(crops) != 1 or (cropped and not isinstance(crop, dict)):
         return None
     engine, own_mode = settings.get("resize_engine") or "pillow", bool(settings.get("openai_order"))
-    background = settings.get("background") or (255, 255, 255)
-    if engine == "torch" or (mode != "squash" and not cropped):
+    background = settings.get("background") or ("ignore" if engine == "official" else (255, 255, 255))
+    if engine == "torch" or (engine == "official" and (own_mode or cropped)) or (mode != "squash" and not cropped):
         return None
     return PixelSteps(
         mode,
