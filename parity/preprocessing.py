@@ -45,7 +45,7 @@ TEXTS = {
 class Choices(NamedTuple):
     """What whoever converted a folder chose over the statements of its source."""
 
-    preprocessing: str  # "official" or "hub"
+    preprocessing: str = "official"  # or "hub"
     text_cleanup: str | None = None
     tokenizer: bool = False  # a vocabulary was given
 
@@ -54,7 +54,7 @@ class Choices(NamedTuple):
         """Return the choices that a folder records; one without a record is taken at its word."""
         recorded = read_json(folder / LAYOUT_FILE, {}).get("choices")
         if isinstance(recorded, dict):
-            return cls(**recorded)
+            return cls(**{name: recorded[name] for name in cls._fields if name in recorded})
         images = processor.image_processor
         is_official = images.resize_engine == "official" or getattr(images, "openai_order", False)
         return cls("official" if is_official else "hub", getattr(processor.tokenizer, "text_cleanup", None), True)
@@ -125,8 +125,7 @@ def _check_texts(
     for (name, text), row in zip(TEXTS.items(), rows, strict=True):
         expected = list(reference.compute(text))
         if is_clip:  # what follows the end has no effect, and padding is anybody's choice
-            end = max(expected)
-            expected = expected[: expected.index(end) + 1]
+            expected = expected[: expected.index(max(expected)) + 1]
             row = row[: len(expected)]
         if row != expected:
             different.append(name)
@@ -252,25 +251,34 @@ def _text_reference(checkpoint: Checkpoint, folder: Path, choices: Choices) -> R
         if is_open_clip:
             cleanup = "open_clip_lower" if named and clean == "whitespace" else f"open_clip_{clean}"
         elif checkpoint.format == "transformers":
-            cleanup = _text_cleanup_of(checkpoint)
+            cleanup = _tokenizer_settings(checkpoint).get("text_cleanup")
         return Reference(
             "SimpleTokenizer, restated with regex",
             lambda text: reference_texts.clip_ids(text, vocabulary, cleanup=cleanup, length=length),
         )
     if cleanup is None:
-        cleanup = f"open_clip_{clean}" if is_open_clip and stated else _text_cleanup_of(checkpoint) or "lower"
+        cleanup = (
+            f"open_clip_{clean}"
+            if is_open_clip and stated
+            else _tokenizer_settings(checkpoint).get("text_cleanup") or "lower"
+        )
+    pad = config.pad_token_id
+    if checkpoint.format == "transformers":  # whose configurations of SigLIP 2 may not say that it pads with 0
+        stated_pad = _tokenizer_settings(checkpoint).get("pad_token")
+        name = stated_pad.get("content") if isinstance(stated_pad, dict) else stated_pad
+        pad = vocabulary.ids.get(name or "")
     return Reference(
         "SentencePiece, restated in Python",
-        lambda text: reference_texts.siglip_ids(
-            text, vocabulary, cleanup=cleanup, length=length, pad=config.pad_token_id or 0
-        ),
+        lambda text: reference_texts.siglip_ids(text, vocabulary, cleanup=cleanup, length=length, pad=pad),
     )
 
 
-def _text_cleanup_of(checkpoint: Checkpoint) -> str | None:
-    """Return the cleaning that a folder of twinlens states."""
-    settings = read_json(checkpoint.files[0].parent / "tokenizer_config.json", {})
-    return settings.get("text_cleanup") if checkpoint.format == "transformers" else None
+def _tokenizer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a folder of transformers, or of twinlens, states about its tokenizer."""
+    if checkpoint.format != "transformers":
+        return {}
+    settings: dict[str, Any] = read_json(checkpoint.files[0].parent / "tokenizer_config.json", {})
+    return settings
 
 
 def _open_clip_ids(folder: None, clean: str, length: int) -> Reference:

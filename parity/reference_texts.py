@@ -78,12 +78,13 @@ class Vocabulary(NamedTuple):
             "adds_prefix": '"Prepend"' in normalizer or '"Metaspace"' in json.dumps(file.get("pre_tokenizer")),
             "has_bytes": bool(model.get("byte_fallback")),
         }
+        added = {token["content"]: token["id"] for token in file.get("added_tokens") or ()}
         if isinstance(model["vocab"], list):
             scores = dict(model["vocab"])
-            ids = {piece: number for number, (piece, _) in enumerate(model["vocab"])}
+            ids = added | {piece: number for number, (piece, _) in enumerate(model["vocab"])}
             return cls(ids, {}, scores, unknown=model.get("unk_id") or 0, **flags)
         merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model.get("merges", ())]
-        ids = model["vocab"]
+        ids = added | model["vocab"]
         return cls(ids, _ranks(merges), {}, unknown=ids.get(model.get("unk_token") or "<unk>", 0), **flags)
 
 
@@ -116,8 +117,11 @@ def clip_ids(text: str, vocabulary: Vocabulary, *, cleanup: str | None, length: 
     return [*ids[: length - 1], end]
 
 
-def siglip_ids(text: str, vocabulary: Vocabulary, *, cleanup: str, length: int, pad: int) -> list[int]:
-    """Return the ids of a text, its end and the padding to the full length (SentencePiece, `pp/ops_text.py`)."""
+def siglip_ids(text: str, vocabulary: Vocabulary, *, cleanup: str, length: int, pad: int | None) -> list[int]:
+    """Return the ids of a text, its end and the padding to the full length (SentencePiece, `pp/ops_text.py`).
+
+    Without `pad` it is the official one: the end for SigLIP's unigram vocabularies, 0 for Gemma's.
+    """
     text = CLEANUPS[cleanup](text)
     if vocabulary.adds_prefix:
         text = " ".join(part for part in text.split(" ") if part)
@@ -140,6 +144,8 @@ def siglip_ids(text: str, vocabulary: Vocabulary, *, cleanup: str, length: int, 
         unknown = not known
     end = next(vocabulary.ids[piece] for piece in ("<eos>", "</s>") if piece in vocabulary.ids)
     ids = [*ids[: length - 1], end]
+    if pad is None:
+        pad = end if vocabulary.scores else 0
     return ids + [pad] * (length - len(ids))
 
 
