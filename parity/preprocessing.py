@@ -65,6 +65,7 @@ class Reference(NamedTuple):
 
     name: str
     compute: Callable[[Any], Any]
+    rgb_only: bool = False  # it takes no pictures of other modes
 
 
 @cache
@@ -103,8 +104,8 @@ def _check_images(checkpoint: Checkpoint, processor: DualEncoderProcessor, choic
         return None
     errors = {}
     for name, picture in pictures().items():
-        if checkpoint.format == "timm" and picture.mode != "RGB":
-            continue  # its transforms take nothing else
+        if reference.rgb_only and picture.mode != "RGB":
+            continue
         expected = reference.compute(picture)
         pixels = processor.image_processor(picture, return_tensors="np")["pixel_values"][0]
         errors[name] = float(np.abs(pixels - expected).max()) if pixels.shape == expected.shape else math.nan
@@ -177,9 +178,11 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
         bilinear = not is_single_tower(config) and config.text_config.pad_token_id == 0
         filter_of_hub = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
         steps, name, original = reference_pixels.hub_steps(steps, filter_of_hub), "the steps of the Hub's folders", None
+    # timm's transforms take RGB only, and so do open_clip's where they fill up with three levels.
+    rgb_only = is_timm or not isinstance(stated.get("fill_color", 0), int)
     if original is not None and (installed := _installed(original, stated, size)):
-        return installed
-    return Reference(f"{name}, restated in NumPy", steps.apply)
+        return installed._replace(rgb_only=rgb_only)
+    return Reference(f"{name}, restated in NumPy", steps.apply, rgb_only)
 
 
 _TIMM_FIELDS = {"mean", "std", "interpolation", "crop_pct", "crop_mode", "resize_mode", "fill_color"}

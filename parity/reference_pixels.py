@@ -63,9 +63,11 @@ class PixelSteps(NamedTuple):
         missing = [max(0, self.crop - length) for length in image.size]
         if any(missing):
             left, top = ((length + (not self.half_to_even)) // 2 for length in missing)
-            fill = self.fill
-            if isinstance(fill, int) and len(image.getbands()) > 1:
-                fill = (fill,) * len(image.getbands())
+            bands, fill = len(image.getbands()), self.fill
+            if not isinstance(fill, int):
+                image, fill = (image if bands == 3 else image.convert("RGB")), tuple(fill)
+            elif bands > 1:
+                fill = (fill,) * bands
             image = ImageOps.expand(image, (left, top, missing[0] - left, missing[1] - top), fill)
         rounding = round if self.half_to_even else math.floor
         left, top = (rounding((length - self.crop) / 2) for length in image.size)
