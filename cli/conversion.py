@@ -54,7 +54,8 @@ def convert_command(
         bool,
         typer.Option(
             "--verify/--no-verify",
-            help="Compare the model with independent references; write nothing if an error is above its tolerance.",
+            help="Compare the model and its preprocessing with independent references; write nothing if an error is "
+            "above its tolerance.",
         ),
     ] = True,
     overwrite: Overwrite = False,
@@ -83,6 +84,8 @@ def convert_command(
         return
     if certificate:
         console().print(certificate.table())
+        for sentence in certificate.sentences():
+            print(sentence)
     print(f"Wrote {folder}")
 
 
@@ -122,8 +125,8 @@ def verify_command(
         print_json(certificate.to_dict())
     else:
         console().print(certificate.table())
-        for note in certificate.notes:
-            print(note)
+        for sentence in (*certificate.sentences(), *certificate.notes):
+            print(sentence)
     if not certificate.passed:
         raise typer.Exit(1)
 

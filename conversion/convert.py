@@ -23,6 +23,7 @@ from ..formats import (
 from ..formats.openai_tower import OpenAITowerLayout
 from ..formats.table import is_finite
 from ..parity.certificate import Certificate
+from ..parity.preprocessing import Choices
 from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
 from ..processing.processor import holds_image_settings
@@ -45,11 +46,14 @@ class ParityError(ValueError):
 
     def __init__(self, certificate: Certificate) -> None:
         comparison, output = certificate.worst
-        super().__init__(
-            f"The conversion is wrong: {output.name} of {comparison.subject} is {output.scaled_error:.1e} from "
-            f"{comparison.reference}, the tolerance is {output.tolerance:.0e}. Nothing was written; --no-verify writes "
-            "it regardless."
-        )
+        if output.passed and certificate.preprocessing is not None:
+            fault = " ".join(certificate.sentences())
+        else:
+            fault = (
+                f"{output.name} of {comparison.subject} is {output.scaled_error:.1e} from {comparison.reference}, the "
+                f"tolerance is {output.tolerance:.0e}."
+            )
+        super().__init__(f"The conversion is wrong: {fault} Nothing was written; --no-verify writes it regardless.")
         self.certificate = certificate
 
 
@@ -118,16 +122,20 @@ def convert(
         )
     stored_dtype = _stored_dtype(checkpoint, dtype)
     tokenizer = tokenizer or published_vocabulary(source, entry, progress=progress)
+    choices = Choices(preprocessing, text_cleanup, tokenizer is not None)
     with readable_errors(tokenizer or checkpoint.path):
         processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
-    notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
+    notes = checkpoint.notes
+    if processor.tokenizer is None:
+        name = checkpoint.layout.names_tokenizer
+        notes += (WITHOUT_TOKENIZER + (f" The source names it: {name}." if name else ""),)
     certificate = None
     with complete_or_absent(folder, overwrite=overwrite) as (partial,):
         progress("writing weights")
         partial.mkdir()
         _save_model(checkpoint, stored_dtype, partial)
         processor.save_pretrained(partial)
-        save_layout(checkpoint.layout, partial)
+        save_layout(checkpoint.layout, partial, choices)
         save_sentence_transformers_files(checkpoint.config, processor, partial)
         if verify:
             certificate = certify_folder(checkpoint, partial, strict=True, notes=notes, progress=progress)
@@ -163,11 +171,7 @@ def _processor(
         text_settings = {} if text_cleanup is None else {"text_cleanup": text_cleanup}
         return DualEncoderProcessor.from_pretrained(folder, tokenizer=tokenizer, **text_settings)
     return build_processor(
-        checkpoint.config,
-        tokenizer=tokenizer,
-        text_cleanup=text_cleanup,
-        preprocessing=preprocessing,
-        **checkpoint.image_settings,
+        checkpoint.config, checkpoint, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing
     )
 
 

@@ -21,9 +21,11 @@ from ..formats import (
     to_official,
     write_tensors,
 )
+from ..formats.layout import LAYOUT_FILE
 from ..formats.open_clip_config import CONFIG_FILE
 from ..formats.pixels import preprocess_cfg
 from ..formats.table import is_finite
+from ..parity.preprocessing import Choices
 from ..processing import DualEncoderProcessor
 from ..processing.processor import holds_image_settings
 from .atomic import complete_or_absent
@@ -31,7 +33,6 @@ from .atomic import complete_or_absent
 Format = Literal["openai", "big_vision", "open_clip", "transformers"]
 ExportDType = Literal["float32", "float16", "bfloat16"]
 
-LAYOUT_FILE = "official_layout.json"
 # Kinds of file by suffix; of PyTorch's three the first that the layout can have is written.
 _CONTAINERS = {
     ".safetensors": ("safetensors",),
@@ -83,9 +84,10 @@ def _check_destinations(paths: list[Path], checkpoint: Checkpoint, overwrite: bo
             raise FileExistsError(f"{path} is a folder, or holds the weights to be exported. Choose another file.")
 
 
-def save_layout(layout: Layout, folder: Path) -> None:
-    """Write the layout of its source into a converted folder, for `export`."""
-    (folder / LAYOUT_FILE).write_text(json.dumps(layout.to_dict(), indent=1) + "\n", encoding="utf-8")
+def save_layout(layout: Layout, folder: Path, choices: Choices) -> None:
+    """Write the layout of its source into a converted folder, for `export`, and the user's choices, for `verify`."""
+    content = {**layout.to_dict(), "choices": choices._asdict()}
+    (folder / LAYOUT_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _layout(checkpoint: Checkpoint, config: DualEncoderConfig, format: Format) -> Layout:
@@ -97,7 +99,7 @@ def _layout(checkpoint: Checkpoint, config: DualEncoderConfig, format: Format) -
         )
     saved = read_json(checkpoint.path / LAYOUT_FILE) if checkpoint.path.is_dir() else None
     if saved is not None and saved.get("format") == format:
-        layout = layout_from_dict(saved)
+        layout = layout_from_dict({name: value for name, value in saved.items() if name != "choices"})
     else:
         layout = LAYOUTS[format].from_config(config)
     if isinstance(layout, OpenClipLayout) and not layout.sidecar_json:

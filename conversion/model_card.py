@@ -225,15 +225,22 @@ def _unknown_source(checkpoint: Checkpoint, license: str, certificate: Certifica
 
 def _preprocessing(processor: DualEncoderProcessor) -> str:
     images, description = processor.image_processor, processor.describe()
+    fill = getattr(images, "fill_color", None)
     if getattr(images, "openai_order", False):
         elsewhere = "converts to RGB before it resizes, lays transparency over white, rounds down"
+        elsewhere += ", fills up with 0" if fill else ""
     elif images.resize_engine == "official":
         elsewhere = "always resizes with antialiasing"
     else:
-        return f"As in the Hub's folders of this family, in twinlens and in transformers alike.\n\n{description}"
+        alike = (
+            f"but plain transformers fills up with 0, not {fill}" if fill else "in twinlens and in transformers alike"
+        )
+        return f"As in the Hub's folders of this family, {alike}.\n\n{description}"
+    if (getattr(processor.tokenizer, "text_cleanup", None) or "").startswith("open_clip"):
+        elsewhere += "; its texts miss the repairs of ftfy and HTML entities"
     return (
         f"In twinlens, as in the official code:\n\n{description}\n\nPlain transformers cannot do all of this: "
-        f"it {elsewhere}. `--preprocessing hub` converts to what it can."
+        f"it {elsewhere}. `--preprocessing hub` converts to the pixels that it can make."
     )
 
 
@@ -248,5 +255,6 @@ def _parity(certificate: Certificate) -> str:
         f"Largest errors over {inputs['images']} images and {inputs['texts']} texts (seed {inputs['seed']}), the worst "
         "layer of each tower; a column says what was compared with what. `float64` is a forward pass written from the "
         "official names and formulas, `transformers` its own class on this folder. Every layer is in `parity.json`.\n\n"
-        f"{certificate.markdown()}\n\nRule: {RULE}\n\nSource:\n\n{files}\n\nVersions: {versions}."
+        f"{certificate.markdown()}\n\n{' '.join(certificate.sentences())}\n\nRule: {RULE}\n\nSource:\n\n{files}\n\n"
+        f"Versions: {versions}."
     )

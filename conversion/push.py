@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
 from ..formats import FormatError, read_json, readable_errors
+from ..formats.layout import LAYOUT_FILE
 from ..formats.transformers_folder import refuse_other_model_types
-from .export import LAYOUT_FILE
 
 PROOF = "parity.json"
 # Weights of an earlier push could be loaded instead of the new ones, and its proof would be of other weights.

@@ -36,6 +36,7 @@ _CANDIDATES: tuple[type[Layout], ...] = (
     OpenAILayout,
     BigVisionLayout,
 )
+_VOCABULARY_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 LAYOUTS: dict[str, type[Layout]] = {  # by format
     layout.format: layout for layout in _CANDIDATES if layout not in (ResNetLayout, OpenAITowerLayout)
 }
@@ -76,6 +77,24 @@ class Checkpoint:
             return self.layout.image_settings(vision.image_size, self.published_pixels)
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from error
+
+    @property
+    def text_settings(self) -> dict[str, Any]:
+        """The statements of the source about texts, as settings of the family's tokenizer.
+
+        Raises FormatError for what the tokenizer cannot do; the model can be loaded all the same.
+        """
+        try:
+            return self.layout.text_settings()
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}") from error
+
+    @property
+    def vocabulary(self) -> Path | None:
+        """The folder of the weights, where the source states a tokenizer and the files of one lie there."""
+        folder = self.files[0].parent
+        held = any((folder / name).is_file() for name in _VOCABULARY_FILES)
+        return folder if self.layout.names_tokenizer and held else None
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights in transformers' names and shapes and the file's dtypes, in memory one at a time."""
@@ -165,7 +184,7 @@ def _read(path: Path, options: LoadOptions) -> Checkpoint:
         dtypes=dtypes_of(weights),
         merged_sources={name: weights[name] for rule in rules if rule.operation.lossy for name in rule.sources},
     )
-    checkpoint = Checkpoint(path, tuple(files), weights, layout, options, layout.config(options))
+    checkpoint = Checkpoint(path, tuple(files), weights, layout, options, layout.config(options), notes=layout.notes())
     log_unwrapped(path, prefix, names)
     return checkpoint
 

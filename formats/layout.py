@@ -18,6 +18,7 @@ from .errors import FormatError
 from .options import LoadOptions
 from .table import Rule, expand
 
+LAYOUT_FILE = "official_layout.json"  # in a converted folder: the layout of its source, and the choices of the user
 _TENSOR_FIELDS = ("integer_buffers", "merged_sources")
 
 
@@ -79,6 +80,22 @@ class Layout(ABC):
         processors cannot do.
         """
         return {}
+
+    def text_settings(self) -> dict[str, Any]:
+        """Return what the source states about texts, as settings of the family's tokenizer.
+
+        Raises FormatError for what the tokenizer cannot do.
+        """
+        return {}
+
+    @property
+    def names_tokenizer(self) -> str | None:
+        """The name of the tokenizer that the source states, whose files may lie beside the weights."""
+        return None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user of the source should know, a sentence or two each."""
+        return ()
 
     def dtype(self, name: str) -> torch.dtype | None:
         """Return the dtype of a weight in the file, None where any will do."""

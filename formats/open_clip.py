@@ -16,8 +16,9 @@ from .layout import Layout, number_of_layers, read_json
 from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, siglip_model_cfg
 from .operations import DROP_ZERO, FLATTEN, IDENTITY_HEAD
 from .options import Activation, LoadOptions, resolve_option
-from .pixels import CLIP_RESIZE_MODES, SIGLIP_RESIZE_MODES, image_settings
+from .pixels import READ_FIELDS, image_settings, stated_fields
 from .table import Rule, expand, rule
+from .texts import text_settings
 
 TEXT_HEAD = (
     *openai.TEXT_NORM,
@@ -146,9 +147,27 @@ class OpenClipLayout(Layout):
         return self._siglip_config(options, stated) if self.trunk else self._clip_config(options, stated)
 
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
-        stated = {name: value for name, value in self.preprocess_cfg.items() if value is not None}
-        modes = SIGLIP_RESIZE_MODES if self.trunk else CLIP_RESIZE_MODES
-        return image_settings({**published, **stated}, "preprocess_cfg", image_size=image_size, resize_modes=modes)
+        stated = {**published, **stated_fields(self.preprocess_cfg)}
+        return image_settings(stated, "preprocess_cfg", image_size=image_size)
+
+    def text_settings(self) -> dict[str, Any]:
+        return text_settings(self.text_cfg, is_clip=not self.trunk)
+
+    @property
+    def names_tokenizer(self) -> str | None:
+        return self.text_cfg.get("hf_tokenizer_name") or None
+
+    def notes(self) -> tuple[str, ...]:
+        if not (unread := sorted(self.preprocess_cfg.keys() - {*READ_FIELDS})):
+            return ()
+        return (
+            f"{CONFIG_FILE} states preprocess_cfg.{', '.join(unread)}, which open_clip does not read, nor twinlens.",
+        )
+
+    @property
+    def text_cfg(self) -> Mapping[str, Any]:
+        """The statements of the JSON about the text tower and its tokenizer, empty without them."""
+        return (self.sidecar_json.get("model_cfg") or {}).get("text_cfg") or {}
 
     @property
     def preprocess_cfg(self) -> Mapping[str, Any]:

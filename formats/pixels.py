@@ -2,9 +2,10 @@
 
 The reference is `open_clip.transform.image_transform_v2`, which resizes an image in one of three ways: "shortest"
 brings its shorter side to the model's size and cuts out the middle, "squash" changes its aspect, "longest" fits all of
-it and fills the rest with `fill_color`. CLIP's image processor does the first two, SigLIP's the second.
+it and fills the rest with `fill_color`. The image processors of both families do all three.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
@@ -13,9 +14,17 @@ from PIL import Image
 
 from .errors import FormatError
 
-STATED_PIXELS = ("mean", "std", "interpolation", "resize_mode")
-CLIP_RESIZE_MODES = ("shortest", "squash")
-SIGLIP_RESIZE_MODES = ("squash",)
+# open_clip's defaults (transform.py, PreprocessCfg) of the fields that a JSON leaves open.
+OPEN_CLIP_PIXELS: dict[str, Any] = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
+STATED_PIXELS = tuple(name for name in OPEN_CLIP_PIXELS if name != "fill_color")  # those that the catalogue states
+READ_FIELDS = (*OPEN_CLIP_PIXELS, "mode", "size")
+_RESIZE_MODES = ("shortest", "squash", "longest")
 _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -23,31 +32,49 @@ _RESAMPLE = {
 }
 
 
-def image_settings(
-    stated: Mapping[str, Any], section: str, *, image_size: int, resize_modes: tuple[str, ...]
-) -> dict[str, Any]:
-    """Return what a JSON states as settings of the family's image processor, which can do `resize_modes`.
+def stated_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that state something about pixels: open_clip takes null, 0, "" and [] for fields left open."""
+    return {name: value for name, value in fields.items() if value and name in READ_FIELDS}
 
-    A field that is missing or null states nothing. Raises FormatError with everything that cannot be honoured;
+
+def image_settings(
+    stated: Mapping[str, Any], section: str, *, image_size: int, resized_size: int | None = None
+) -> dict[str, Any]:
+    """Return what a source states as settings of an image processor, open_clip's defaults where it leaves them open.
+
+    `resized_size` is the side to which an image is resized before its middle of `image_size` is cut out, where they
+    differ. Without statements there are no settings. Raises FormatError with everything that cannot be honoured;
     `section` is the place in the JSON.
     """
-    stated = {name: value for name, value in stated.items() if value is not None}
-    if faults := [f"{section}.{fault}" for fault in _unsupported(stated, image_size, resize_modes)]:
+    stated = stated_fields(stated)
+    if faults := [f"{section}.{fault}" for fault in _unsupported(stated, image_size)]:
         raise FormatError(
             f"the source states pixels that this version cannot make: {'; '.join(faults)}. If the model was trained "
             "with other ones, correct the JSON; otherwise make its pixels with the code that it was published for."
         )
-    settings: dict[str, Any] = {
-        f"image_{name}": _per_channel(stated[name]) for name in ("mean", "std") if name in stated
+    if not stated:
+        return {}
+    pixels = OPEN_CLIP_PIXELS | stated
+    side, crops = resized_size or image_size, pixels["resize_mode"] != "squash" or resized_size is not None
+    size = {
+        "shortest": {"shortest_edge": side},
+        "squash": {"height": side, "width": side},
+        "longest": {"max_height": side, "max_width": side},
+    }[pixels["resize_mode"]]
+    settings = {
+        "image_mean": _per_channel(pixels["mean"]),
+        "image_std": _per_channel(pixels["std"]),
+        "resample": _RESAMPLE[pixels["interpolation"]],
+        "size": size,
+        "do_center_crop": crops,
+        # Such a source was trained on Pillow's pixels in this order, which are CLIP's "official" ones; SigLIP's are
+        # big_vision's.
+        "openai_order": True,
     }
-    if "interpolation" in stated:
-        settings["resample"] = _RESAMPLE[stated["interpolation"]]
-        if resize_modes == SIGLIP_RESIZE_MODES:
-            # Such a source was trained on Pillow's pixels, without transparency, and not on big_vision's, which are
-            # SigLIP's "official" ones. CLIP's "official" pixels are Pillow's.
-            settings |= {"resize_engine": "pillow", "background": "ignore"}
-    if stated.get("resize_mode") == "squash" and "shortest" in resize_modes:
-        settings |= {"size": {"height": image_size, "width": image_size}, "do_center_crop": False}
+    if crops:
+        settings["crop_size"] = {"height": image_size, "width": image_size}
+    if pixels["resize_mode"] == "longest":
+        settings["fill_color"] = pixels["fill_color"]
     return settings
 
 
@@ -75,8 +102,9 @@ def preprocess_cfg(image_processor: Mapping[str, Any], image_size: int) -> dict[
     crop = bool(image_processor.get("do_center_crop"))
     resize_mode, fits = "squash", size == square
     if crop:
-        resize_mode = "shortest"
-        fits = size == {"shortest_edge": image_size} and dict(image_processor["crop_size"]) == square
+        longest = {"max_height": image_size, "max_width": image_size}
+        resize_mode = "longest" if size == longest else "shortest"
+        fits = size in (longest, {"shortest_edge": image_size}) and dict(image_processor["crop_size"]) == square
     faults = [f"{step} false" for step in ("do_resize", "do_rescale", "do_normalize") if not image_processor[step]]
     if not fits:
         faults.append(f"size {size} with do_center_crop {crop}, for a model of {image_size} pixels per side")
@@ -86,27 +114,30 @@ def preprocess_cfg(image_processor: Mapping[str, Any], image_size: int) -> dict[
     if faults:
         raise FormatError(
             f"open_clip cannot make the pixels of this folder's preprocessor_config.json: {', '.join(faults)}. "
-            "It brings the shorter side to the model's size and crops, or squashes, by bicubic or bilinear "
-            "interpolation, and normalises. Change those settings, or export to another format."
+            "It brings the shorter side to the model's size and crops, or the longer one and fills up, or squashes, by "
+            "bicubic or bilinear interpolation, and normalises. Change those settings, or export to another format."
         )
     return {
         "mean": list(image_processor["image_mean"]),
         "std": list(image_processor["image_std"]),
         "interpolation": resample.name.lower(),
         "resize_mode": resize_mode,
+        **({"fill_color": image_processor.get("fill_color") or 0} if resize_mode == "longest" else {}),
     }
 
 
-def _unsupported(stated: Mapping[str, Any], image_size: int, resize_modes: tuple[str, ...]) -> Iterator[str]:
+def _unsupported(stated: Mapping[str, Any], image_size: int) -> Iterator[str]:
     for name in ("mean", "std"):
-        values = _per_channel(stated.get(name, 0))
-        if len(values) != 3 or not all(isinstance(value, Real) for value in values):
+        values = _per_channel(stated.get(name, 1))
+        if len(values) != 3 or not all(map(_is_finite_number, values)) or (name == "std" and 0 in values):
             yield f"{name} is {stated[name]!r}, expected three numbers"
     if (interpolation := stated.get("interpolation", "bicubic")) not in tuple(_RESAMPLE):
         yield f"interpolation is {interpolation!r}, expected {' or '.join(map(repr, _RESAMPLE))}"
-    if (resize_mode := stated.get("resize_mode", resize_modes[0])) not in resize_modes:
-        fill = f" with fill_color {stated.get('fill_color', 0)!r}" if resize_mode == "longest" else ""
-        yield f"resize_mode is {resize_mode!r}{fill}, expected {' or '.join(map(repr, resize_modes))}"
+    if (resize_mode := stated.get("resize_mode", "shortest")) not in _RESIZE_MODES:
+        yield f"resize_mode is {resize_mode!r}, expected {' or '.join(map(repr, _RESIZE_MODES))}"
+    levels = _per_channel(fill := stated.get("fill_color", 0))
+    if len(levels) != 3 or not all(type(level) is int and 0 <= level <= 255 for level in levels):
+        yield f"fill_color is {fill!r}, expected a level of 0..255, or three"
     if (mode := stated.get("mode", "RGB")) != "RGB":
         yield f"mode is {mode!r}, expected 'RGB'"
     size = stated.get("size", image_size)
@@ -114,9 +145,14 @@ def _unsupported(stated: Mapping[str, Any], image_size: int, resize_modes: tuple
         yield f"size is {size!r}, but the model takes {image_size} pixels per side"
 
 
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _per_channel(value: Any) -> list[Any]:
     """Return the value of each channel; open_clip takes one number for all three."""
-    return list(value) if isinstance(value, list | tuple) else [value] * 3
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * 3 if len(values) == 1 else values
 
 
 def _comparable(value: Any) -> Any:

@@ -35,7 +35,7 @@ def read_source(
         # Files of other formats are preprocessed as their family's own code does.
         if isinstance(checkpoint.layout, OpenClipLayout):
             pixels = {name: value for name, value in asdict(entry.pixels).items() if name in STATED_PIXELS}
-            notes = disagreements(checkpoint.layout.preprocess_cfg, pixels)
+            notes = checkpoint.notes + disagreements(checkpoint.layout.preprocess_cfg, pixels)
             checkpoint = replace(checkpoint, published_pixels=pixels, notes=notes)
     return checkpoint, entry
 

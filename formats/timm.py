@@ -1,5 +1,6 @@
 """SigLIP's image tower in timm (huggingface/pytorch-image-models, timm/models/vision_transformer.py)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from .geometry import siglip_vision_config, tower_fields
 from .layout import Layout, number_of_layers, read_json
 from .operations import CONCATENATE, SPLIT, SQUEEZE
 from .options import Activation, LoadOptions, resolve_option
-from .pixels import SIGLIP_RESIZE_MODES, image_settings
+from .pixels import image_settings
 from .table import Rule, expand, expand_layers, rule
 
 BLOCK = (
@@ -58,6 +59,17 @@ VISION = (
     rule("attn_pool.mlp.fc2.weight", "head.mlp.fc2.weight", ".width .mlp"),
     rule("attn_pool.mlp.fc2.bias", "head.mlp.fc2.bias", ".width"),
 )
+
+
+# timm's defaults (models/_pretrained.py, PretrainedCfg) of the fields that concern pixels.
+_DEFAULT_PIXELS: dict[str, Any] = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+}
+_RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}  # open_clip's name for timm's crop_mode
 
 
 class Trunk(NamedTuple):
@@ -153,11 +165,19 @@ class TimmLayout(Layout):
         return tower_config(self.sizes, self.image_layers, self.sidecar_json.get("architecture"), options)
 
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
-        """Return mean, deviation and filter as stated, without the crop.
-
-        timm states the crop of its own evaluation on ImageNet (`crop_pct` 0.9); all SigLIPs were trained on whole
-        images.
-        """
-        cfg = self.sidecar_json.get("pretrained_cfg") or {}
-        stated = {name: cfg.get(name) for name in ("mean", "std", "interpolation")}
-        return image_settings(stated, "pretrained_cfg", image_size=image_size, resize_modes=SIGLIP_RESIZE_MODES)
+        """Return mean, deviation, filter and crop as stated, with timm's defaults for what the JSON leaves open."""
+        cfg = {**self.sidecar_json, **(self.sidecar_json.get("pretrained_cfg") or {})}  # old files have it at the top
+        if not (stated := {name: value for name, value in cfg.items() if value and name in _DEFAULT_PIXELS}):
+            return {}
+        stated = _DEFAULT_PIXELS | stated
+        crop_pct, crop_mode = stated.pop("crop_pct"), stated.pop("crop_mode")
+        if not isinstance(crop_pct, float | int) or not 0 < crop_pct <= 1 or crop_mode not in _RESIZE_MODES:
+            raise FormatError(
+                f"the source states pixels that this version cannot make: pretrained_cfg.crop_pct is {crop_pct!r} and "
+                f"crop_mode {crop_mode!r}, expected a fraction, and {' or '.join(map(repr, _RESIZE_MODES))}."
+            )
+        stated |= {"resize_mode": _RESIZE_MODES[crop_mode], "size": (cfg.get("input_size") or ())[1:]}
+        if crop_mode == "border":
+            stated["fill_color"] = [round(255 * value) for value in stated["mean"]]
+        resized_size = math.floor(image_size / crop_pct)
+        return image_settings(stated, "pretrained_cfg", image_size=image_size, resized_size=resized_size)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .report import FAILED, markdown_table, terminal_table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TOLERANCES = {
     "hidden_states": 3e-5,
     "last_hidden_state": 3e-5,
@@ -19,6 +19,7 @@ TOLERANCES = {
     "embeds": 5e-6,
     "logits_per_image": 1e-4,
 }
+PIXEL_TOLERANCE = 1e-5  # a level of 0..255 is 1.4e-2 or more
 SCALED_OUTPUTS = ("hidden_states", "last_hidden_state", "pooler_output")
 RULE = (
     "float32 on CPU. embeds (unit length) and logits_per_image: largest absolute error <= tolerance. hidden_states, "
@@ -97,6 +98,62 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class InputCheck:
+    """The pixels of some pictures, or the ids of some texts, of the written processor against a reference."""
+
+    reference: str
+    count: int  # of pictures or texts
+    error: float  # the largest distance of pixels, NaN where shapes differ; 0 for ids
+    names: tuple[str, ...]  # the picture with the largest distance; the texts whose ids differ
+
+    @property
+    def equal(self) -> bool:
+        return not self.names
+
+
+@dataclass(frozen=True)
+class PreprocessingCheck:
+    """The processor of a folder against what its source states; None for what there is nothing to compare."""
+
+    images: InputCheck | None
+    texts: InputCheck | None
+
+    @property
+    def passed(self) -> bool:
+        pixels = self.images is None or self.images.error <= PIXEL_TOLERANCE  # False for NaN
+        return pixels and (self.texts is None or self.texts.equal)
+
+    def to_dict(self) -> dict[str, Any]:
+        images, texts = self.images, self.texts
+        return {
+            "verdict": _verdict(self.passed),
+            "images": images
+            and {
+                "reference": images.reference,
+                "count": images.count,
+                "error": images.error if math.isfinite(images.error) else None,
+                "worst": images.names[0],
+                "tolerance": PIXEL_TOLERANCE,
+            },
+            "texts": texts
+            and {"reference": texts.reference, "count": texts.count, "equal": texts.equal, "different": [*texts.names]},
+        }
+
+    def describe(self) -> list[str]:
+        """Return a sentence for pixels and one for ids."""
+        sentences = []
+        if images := self.images:
+            distance = f"within {images.error:.1e} of" if math.isfinite(images.error) else "of another shape than"
+            passed = images.error <= PIXEL_TOLERANCE
+            failed = "" if passed else f" ({images.names[0]}; the tolerance is {PIXEL_TOLERANCE:.0e})"
+            sentences.append(f"Pixels of {images.count} pictures: {distance} {images.reference}{failed}.")
+        if texts := self.texts:
+            result = "equal to" if texts.equal else f"other for {', '.join(texts.names)} than"
+            sentences.append(f"Ids of {texts.count} texts: {result} {texts.reference}.")
+        return sentences
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The result of measuring one conversion."""
 
@@ -105,10 +162,12 @@ class Certificate:
     comparisons: tuple[Comparison, ...]
     versions: dict[str, str]  # library -> version
     notes: tuple[str, ...] = ()
+    preprocessing: PreprocessingCheck | None = None  # None for a model without its folder
 
     @property
     def passed(self) -> bool:
-        return all(comparison.passed for comparison in self.comparisons)
+        processor = self.preprocessing is None or self.preprocessing.passed
+        return processor and all(comparison.passed for comparison in self.comparisons)
 
     @property
     def worst(self) -> tuple[Comparison, OutputError]:
@@ -127,6 +186,7 @@ class Certificate:
             "rule": RULE,
             "tolerances": TOLERANCES,
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
             "notes": list(self.notes),
             "versions": self.versions,
         }
@@ -142,6 +202,10 @@ class Certificate:
     def markdown(self) -> str:
         """Return the same table in Markdown, for the model card."""
         return markdown_table(self._cells())
+
+    def sentences(self) -> list[str]:
+        """Return a sentence for the pixels that were compared and one for the ids."""
+        return self.preprocessing.describe() if self.preprocessing else []
 
     def _cells(self) -> list[list[str]]:
         """Return the header and the lines of the table. The first comparison has every output."""

@@ -17,7 +17,7 @@ from ..catalogue.download import Progress
 from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tower
 from ..formats import Checkpoint
 from ..formats.inspection import describe_checkpoint
-from .certificate import SCALED_OUTPUTS, Certificate, Comparison, OutputError, output_kind
+from .certificate import SCALED_OUTPUTS, Certificate, Comparison, OutputError, PreprocessingCheck, output_kind
 from .reference import reference_forward
 
 FLOAT64 = "float64"  # the name of the float64 reference in a certificate
@@ -62,6 +62,7 @@ def measure(
     photograph: npt.NDArray[np.float32] | None = None,
     seed: int = 0,
     notes: tuple[str, ...] = (),
+    preprocessing: PreprocessingCheck | None = None,
     progress: Progress = lambda step: None,
 ) -> Certificate:
     """Compute the outputs of every subject once, compare them pair by pair, and return the certificate.
@@ -101,6 +102,7 @@ def measure(
             "python": platform.python_version(),
         },
         notes=notes,
+        preprocessing=preprocessing,
     )
 
 

@@ -31,6 +31,7 @@ from ..processing import DualEncoderProcessor
 from .certificate import Certificate
 from .measurement import Pairing, measure, model_subject, reference_subject
 from .original import original_subject
+from .preprocessing import Choices, check_preprocessing
 
 ReferenceKind = Literal["independent", "original"]
 Config = DualEncoderConfig | SiglipVisionConfig  # the second for an image tower alone
@@ -81,11 +82,13 @@ def certify_folder(
     strict: bool = False,
     reference: ReferenceKind = "independent",
     notes: tuple[str, ...] = (),
+    choices: Choices | None = None,
     progress: Progress = lambda step: None,
 ) -> Certificate:
     """Measure a folder as it loads. If its dtype rounds the weights, check them unrounded and report the cost.
 
-    With `strict`, raise ValueError if its weights are not those of the checkpoint, rounded to its dtype.
+    `choices` are those that it records, by default. With `strict`, raise ValueError if its weights are not those of the
+    checkpoint, rounded to its dtype.
     """
     config = type(checkpoint.config).from_pretrained(folder)
     model_class = model_class_of(config)
@@ -113,7 +116,17 @@ def certify_folder(
     if reference == "original":
         original = original_subject(checkpoint)
         pairings += [Pairing(ours, original), Pairing(original, float64)]
-    return measure(checkpoint, pairings, photograph=_photograph(folder), notes=notes, progress=progress)
+    progress("comparing pixels and ids")
+    with readable_errors(folder):
+        processor = DualEncoderProcessor.from_pretrained(folder)
+    return measure(
+        checkpoint,
+        pairings,
+        photograph=_photograph(processor),
+        notes=notes,
+        preprocessing=check_preprocessing(checkpoint, folder, processor, choices),
+        progress=progress,
+    )
 
 
 def _other_sizes(expected: Config, config: Config) -> list[str]:
@@ -173,10 +186,8 @@ def model_class_of(config: Config) -> Any:
     return getattr(modeling, family.vision_model if is_single_tower(config) else family.model)
 
 
-def _photograph(folder: Path) -> npt.NDArray[np.float32]:
-    """Return a photograph as the processor of the folder makes it, (1, channels, height, width)."""
-    with readable_errors(folder):
-        processor = DualEncoderProcessor.from_pretrained(folder)
+def _photograph(processor: DualEncoderProcessor) -> npt.NDArray[np.float32]:
+    """Return a photograph as a processor makes it, (1, channels, height, width)."""
     with Image.open(PHOTOGRAPH) as image:
         return processor.image_processor(image, return_tensors="np")["pixel_values"]
 

@@ -1,24 +1,17 @@
 """CLIP's tokenizer: OpenAI's cleaning of text, then byte-level BPE."""
 
-import html
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftfy
 from tokenizers import Tokenizer, models, normalizers
 
 from . import clip_vocabulary
+from .text_cleanup import OPEN_CLIP_CLEANUPS, lower, spell_specials
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 from .tokenizer_json import read_tokenizer_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
-
-# In ASCII ftfy changes entities, control characters and the ends of lines; these stay white space.
-_NOTHING_TO_REPAIR = re.compile(r"[\t\n\f\r -%'-~]*")
-# Each pass of ftfy undoes one level of "&amp;amp;amp;...", which takes forever where there are very many.
-_NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);){9,}")
 
 
 class CLIPTokenizer(DualEncoderTokenizer):
@@ -26,6 +19,7 @@ class CLIPTokenizer(DualEncoderTokenizer):
 
     Reads `tokenizer.json`, or `vocab.json` and `merges.txt`, of any age. What follows the end never reaches the
     embedding, so padding is the caller's choice; its token is the folder's, else "!" (id 0) as in OpenAI's code.
+    `text_cleanup` is a key of `OPEN_CLIP_CLEANUPS`, for a model that open_clip trained; by default OpenAI's cleaning.
     """
 
     splits_special_tokens = False  # OpenAI's tokenizer reads its two in text; no others are registered here
@@ -39,8 +33,11 @@ class CLIPTokenizer(DualEncoderTokenizer):
         vocab_file: str | None = None,
         merges_file: str | None = None,
         tokenizer_object: Tokenizer | None = None,
+        text_cleanup: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if text_cleanup not in (None, *OPEN_CLIP_CLEANUPS):
+            raise ValueError(f"text_cleanup must be one of {', '.join(OPEN_CLIP_CLEANUPS)}, got {text_cleanup!r}.")
         if tokenizer_object is not None:
             model = tokenizer_object.model
         elif tokenizer_file is not None:
@@ -56,7 +53,10 @@ class CLIPTokenizer(DualEncoderTokenizer):
             )
         start, end = clip_vocabulary.START, clip_vocabulary.END
         tokens = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": "!"}
-        super().__init__(clip_vocabulary.pipeline(model), **(tokens | kwargs))
+        self.text_cleanup = text_cleanup
+        if text_cleanup is not None:
+            kwargs["text_cleanup"] = text_cleanup
+        super().__init__(clip_vocabulary.pipeline(model, text_cleanup), **(tokens | kwargs))
 
     @classmethod
     def from_official(cls, path: str | Path | None = None, **kwargs: Any) -> "Self":
@@ -71,11 +71,8 @@ class CLIPTokenizer(DualEncoderTokenizer):
         return cls(tokenizer_file=str(path), **kwargs)
 
     def clean(self, text: str) -> str:
-        """Repair encoding, undo HTML entities twice, make white space single, lower-case (`simple_tokenizer.py`)."""
-        if not _NOTHING_TO_REPAIR.fullmatch(text):
-            text = _NESTED_AMPERSAND.sub("&amp;" * 9, text)
-            text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return " ".join(text.split()).lower()
+        """Clean a text as OpenAI does, or as the JSON of open_clip states."""
+        return lower(text) if self.text_cleanup is None else spell_specials(OPEN_CLIP_CLEANUPS[self.text_cleanup](text))
 
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
         written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)

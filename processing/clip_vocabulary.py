@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from .tokenizer_json import LOWER
+from .tokenizer_json import LOWER, WITHOUT_PUNCTUATION
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _OFFICIAL_MERGES = 49152 - 256 - 2  # the first of the 262144 lines in OpenAI's file that `simple_tokenizer.py` uses
@@ -15,6 +15,8 @@ _OFFICIAL_MERGES = 49152 - 256 - 2  # the first of the 262144 lines in OpenAI's 
 # that: "ſ" counts as an "s", and U+0345, a mark whose capital is a letter, as neither punctuation nor anything else.
 _PUNCTUATION = r"[^\s\p{L}\p{N}\x{345}]"
 _WORDS = rf"<\|[sſ]tartoftext\|>|<\|endoftext\|>|'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|{_PUNCTUATION}+"
+# The same for open_clip's cleaning "whitespace", which leaves capitals.
+_CASED_WORDS = _WORDS.replace("[sſ]|'t|'re|'ve|'m|'ll|'d", "[sSſ]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]")
 # By that pattern a special token in a text is special only where a word begins. Punctuation before it takes its "<|"
 # away, and its "|>" takes away the "<|" of another one that follows at once. The pieces and ids of three texts:
 #     "cat<|endoftext|>"              cat</w> <|endoftext|>
@@ -73,20 +75,28 @@ def _byte_alphabet() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
 
 
-def pipeline(model: models.BPE) -> Tokenizer:
+def pipeline(model: models.BPE, text_cleanup: str | None = None) -> Tokenizer:
     """Build the steps from a text, cleaned by `CLIPTokenizer.clean`, to the ids of start, pieces, end."""
     tokenizer = Tokenizer(model)
+    keeps_case = text_cleanup == "open_clip_whitespace"
+    drops_punctuation = text_cleanup == "open_clip_canonicalize"  # that of special tokens too, which so stay text
     # The part of the cleaning that a `tokenizer.json` can express, for plain transformers; it leaves clean text alone.
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(Regex(r"\s+"), " "), *LOWER, normalizers.Replace(Regex(_NOT_SPECIAL), "<| ")]
+        [
+            *(WITHOUT_PUNCTUATION if drops_punctuation else []),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            *([] if keeps_case else LOWER),
+            normalizers.Replace(Regex(_NOT_SPECIAL), "<| "),
+        ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(_CASED_WORDS if keeps_case else _WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in (START, END)])
+    specials = [AddedToken(token, normalized=not drops_punctuation, special=True) for token in (START, END)]
+    tokenizer.add_special_tokens(specials)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[START, "$A", END], special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
     )

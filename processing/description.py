@@ -11,10 +11,14 @@ from .resizing import ResizeEngine
 if TYPE_CHECKING:
     from .tokenization import DualEncoderTokenizer
 
-_TEXT_CLEANUPS = {  # after "Texts are", for each of `siglip_vocabulary.TEXT_CLEANUPS`
+_REPAIRED = "repaired by ftfy, HTML entities undone twice, white space made single"
+_TEXT_CLEANUPS = {  # after "Texts are", for each `text_cleanup`
     "none": "used as they are",
     "lower": "lower-cased, A-Z only, as in training",
     "canonicalize": "rid of punctuation, lower-cased, their white space made single, as in big_vision's zero-shot code",
+    "open_clip_canonicalize": f"{_REPAIRED}, lower-cased, rid of punctuation, as in open_clip",
+    "open_clip_lower": f"{_REPAIRED}, lower-cased, as in open_clip",
+    "open_clip_whitespace": f"{_REPAIRED}, as in open_clip",
 }
 
 
@@ -43,7 +47,7 @@ def describe_image_steps(settings: ImageSettings, engine: ResizeEngine) -> Itera
     if settings.do_center_crop:
         height, width = settings.crop_size["height"], settings.crop_size["width"]
         rounding = "half to even" if settings.openai_order else "down"
-        yield f"The middle {width}x{height} is cut out, its place rounded {rounding}."
+        yield f"The middle {width}x{height} is cut out, its place rounded {rounding}{_describe_fill(settings)}."
     if not engine.takes_values:
         yield from values
     if settings.patch_size:
@@ -71,7 +75,15 @@ def _describe_target(settings: ImageSettings) -> str:
             f", or a longer side of {edge} if it would be more" if (edge := settings.size.get("longest_edge")) else ""
         )
         return f"a shorter side of {settings.size['shortest_edge']}{longest}, the aspect kept"
+    if "max_height" in settings.size:
+        return f"fit {settings.size['max_width']}x{settings.size['max_height']}, the aspect kept"
     return f"{settings.size['width']}x{settings.size['height']}, whatever the aspect"
+
+
+def _describe_fill(settings: ImageSettings) -> str:
+    if "max_height" not in settings.size:
+        return ""
+    return f"; what lies outside of the image is filled with {settings.fill_color}"
 
 
 def _describe_values(settings: ImageSettings) -> Iterator[str]:
@@ -98,7 +110,8 @@ def describe_text_steps(tokenizer: "DualEncoderTokenizer") -> Iterator[str]:
         yield f"End of text ({tokenizer.eos_token_id}) is the last; what is over {length} tokens is cut out before it."
         yield f"Padded on the right with {pad} to {length} tokens, always; there is no mask, padding takes part."
     else:
-        yield "Texts are repaired by ftfy, HTML entities undone twice, white space made single, lower-cased."
+        stated = tokenizer.text_cleanup
+        yield f"Texts are {_TEXT_CLEANUPS[stated] if stated else f'{_REPAIRED}, lower-cased'}."
         yield (
             f"Cut into byte pairs between start ({tokenizer.bos_token_id}) and end ({tokenizer.eos_token_id}) of text; "
             f"longer texts are cut to {length} tokens and keep the end."

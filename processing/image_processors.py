@@ -34,11 +34,11 @@ from .image_batches import (
 from .image_input import ImageItem, flatten_images
 from .image_settings import (
     ENGINE_NAMES,
-    CLIPImageProcessorKwargs,
     DualEncoderImageProcessorKwargs,
     EngineName,
     ImageSettings,
     Siglip2ImageProcessorKwargs,
+    WholeImageProcessorKwargs,
 )
 from .resizing import ResizeEngine, Size
 from .threads import ThreadMap, thread_map
@@ -62,6 +62,7 @@ class DualEncoderImageProcessor(PilBackend):
     do_normalize = True
     do_convert_rgb = True
     resize_engine = "pillow"
+    official_is_pillow: ClassVar[bool] = False  # the family's own code resizes with Pillow, before it converts to RGB
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *args: Any, **kwargs: Any) -> "Self":
@@ -106,6 +107,14 @@ class DualEncoderImageProcessor(PilBackend):
         resample = getattr(kwargs.get("resample"), "value", kwargs.get("resample"))  # torchvision's are texts
         if isinstance(resample, str):
             kwargs["resample"] = resizing.filter_named(resample)
+        if engine == "official" and (self.official_is_pillow or kwargs.get("openai_order")):
+            kwargs |= {"resize_engine": "pillow", "openai_order": True}
+        fill = kwargs.get("fill_color")
+        if fill is not None:
+            levels = fill if isinstance(fill, list | tuple) else [fill] * 3
+            if len(levels) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in levels):
+                raise ValueError(f"fill_color must be a level of 0..255 or three, got {fill!r}.")
+            kwargs["fill_color"] = fill if isinstance(fill, int) else tuple(fill)
         return super()._standardize_kwargs(**kwargs)
 
     def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
@@ -144,10 +153,13 @@ class DualEncoderImageProcessor(PilBackend):
             pixels = convert_to_rgb(pixels, engine, settings)
             if settings.do_resize:
                 pixels = self._resize(pixels, were_fractions, engine, settings)
+            height, width = (settings.crop_size.get(side, 0) for side in ("height", "width"))
+            if settings.openai_order and settings.do_center_crop and isinstance(pixels, Image.Image):
+                pixels = image_steps.fill_up(pixels, height, width, settings.fill_color)
             tensor = to_rgb_tensor(pixels, settings)
             if settings.do_center_crop:
-                height, width = settings.crop_size["height"], settings.crop_size["width"]
-                tensor = image_steps.center_crop(tensor, height, width, round if settings.openai_order else math.floor)
+                rounding = image_steps.round_crop_offset if settings.openai_order else math.floor
+                tensor = image_steps.center_crop(tensor, height, width, rounding, settings.fill_color)
         return [
             ResizedImage(pixels, image.were_fractions, image.highest, item.name)
             for pixels, image, item in zip(tensor, opened, items, strict=True)
@@ -179,7 +191,13 @@ class DualEncoderImageProcessor(PilBackend):
             return resizing.resize_shorter_side(size["shortest_edge"], height, width)
         if size.keys() == {"shortest_edge", "longest_edge"}:
             return resizing.resize_within(size["shortest_edge"], size["longest_edge"], height, width)
-        raise ValueError(f"size must hold 'height' and 'width', or 'shortest_edge', got {size}.")
+        if size.keys() == {"max_height", "max_width"}:
+            limits = size["max_height"], size["max_width"]
+            return resizing.resize_to_fit(limits, height, width, half_to_even=settings.openai_order)
+        raise ValueError(
+            "size must hold 'height' and 'width', 'max_height' and 'max_width', or 'shortest_edge' and perhaps "
+            f"'longest_edge', got {size}."
+        )
 
     def _to_batch(self, images: list[ResizedImage], settings: ImageSettings, run: ThreadMap) -> BatchFeature:
         """Compute the values of images and put them into one batch."""
@@ -203,12 +221,14 @@ class DualEncoderImageProcessor(PilBackend):
 class CLIPImageProcessor(DualEncoderImageProcessor):
     """CLIP: the shorter side to 224, the middle, then mean and deviation of its training images.
 
-    `resize_engine="official"` is Pillow in OpenAI's order. A square without a crop, open_clip's `resize_mode` "squash",
-    is `size={"height": 224, "width": 224}, do_center_crop=False`.
+    `resize_engine="official"` is Pillow in OpenAI's order. Of open_clip's other ways to resize, "squash" is
+    `size={"height": 224, "width": 224}, do_center_crop=False`, and "longest" `size={"max_height": 224, "max_width":
+    224}`, which fills up with `fill_color`.
     Source: `openai/clip-vit-base-patch32`, preprocessor_config.json; `clip/clip.py`, `_transform`.
     """
 
-    valid_kwargs = CLIPImageProcessorKwargs
+    official_is_pillow = True
+    valid_kwargs = WholeImageProcessorKwargs
     size = {"shortest_edge": 224}
     crop_size = {"height": 224, "width": 224}
     do_center_crop = True
@@ -216,19 +236,15 @@ class CLIPImageProcessor(DualEncoderImageProcessor):
     image_mean = [0.48145466, 0.4578275, 0.40821073]
     image_std = [0.26862954, 0.26130258, 0.27577711]
 
-    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
-        kwargs = super()._standardize_kwargs(**kwargs)
-        if kwargs.get("resize_engine") == "official":
-            kwargs |= {"resize_engine": "pillow", "openai_order": True}
-        return kwargs
-
 
 class SiglipImageProcessor(DualEncoderImageProcessor):
     """SigLIP and fixed-size SigLIP 2: the whole image to a square whatever its aspect, values of -1..1.
 
-    Source: `google/siglip-base-patch16-224`, preprocessor_config.json. SigLIP 2's folders say bilinear.
+    Source: `google/siglip-base-patch16-224`, preprocessor_config.json. SigLIP 2's folders say bilinear. Models that
+    open_clip trained have its pixels instead, which are `openai_order=True`.
     """
 
+    valid_kwargs = WholeImageProcessorKwargs
     resize_engines = DualEncoderImageProcessor.resize_engines | {"official": resizing.BIG_VISION_SIGLIP}
     size = {"height": 224, "width": 224}
     resample = Image.Resampling.BICUBIC

@@ -34,14 +34,17 @@ class DualEncoderImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignor
     pin_memory: bool | None
 
 
-class CLIPImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  # type: ignore[call-arg]
-    """CLIP's own setting.
+class WholeImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  # type: ignore[call-arg]
+    """The settings of the families that return whole images.
 
     openai_order: resize in the image's own mode and convert to RGB afterwards, and round the offset of the crop half to
-        even, as `openai/CLIP` does; transformers converts first and rounds down.
+        even, as `openai/CLIP` and open_clip do; transformers converts first and rounds down.
+    fill_color: level of 0..255, or three (red, green, blue), of the crop where it is larger than the image; by default
+        0. transformers has no such setting and fills with 0.
     """
 
     openai_order: bool | None
+    fill_color: int | tuple[int, ...] | list[int] | None
 
 
 class Siglip2ImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  # type: ignore[call-arg]
@@ -84,7 +87,8 @@ class ImageSettings:
     num_workers: int | None = None
     pin_memory: bool = False
     return_tensors: str | None = None
-    openai_order: bool = False  # CLIP
+    openai_order: bool = False
+    fill_color: int | Color = 0
     patch_size: int = 0  # NaFlex; 0 for families that return whole images
     max_num_patches: int = 0  # NaFlex
 

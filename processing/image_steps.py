@@ -3,6 +3,7 @@
 Levels are uint8, 0..255; levels and values of shape (channels, height, width), or with a batch in front.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -87,16 +88,48 @@ def to_pil(levels: torch.Tensor) -> Image.Image:
     return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
-def center_crop(pixels: torch.Tensor, height: int, width: int, round_half: Callable[[float], int]) -> torch.Tensor:
-    """Cut the middle out of (..., height, width), and fill what lies outside of the image with zeros.
+def center_crop(
+    pixels: torch.Tensor, height: int, width: int, round_half: Callable[[float], int], fill: int | Color = 0
+) -> torch.Tensor:
+    """Cut the middle out of (..., channels, height, width), and fill what lies outside of the image with levels.
 
-    `round_half` rounds the offset where the margins are odd: `math.floor`, or `round` for half to even.
+    `round_half` rounds the offset where the margins are odd: `math.floor`, or `round_crop_offset`.
     """
     top, left = round_half((pixels.shape[-2] - height) / 2), round_half((pixels.shape[-1] - width) / 2)
     bottom, right = pixels.shape[-2] - top - height, pixels.shape[-1] - left - width
     outside = [max(0, -margin) for margin in (left, right, top, bottom)]
     inside = pixels[..., max(0, top) : top + height, max(0, left) : left + width]
-    return F.pad(inside, outside) if any(outside) else inside
+    if not any(outside):
+        return inside
+    if isinstance(fill, int):
+        return F.pad(inside, outside, value=fill)
+    channels = [F.pad(channel, outside, value=level) for channel, level in zip(inside.unbind(-3), fill, strict=True)]
+    return torch.stack(channels, -3)
+
+
+def round_crop_offset(offset: float) -> int:
+    """Round the offset of a crop as torchvision does: half to even, and half up where it is a margin to fill."""
+    return round(offset) if offset >= 0 else math.ceil(offset)
+
+
+def fill_up(image: Image.Image, height: int, width: int, fill: int | Color) -> Image.Image:
+    """Put an image in the middle of one that is not smaller than (height, width), as torchvision does.
+
+    One level fills every band of the image's own mode, and is an index in a palette; three make an image of fewer or
+    more than three bands RGB.
+    """
+    rows, columns = max(0, height - image.height), max(0, width - image.width)
+    if not rows and not columns:
+        return image
+    bands = len(image.getbands())
+    if not isinstance(fill, int) and bands != 3:
+        image = to_rgb(image)
+    color = (fill,) * bands if isinstance(fill, int) and bands > 1 else fill
+    filled = Image.new(image.mode, (image.width + columns, image.height + rows), color)
+    if palette := image.getpalette():
+        filled.putpalette(palette)
+    filled.paste(image, (columns // 2, rows // 2))
+    return filled
 
 
 @lru_cache(maxsize=32)

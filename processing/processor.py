@@ -11,7 +11,7 @@ from transformers.processing_utils import TextKwargs
 
 from ..catalogue.download import is_name, published_vocabulary, suggest_names
 from ..configuration import FAMILIES, DualEncoderConfig, TowerConfig, family_of, is_single_tower
-from ..formats import is_checkpoint_file, pop_options, read_json, read_source
+from ..formats import Checkpoint, is_checkpoint_file, pop_options, read_json, read_source
 from .clip_tokenizer import CLIPTokenizer
 from .description import describe_text_steps, numbered
 from .image_processors import (
@@ -30,6 +30,7 @@ Preprocessing = Literal["official", "hub"]
 Part = TypeVar("Part", DualEncoderImageProcessor, DualEncoderTokenizer)
 
 _CLIP_VOCABULARY_SIZE = 49408
+_OFFICIAL_TOKENIZERS = "openai/clip-vit-"  # what the names of those on the Hub begin with
 
 
 class DualEncoderProcessor(ProcessorMixin):
@@ -130,10 +131,11 @@ class DualEncoderProcessor(ProcessorMixin):
         if is_checkpoint_file(source) or is_name(source):
             checkpoint, entry = read_source(source, **pop_options(kwargs))
             tokenizer = tokenizer or published_vocabulary(source, entry)
-            image_settings = checkpoint.image_settings | image_settings
             chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
             processor_class = cls._processor_class(checkpoint.config.model_type, source)
-            return processor_class._from_config(checkpoint.config, tokenizer=tokenizer, **chosen, **image_settings)
+            return processor_class._from_config(
+                checkpoint.config, checkpoint, tokenizer=tokenizer, **chosen, **image_settings
+            )
         other = {name: value for name, value in kwargs.items() if name not in image_names}
         try:
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
@@ -193,6 +195,7 @@ class DualEncoderProcessor(ProcessorMixin):
     def _from_config(
         cls,
         config: DualEncoderConfig | TowerConfig,
+        checkpoint: Checkpoint | None,
         *,
         tokenizer: str | Path | None,
         text_cleanup: str | None = None,
@@ -207,8 +210,14 @@ class DualEncoderProcessor(ProcessorMixin):
         if is_single_tower(config):
             config = family_of(config).config(**{config.base_config_key: config.to_dict()})
         image, text = cls._settings_from_config(config)
+        if checkpoint is not None:
+            image |= checkpoint.image_settings
+            text |= checkpoint.text_settings
+            tokenizer = tokenizer or checkpoint.vocabulary
         if preprocessing == "official":
             image["resize_engine"] = "official"
+        else:
+            image.pop("openai_order", None)
         image_processor = cls.image_processor_type(**(image | image_settings))
         if text_cleanup is not None:
             if not cls.has_text_cleanup:
@@ -218,7 +227,8 @@ class DualEncoderProcessor(ProcessorMixin):
             text["text_cleanup"] = text_cleanup
         size = config.text_config.vocab_size
         if tokenizer is None:
-            return cls(image_processor, cls._bundled_tokenizer(size, **text))
+            name = checkpoint.layout.names_tokenizer if checkpoint is not None else None
+            return cls(image_processor, cls._bundled_tokenizer(size, name, **text))
         vocabulary = cls._load_tokenizer(tokenizer, **text)
         if len(vocabulary) != size:
             raise ValueError(
@@ -233,8 +243,11 @@ class DualEncoderProcessor(ProcessorMixin):
         raise NotImplementedError
 
     @classmethod
-    def _bundled_tokenizer(cls, vocabulary_size: int, **settings: Any) -> DualEncoderTokenizer | None:
-        """Return the tokenizer that is part of this package, for a model of the official vocabulary's size."""
+    def _bundled_tokenizer(cls, vocabulary_size: int, name: str | None, **settings: Any) -> DualEncoderTokenizer | None:
+        """Return the tokenizer that is part of this package, for a model of the official vocabulary's size.
+
+        `name` is the tokenizer that the source states, None where it states none.
+        """
         return None
 
     @classmethod
@@ -264,8 +277,12 @@ class CLIPProcessor(DualEncoderProcessor):
         return image, {"model_max_length": config.text_config.max_position_embeddings}
 
     @classmethod
-    def _bundled_tokenizer(cls, vocabulary_size: int, **settings: Any) -> DualEncoderTokenizer | None:
-        return CLIPTokenizer.from_official(**settings) if vocabulary_size == _CLIP_VOCABULARY_SIZE else None
+    def _bundled_tokenizer(cls, vocabulary_size: int, name: str | None, **settings: Any) -> DualEncoderTokenizer | None:
+        if vocabulary_size != _CLIP_VOCABULARY_SIZE or not (name or _OFFICIAL_TOKENIZERS).startswith(
+            _OFFICIAL_TOKENIZERS
+        ):
+            return None
+        return CLIPTokenizer.from_official(**settings)
 
 
 class SiglipProcessor(DualEncoderProcessor):
@@ -338,13 +355,14 @@ def part_of_processor(cls: type[Part], name: str, source: str | Path, **kwargs: 
 
 def build_processor(
     config: DualEncoderConfig | TowerConfig,
+    checkpoint: Checkpoint | None = None,
     *,
     tokenizer: str | Path | None = None,
     text_cleanup: str | None = None,
     preprocessing: Preprocessing = "official",
     **image_settings: Any,
 ) -> DualEncoderProcessor:
-    """Build the processor of an official checkpoint from its configuration.
+    """Build the processor of an official checkpoint from its configuration and from what the checkpoint states.
 
     `preprocessing` is "official" for pixels as the family's own code makes them, with which it was trained, or "hub"
     for those of the folders that transformers reads; image settings given by name come first.
@@ -354,5 +372,10 @@ def build_processor(
     """
     processor_class = DualEncoderProcessor._processor_class(config.model_type, type(config).__name__)
     return processor_class._from_config(
-        config, tokenizer=tokenizer, text_cleanup=text_cleanup, preprocessing=preprocessing, **image_settings
+        config,
+        checkpoint,
+        tokenizer=tokenizer,
+        text_cleanup=text_cleanup,
+        preprocessing=preprocessing,
+        **image_settings,
     )

@@ -83,6 +83,20 @@ def filter_named(name: str) -> Image.Resampling:
     return found
 
 
+def resize_to_fit(limits: Size, height: int, width: int, *, half_to_even: bool) -> Size:
+    """Return the largest (height, width) within limits that keeps the aspect; a side has at least one pixel.
+
+    Sides are rounded half to even, as in open_clip, or down, as in transformers.
+    """
+    if half_to_even:
+        ratio = max(height / limits[0], width / limits[1])
+        sides = round(height / ratio), round(width / ratio)
+    else:
+        scale = min(limits[0] / height, limits[1] / width)
+        sides = int(height * scale), int(width * scale)
+    return max(1, sides[0]), max(1, sides[1])
+
+
 def largest_grid(height: int, width: int, patch_size: int, max_num_patches: int) -> Size:
     """Return the (height, width) in whole patches, at most `max_num_patches` of them, that keeps the aspect best.
 

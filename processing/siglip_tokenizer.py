@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from .siglip_vocabulary import SiglipVocabulary
+from .text_cleanup import OPEN_CLIP_CLEANUPS
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class SiglipTokenizer(DualEncoderTokenizer):
         with open(path, "rb") as file:
             is_json = file.read(1) == b"{"
         return cls(tokenizer_file=str(path), **kwargs) if is_json else cls.from_sentencepiece(path, **kwargs)
+
+    def clean(self, text: str) -> str:
+        """Clean a text as the JSON of open_clip states; all other cleanings are part of the pipeline."""
+        clean = OPEN_CLIP_CLEANUPS.get(self.text_cleanup)
+        return text if clean is None else clean(text)
 
 
 def _changes(source: Tokenizer | None, pipeline: Tokenizer, config: dict[str, Any]) -> list[str]:

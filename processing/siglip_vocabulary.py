@@ -13,23 +13,22 @@ from tokenizers.normalizers import Normalizer
 
 from .charsmap import longest_match_normalizers
 from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
-from .tokenizer_json import LOWER, read_tokenizer_json
+from .tokenizer_json import LOWER, WITHOUT_PUNCTUATION, read_tokenizer_json
 
 # The ways to clean a text before it is cut into pieces. "lower" is that of the training of SigLIP and SigLIP 2
 # (big_vision, `pp/ops_text.py`: TensorFlow's lower-casing, which leaves all but ASCII alone); "canonicalize" is that of
 # big_vision's zero-shot evaluator (`evaluators/proj/image_text/prompt_engineering.py`). White space is Python's.
 _WHITE_SPACE = r"[\t-\r\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
 _STRIP = normalizers.Replace(Regex(r"\A +| +\z"), "")
+_SINGLE_SPACES: list[Normalizer] = [normalizers.Replace(Regex(rf"{_WHITE_SPACE}+"), " "), _STRIP]
 TEXT_CLEANUPS: dict[str, list[Normalizer]] = {
     "none": [],
     "lower": [normalizers.Replace(letter, letter.lower()) for letter in string.ascii_uppercase],
-    "canonicalize": [
-        normalizers.Replace("_", " "),
-        normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
-        *LOWER,
-        normalizers.Replace(Regex(rf"{_WHITE_SPACE}+"), " "),
-        _STRIP,
-    ],
+    "canonicalize": [*WITHOUT_PUNCTUATION, *LOWER, *_SINGLE_SPACES],
+    # Those of open_clip, after `text_cleanup.OPEN_CLIP_CLEANUPS` in Python; the parts that a `tokenizer.json` can hold.
+    "open_clip_canonicalize": [*WITHOUT_PUNCTUATION, *LOWER, *_SINGLE_SPACES],
+    "open_clip_lower": [*LOWER, *_SINGLE_SPACES],
+    "open_clip_whitespace": _SINGLE_SPACES,
 }
 
 

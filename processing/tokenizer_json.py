@@ -9,6 +9,8 @@ from tokenizers.normalizers import Lowercase, Normalizer, Replace
 _BARE = r"[\p{Cased}&&\P{Case_Ignorable}]"
 _FINAL_SIGMA = rf"(?<={_BARE}\p{{Case_Ignorable}}{{0,9}})Σ(?!\p{{Case_Ignorable}}*{_BARE})"
 LOWER: list[Normalizer] = [Replace(Regex(_FINAL_SIGMA), "ς"), Lowercase()]
+# ASCII punctuation; an underscore becomes a space.
+WITHOUT_PUNCTUATION: list[Normalizer] = [Replace("_", " "), Replace(Regex(r"[!-/:-@\[-`{-~]"), "")]
 
 
 def read_tokenizer_json(path: str | Path) -> Tokenizer:

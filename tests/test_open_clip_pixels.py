@@ -37,10 +37,16 @@ SIZE = 32  # pixels per side of the tiny CLIP
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 CASES: dict[str, dict[str, Any]] = {
     f"{mode}-{interpolation}": {"resize_mode": mode, "interpolation": interpolation, "mean": MEAN, "std": STD}
-    for mode in ("shortest", "squash")
+    for mode in ("shortest", "squash", "longest")
     for interpolation in ("bicubic", "bilinear", "random")
 }
 CASES |= {"nothing": {}, "one number": {"mean": 0.5, "std": 0.25}, "nulls": {"resize_mode": None, "mean": None}}
+CASES |= {
+    "zeros": {"mean": 0, "std": [0.5], "interpolation": ""},
+    "fill": {"resize_mode": "longest", "fill_color": 127},
+}
+SIGLIP_SIZE = 48
+SIGLIP_CASES = ("shortest-bilinear", "squash-bicubic", "longest-bicubic", "fill", "one number")
 
 
 def write_folder(folder: Path, pixels: dict[str, Any] | None, family: str = "clip") -> Path:
@@ -66,39 +72,74 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def images() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    shapes = {"wide": (40, 90, 3), "tall": (77, 33, 3), "square": (32, 32, 3), "grey": (50, 64)}
-    return {name: rng.integers(0, 256, shape, dtype=np.uint8) for name, shape in shapes.items()}
+def images() -> dict[str, Image.Image]:
+    """Shapes whose margins round in every way, and the modes that Pillow resizes and fills in ways of their own."""
+    photograph = cat()
+    sizes = {"wide": (90, 40), "tall": (33, 77), "square": (32, 32), "odd": (101, 67), "small": (31, 17)}
+    shapes = {name: photograph.resize(size) for name, size in sizes.items()}
+    transparent = shapes["wide"].copy()
+    transparent.putalpha(Image.linear_gradient("L").resize(transparent.size))
+    modes = {name: shapes["odd"].convert(name) for name in ("L", "1", "CMYK", "LA")}
+    return {**shapes, **modes, "RGBA": transparent, "palette": shapes["tall"].quantize(30)}
 
 
 @pytest.fixture(scope="module")
-def official(images: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def official(images: dict[str, Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What open_clip makes of the images in every case."""
     root = tmp_path_factory.mktemp("transform")
     packages = [released_package(name) for name in ("open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.28.0")]
     cases = {
-        case: {"size": SIZE} | {name: value for name, value in pixels.items() if value is not None}
-        for case, pixels in CASES.items()
+        f"{family}/{case}": {"size": size} | {name: value for name, value in CASES[case].items() if value is not None}
+        for family, size, names in (("clip", SIZE, CASES), ("siglip", SIGLIP_SIZE, SIGLIP_CASES))
+        for case in names
     }
     (root / "cases.json").write_text(json.dumps(cases))
-    (root / "images").write_bytes(pickle.dumps({name: Image.fromarray(levels) for name, levels in images.items()}))
+    (root / "images").write_bytes(pickle.dumps(images))
     files = [root / name for name in ("images", "cases.json", "outputs.npz")]
     process = start(open_clip_preprocess.main, packages, *files, output=root / "log")
     assert finish(process) == 0, (root / "log").read_text()
     return np.load(files[-1])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_pixels_are_those_of_open_clip(case: str, official: Any, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "case"), [*(("clip", case) for case in CASES), *(("siglip", case) for case in SIGLIP_CASES)]
+)
+def test_pixels_are_those_of_open_clip(
+    family: str, case: str, official: Any, images: dict[str, Image.Image], tmp_path: Path
+) -> None:
     """From the file, and from the converted folder."""
-    folder = write_folder(tmp_path / "source", CASES[case])
-    convert(folder, tmp_path / "folder", verify=False)
+    folder = write_folder(tmp_path / "source", CASES[case], family)
+    convert(folder, tmp_path / "folder", verify=False, **options(family))
     for place in (folder, tmp_path / "folder"):
-        processor = DualEncoderProcessor.from_pretrained(place)
-        for name, levels in images.items():
-            ours = processor(images=Image.fromarray(levels))["pixel_values"][0]
-            np.testing.assert_allclose(ours, official[f"{case}/{name}"], rtol=0, atol=1e-6, err_msg=name)
+        processor = DualEncoderProcessor.from_pretrained(place, **(options(family) if place == folder else {}))
+        for name, image in images.items():
+            ours = processor(images=image)["pixel_values"][0]
+            expected = official[f"{family}/{case}/{name}"]
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_a_statement_with_gaps_has_open_clips_defaults(tmp_path: Path) -> None:
+    """Also for SigLIP: `PreprocessCfg()` is OpenAI's mean and deviation, bicubic, the shorter side and a crop."""
+    folder = write_folder(tmp_path / "source", {"interpolation": "bilinear"}, "siglip")
+    images = DualEncoderProcessor.from_pretrained(folder, **TRUNK_OPTIONS).image_processor
+    assert images.image_mean == (0.48145466, 0.4578275, 0.40821073)
+    assert images.image_std == (0.26862954, 0.26130258, 0.27577711)
+    assert (images.size["shortest_edge"], images.do_center_crop) == (SIGLIP_SIZE, True)
+
+
+def test_hub_pixels_fit_plain_transformers(tmp_path: Path) -> None:
+    """The mode "longest" without a colour is what transformers' own resize and crop do, to the pixel."""
+    source = write_folder(tmp_path / "source", {"resize_mode": "longest", "mean": MEAN}, "siglip")
+    convert(source, tmp_path / "folder", preprocessing="hub", **TRUNK_OPTIONS)
+    try:
+        theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
+    except ImportError:
+        pytest.skip("this version of transformers has image processors only with torchvision")
+    ours = DualEncoderProcessor.from_pretrained(tmp_path / "folder")
+    for size in ((90, 40), (33, 77), (101, 67), (31, 17)):
+        image = cat().resize(size)
+        expected = torch.as_tensor(theirs(images=image, return_tensors="np")["pixel_values"])
+        torch.testing.assert_close(ours(images=image)["pixel_values"], expected, rtol=0, atol=1e-5)
 
 
 def test_plain_transformers_squashes_too(tmp_path: Path) -> None:
@@ -122,12 +163,11 @@ def test_plain_transformers_squashes_too(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    (
-        "clip",
-        {"resize_mode": "longest"},
-        r"resize_mode is 'longest' with fill_color 0, expected 'shortest'",
-    ),
-    ("clip", {"resize_mode": "longest", "fill_color": 127}, r"resize_mode is 'longest' with fill_color 127, expected"),
+    ("clip", {"resize_mode": "longest", "fill_color": 256}, "fill_color is 256, expected a level of 0..255, or three"),
+    ("siglip", {"fill_color": 0.5}, "fill_color is 0.5, expected a level"),
+    ("siglip", {"fill_color": [1, 2]}, r"fill_color is \[1, 2\], expected a level"),
+    ("siglip", {"resize_mode": "crop"}, "resize_mode is 'crop', expected 'shortest' or 'squash' or 'longest'"),
+    ("clip", {"std": [0.5, 0.5, 0]}, r"std is \[0.5, 0.5, 0\], expected three numbers"),
     ("clip", {"resize_mode": ["squash"]}, r"resize_mode is \['squash'\], expected"),
     ("clip", {"interpolation": "lanczos"}, r"interpolation is 'lanczos', expected 'bicubic' or 'bilinear' or 'random'"),
     ("clip", {"mode": "L"}, r"mode is 'L', expected 'RGB'"),
@@ -135,8 +175,6 @@ REFUSED = [
     ("clip", {"size": [32, 48]}, r"size is \[32, 48\], but the model takes 32"),
     ("clip", {"mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\], expected three numbers"),
     ("clip", {"std": "0.5"}, r"std is '0.5', expected three numbers"),
-    ("siglip", {"resize_mode": "shortest"}, r"resize_mode is 'shortest', expected 'squash'"),
-    ("siglip", {"resize_mode": "longest"}, r"resize_mode is 'longest' with fill_color 0, expected 'squash'"),
     ("siglip", {"interpolation": "nearest"}, r"interpolation is 'nearest', expected"),
 ]
 
@@ -155,8 +193,8 @@ def test_what_cannot_be_made_is_refused(family: str, pixels: dict[str, Any], mes
 
 
 def test_everything_wrong_is_named_at_once(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "source", {"resize_mode": "longest", "interpolation": "box", "mode": "L"})
-    with pytest.raises(FormatError, match=r"interpolation is 'box'.*; .*resize_mode is 'longest'.*; .*mode is 'L'"):
+    folder = write_folder(tmp_path / "source", {"resize_mode": "fit", "interpolation": "box", "mode": "L"})
+    with pytest.raises(FormatError, match=r"interpolation is 'box'.*; .*resize_mode is 'fit'.*; .*mode is 'L'"):
         DualEncoderProcessor.from_pretrained(folder)
 
 
@@ -184,22 +222,53 @@ def test_siglip_states_what_it_does(interpolation: str, preprocessing: Any, tmp_
     assert f"{interpolation} with antialiasing, by Pillow" in processor.describe()
 
 
-@pytest.mark.parametrize(("interpolation", "message"), [("bilinear", None), ("lanczos", "interpolation is 'lanczos'")])
-def test_timm_states_values_and_filter(interpolation: str, message: str | None, tmp_path: Path) -> None:
-    """And a crop, which belongs to timm's evaluation on ImageNet."""
+TIMM_CASES: dict[str, tuple[dict[str, Any], tuple[int, int], tuple[int, ...]]] = {
+    # pretrained_cfg; the size to which `timm.data.create_transform` resizes an image of 90x40; its fill
+    "crop": ({"crop_pct": 0.9}, (119, 53), ()),
+    "timm's default": ({}, (121, 54), ()),
+    "squash": ({"crop_pct": 1.0, "crop_mode": "squash"}, (48, 48), ()),
+    "border": ({"crop_pct": 1.0, "crop_mode": "border"}, (48, 21), (102, 128, 153)),
+}
+
+
+@pytest.mark.parametrize("case", TIMM_CASES)
+def test_timm_states_crop_and_values(case: str, tmp_path: Path) -> None:
+    """Sizes by `timm/data/transforms_factory.py`, `transforms_imagenet_eval`: 48 / crop_pct rounded down."""
+    stated, resized, fill = TIMM_CASES[case]
+    stated = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "input_size": [3, 48, 48], **stated}
+    folder = write_timm(tmp_path / "timm", stated)
+    image = cat().resize((90, 40))
+    levels = image.resize(resized, Image.Resampling.BILINEAR)
+    expected = Image.new("RGB", (48, 48), fill or None)
+    left, top = ((48 - side) // 2 if side < 48 else -round((side - 48) / 2) for side in resized)
+    expected.paste(levels, (left, top))
+    values = (np.asarray(expected, np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    convert(folder, tmp_path / "folder", verify=False, **TRUNK_OPTIONS)
+    ours = DualEncoderProcessor.from_pretrained(tmp_path / "folder")(images=image)["pixel_values"][0]
+    np.testing.assert_allclose(ours, values.transpose(2, 0, 1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"interpolation": "lanczos"}, "interpolation is 'lanczos'"),
+        ({"crop_pct": 0.9, "crop_mode": "nine"}, "crop_mode 'nine'"),
+        ({"crop_pct": "all"}, "crop_pct is 'all'"),
+        ({"input_size": [3, 64, 64], "mean": MEAN}, r"size is \[64, 64\], but the model takes 48"),
+    ],
+)
+def test_timm_refusals(stated: dict[str, Any], message: str, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(write_timm(tmp_path / "timm", stated), **TRUNK_OPTIONS)
+    with pytest.raises(FormatError, match=message):
+        _ = checkpoint.image_settings
+
+
+def write_timm(folder: Path, stated: dict[str, Any]) -> Path:
     tower = {name: TINY_TRUNK[name] for name in ("grid", "patch", "width", "layers", "mlp")}
-    (tmp_path / "timm").mkdir()
-    write_tensors("safetensors", timm_tensors(**tower), tmp_path / "timm" / "model.safetensors")
-    stated = {"mean": MEAN, "std": STD, "interpolation": interpolation, "crop_pct": 0.9, "crop_mode": "center"}
-    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "tiny", "pretrained_cfg": stated}))
-    checkpoint = read_checkpoint(tmp_path / "timm", **TRUNK_OPTIONS)
-    if message:
-        with pytest.raises(FormatError, match=message):
-            _ = checkpoint.image_settings
-    else:
-        expected = {"image_mean": MEAN, "image_std": STD, "resample": Image.Resampling.BILINEAR}
-        by_pillow = {"resize_engine": "pillow", "background": "ignore"}
-        assert checkpoint.image_settings == {**expected, **by_pillow}
+    folder.mkdir()
+    write_tensors("safetensors", timm_tensors(**tower), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architecture": "tiny", "pretrained_cfg": stated}))
+    return folder
 
 
 class TestCatalogue:
@@ -230,7 +299,7 @@ class TestCatalogue:
     ) -> None:
         folder = write_folder(tmp_path / "source", {"resize_mode": "shortest", "std": list(self.ENTRY.pixels.std)})
         checkpoint = self.read(folder, monkeypatch)
-        assert "size" not in checkpoint.image_settings
+        assert checkpoint.image_settings["size"] == {"shortest_edge": SIZE}
         (note,) = checkpoint.notes
         assert (
             "The repository states other pixels than open_clip's own table: resize_mode 'shortest', not 'squash'."
@@ -265,9 +334,10 @@ class TestCatalogue:
 
 
 class TestExport:
-    @pytest.mark.parametrize("mode", ["shortest", "squash"])
+    @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
     def test_what_the_folder_does_is_written(self, mode: str, tmp_path: Path) -> None:
-        stated = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": mode}
+        stated: dict[str, Any] = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": mode}
+        stated |= {"fill_color": 90} if mode == "longest" else {}
         convert(write_folder(tmp_path / "source", stated), tmp_path / "folder", verify=False)
         for forgotten in (False, True):
             if forgotten:
