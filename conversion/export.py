@@ -103,6 +103,8 @@ def _layout(checkpoint: Checkpoint, config: DualEncoderConfig, format: Format) -
     if isinstance(layout, OpenClipLayout) and not layout.sidecar_json:
         with suppress(FormatError):  # a checkpoint of training has no JSON, and open_clip may have none for it
             layout = layout.with_model_cfg(config)
+    if isinstance(layout, OpenClipLayout):
+        layout = layout.with_end_of_text(config)
     if faults := differences(config, _config_in_file(layout, config)):
         raise FormatError(f"{format} cannot express {checkpoint.path}: in such a file, {'; '.join(faults)}.")
     return layout

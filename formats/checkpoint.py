@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..configuration import DualEncoderConfig, TowerConfig, VisionConfig
+from ..configuration import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
 from . import table
 from .big_vision import BigVisionLayout
 from .errors import FormatError
@@ -19,7 +19,7 @@ from .open_clip import OpenClipLayout
 from .open_clip_config import CONFIG_FILE
 from .openai import OpenAILayout, ResNetLayout
 from .openai_tower import OpenAITowerLayout
-from .options import LoadOptions, check_options
+from .options import LoadOptions, check_options, resolve_option
 from .other_models import refuse_other_models
 from .reader import read_files, renamed, weight_files
 from .timm import TimmLayout
@@ -94,7 +94,8 @@ def is_checkpoint_file(source: object) -> "TypeGuard[str | PathLike[str]]":
 def read_checkpoint(path: str | PathLike[str], **options: Unpack[LoadOptions]) -> Checkpoint:
     """Read an official file, or a folder of open_clip, timm or transformers, without executing anything in it.
 
-    `options` are what the file may not state (`LoadOptions`): `image_size`, `vision_activation`, `vision_heads`.
+    `options` are what the file may not state (`LoadOptions`): `image_size`, `vision_activation`, `vision_heads`,
+    `eos_token_id`.
     Raises FormatError with everything that is wrong, FileNotFoundError, or TypeError for an unknown option.
     """
     check_options(options)
@@ -159,7 +160,13 @@ def _read(path: Path, options: LoadOptions) -> Checkpoint:
         dtypes=dtypes_of(weights),
         merged_sources={name: weights[name] for rule in rules if rule.operation.lossy for name in rule.sources},
     )
-    checkpoint = Checkpoint(path, tuple(files), weights, layout, options, layout.config(options))
+    config = layout.config(options)
+    if (end := options.get("eos_token_id")) is not None:
+        text = getattr(config, "text_config", config)
+        if not isinstance(text, TextConfig):
+            raise FormatError(f"--eos-token-id {end} was given, but this file has no text tower.")
+        resolve_option("eos_token_id", end, text.eos_token_id, "the end of a text")
+    checkpoint = Checkpoint(path, tuple(files), weights, layout, options, config)
     log_unwrapped(path, prefix, names)
     return checkpoint
 

@@ -74,7 +74,7 @@ def certify_folder(
     float64 = reference_subject(checkpoint)
     stored = model_subject("twinlens", lambda: model_class.from_pretrained(folder, dtype=torch.float32))
     transformers_model = model_subject(
-        "transformers", lambda: transformers_class.from_pretrained(folder, dtype=torch.float32)
+        "transformers", lambda: transformers_class.from_pretrained(folder, dtype=torch.float32), pools_start=True
     )
 
     weights = _compare_weights(checkpoint, folder, config)
