@@ -112,6 +112,8 @@ def convert(
     stored_dtype = _stored_dtype(checkpoint, dtype)
     tokenizer = tokenizer or published_vocabulary(source, entry, progress=progress)
     processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
+    if processor.tokenizer is not None:
+        checkpoint = checkpoint.with_end_of_text(processor.tokenizer.eos_token_id)
     notes = checkpoint.notes + ((WITHOUT_TOKENIZER,) if processor.tokenizer is None else ())
     certificate = None
     with complete_or_absent(folder, overwrite=overwrite) as (partial,):

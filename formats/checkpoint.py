@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..configuration import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
+from ..configuration import CLIPConfig, DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
 from . import table
 from .big_vision import BigVisionLayout
 from .errors import FormatError
@@ -39,6 +39,11 @@ _CANDIDATES: tuple[type[Layout], ...] = (
 LAYOUTS: dict[str, type[Layout]] = {  # by format
     layout.format: layout for layout in _CANDIDATES if layout not in (ResNetLayout, OpenAITowerLayout)
 }
+
+_ADDED_TOKENS = (
+    "The end of text ({end}) is not the last id of the vocabulary. A text is pooled at its highest id, as in the code "
+    "of the source, and so at an added token where it has one; --eos-token-id {end} pools it at its end."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +77,21 @@ class Checkpoint:
             return self.layout.image_settings(vision.image_size, self.published_pixels)
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from error
+
+    def with_end_of_text(self, eos_token_id: int) -> "Checkpoint":
+        """Return this checkpoint with the end of text of its tokenizer, if it is an official file of CLIP.
+
+        Where that is the last id of the vocabulary, it is the highest id of a text too, which the official code pools.
+        Otherwise added tokens follow it: the rule of the official code stays, with a note.
+        """
+        config = self.config
+        stated = isinstance(self.layout, TransformersLayout) or self.options.get("eos_token_id") is not None
+        if stated or not isinstance(config, CLIPConfig) or not config.text_config.ends_at_highest_id:
+            return self
+        if eos_token_id == config.text_config.vocab_size - 1:
+            options = self.options | LoadOptions(eos_token_id=eos_token_id)
+            return replace(self, options=options, config=self.layout.config(options))
+        return replace(self, notes=(*self.notes, _ADDED_TOKENS.format(end=eos_token_id)))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights in transformers' names and shapes and the file's dtypes, in memory one at a time."""

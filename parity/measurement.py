@@ -154,7 +154,7 @@ def generate_inputs(config: DualEncoderConfig | SiglipVisionConfig, seed: int) -
     if text.pooling == "first_eos":
         # A wrong `eos_token_id` shows: in the fourth text the highest id of the vocabulary comes before the end, in the
         # fifth the highest id is neither the vocabulary's nor the first.
-        end = vocabulary - 1 if text.ends_at_highest_id else text.eos_token_id
+        end = vocabulary - 1 if text.eos_token_id is None or text.ends_at_highest_id else text.eos_token_id
         ids = rng.integers(1, vocabulary - 2, (6, length))
         ids[ids == end] = (end - 1) or 2
         ids[[0, 1, 2, 3, 5], 0] = vocabulary - 2 if end != vocabulary - 2 else vocabulary - 1

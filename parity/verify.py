@@ -68,6 +68,9 @@ def certify_folder(
 
     With `strict`, raise ValueError if its weights are not those of the checkpoint, rounded to its dtype.
     """
+    processor = DualEncoderProcessor.from_pretrained(folder)
+    if processor.tokenizer is not None:
+        checkpoint = checkpoint.with_end_of_text(processor.tokenizer.eos_token_id)
     config = type(checkpoint.config).from_pretrained(folder)
     model_class = model_class_of(config)
     transformers_class = getattr(transformers, model_class.__name__)
@@ -95,7 +98,7 @@ def certify_folder(
     if reference == "original":
         original = original_subject(checkpoint)
         pairings += [Pairing(ours, original), Pairing(original, float64)]
-    return measure(checkpoint, pairings, photograph=_photograph(folder), notes=notes, progress=progress)
+    return measure(checkpoint, pairings, photograph=_photograph(processor), notes=notes, progress=progress)
 
 
 class _StoredWeights(NamedTuple):
@@ -137,9 +140,8 @@ def model_class_of(config: Config) -> Any:
     return getattr(modeling, family.vision_model if is_single_tower(config) else family.model)
 
 
-def _photograph(folder: Path) -> npt.NDArray[np.float32]:
-    """Return a photograph as the processor of the folder makes it, (1, channels, height, width)."""
-    processor = DualEncoderProcessor.from_pretrained(folder)
+def _photograph(processor: DualEncoderProcessor) -> npt.NDArray[np.float32]:
+    """Return a photograph as the processor of a folder makes it, (1, channels, height, width)."""
     with Image.open(PHOTOGRAPH) as image:
         return processor.image_processor(image, return_tensors="np")["pixel_values"]
 
