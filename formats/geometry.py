@@ -24,6 +24,8 @@ FORWARD_FIELDS = {
     "text_config": (*_TOWER_FIELDS, "vocab_size", "max_position_embeddings", "projection_size"),
 }
 
+_KNOWN_VOCABULARIES = (VOCABULARY_SIZE, 672)  # the sizes of OpenAI's and of the bundled clip-shapes'
+
 
 def tower_fields(
     sizes: Mapping[str, int], name: str, layers: int, *, heads: int, activation: str, eps: float
@@ -47,12 +49,12 @@ def clip_config(
 ) -> CLIPConfig:
     """Return CLIP's configuration from the fields of both towers.
 
-    OpenAI's and open_clip's code takes the highest id of a text for its end. In OpenAI's own vocabulary that is the
-    last id; in any other there may be added tokens behind the end.
+    OpenAI's and open_clip's code takes the highest id of a text for its end. In a known vocabulary that is the last id;
+    in any other there may be added tokens behind the end.
     """
     vocabulary, end = sizes["text.vocabulary"], options.get("eos_token_id")
     if end is None:
-        end = vocabulary - 1 if vocabulary == VOCABULARY_SIZE else HIGHEST_ID
+        end = vocabulary - 1 if vocabulary in _KNOWN_VOCABULARIES else HIGHEST_ID
     return CLIPConfig(
         projection_dim=sizes["embed"],
         vision_config={

@@ -115,8 +115,8 @@ def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: F
     end, text_cfg = facts.eos_token_id, facts.open_clip("text_cfg")
     if end is None and text_cfg.get("pool_type") == "eos":
         end = text_cfg["eos_id"]
-    elif end is None and len(text_tower.tokens) == 49408:
-        end = 49407  # `<|endoftext|>` of clip/simple_tokenizer.py, the highest id that it gives
+    elif end is None and len(text_tower.tokens) in (49408, 672):  # OpenAI's vocabulary; that of the bundled clip-shapes
+        end = len(text_tower.tokens) - 1  # `<|endoftext|>` of clip/simple_tokenizer.py, the highest id that it gives
     end_of_text = _end_of_text(ids, None if end == 2 else end)  # 2: see below
     return _reference(
         image_tower.forward(pixels, image_settings),

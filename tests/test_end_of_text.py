@@ -117,8 +117,7 @@ class TestAddedTokens:
         text = read_checkpoint(tmp_path / "weights").config.text_config
         assert (text.bos_token_id, text.eos_token_id) == (49406, {49408: 49407, 49410: 2}[vocabulary])
 
-    def test_tokenizer_states_the_end(self, tmp_path: Path) -> None:
-        """Where the vocabulary ends with it, so that no added token is taken for it later."""
+    def test_tokens_that_are_added_to_a_converted_folder(self, tmp_path: Path) -> None:
         assert convert("clip-shapes", tmp_path / "folder").passed
         ours = twinlens.CLIPModel.from_pretrained(tmp_path / "folder")
         end = ours.config.text_config.eos_token_id
@@ -131,10 +130,13 @@ class TestAddedTokens:
         ids = [[end - 1, 5, end + 2, end, 0, 0], [end - 1, 5, 6, 7, end + 1, end]]
         assert pooled_positions(again.text_model, ids) == pooled_positions(theirs, ids) == [[3], [5]]
 
-    def test_note_where_tokens_follow_the_end_of_the_tokenizer(self, tmp_path: Path) -> None:
-        checkpoint = read_checkpoint(write_extended(tmp_path / "source", "openai")).with_end_of_text(98)
-        assert checkpoint.config.text_config.eos_token_id == 2
-        assert "--eos-token-id 98 pools it at its end" in checkpoint.notes[0]
+    def test_tokenizer_states_the_end(self, tmp_path: Path) -> None:
+        """Where the vocabulary ends with it; otherwise a note says what becomes of the tokens behind it."""
+        checkpoint = read_checkpoint(write_extended(tmp_path / "source", "openai"))
+        ends = {end: checkpoint.with_end_of_text(end) for end in (98, 101)}
+        assert [stated.config.text_config.eos_token_id for stated in ends.values()] == [2, 101]
+        assert "--eos-token-id 98 pools it at its end" in ends[98].notes[0]
+        assert not ends[101].notes
 
     def test_folder_of_transformers(self, tmp_path: Path) -> None:
         """transformers leaves the default id out of what it saves, or states it; 49407 is the end in both."""
