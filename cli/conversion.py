@@ -153,7 +153,7 @@ def export_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the weights of a folder as an official file. A folder that was converted from one gives the same bits."""
+    """Write the weights of a folder as an official file. One that was converted gives the same tensors, bit for bit."""
     quiet_libraries()
     from ..conversion import export
 

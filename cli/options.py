@@ -69,5 +69,11 @@ with_load_options = with_parameters(
             int | None,
             help="The number of attention heads of the image tower, for a file that does not say it.",
         ),
+        option(
+            "eos_token_id",
+            int | None,
+            help="The id at which CLIP's texts end, for a file with added tokens. By default it is the highest id of a "
+            "text, as in the code of OpenAI and open_clip.",
+        ),
     ]
 )

@@ -7,6 +7,12 @@ from huggingface_hub.dataclasses import strict
 
 from .base import DualEncoderConfig, TextConfig, VisionConfig
 
+# The size of OpenAI's vocabulary. Its last two ids are the start and the end of text; added tokens follow them.
+VOCABULARY_SIZE = 49408
+# As `eos_token_id` this is not an id but a rule of transformers: a text ends at the highest of its ids, as in the code
+# of OpenAI and open_clip.
+HIGHEST_ID = 2
+
 
 @strict
 class CLIPVisionConfig(VisionConfig):
@@ -31,11 +37,14 @@ class CLIPVisionConfig(VisionConfig):
 
 @strict
 class CLIPTextConfig(TextConfig):
-    """The text tower of CLIP; defaults are those of ViT-B/32. Its two special tokens are the vocabulary's last."""
+    """The text tower of CLIP; defaults are those of ViT-B/32.
+
+    Special ids that are not given are 49406 and 49407, as in transformers, or the last two of a smaller vocabulary.
+    """
 
     model_type = "clip_text_model"
 
-    vocab_size: int = 49408
+    vocab_size: int = VOCABULARY_SIZE
     hidden_size: int = 512
     intermediate_size: int = 2048
     num_attention_heads: int = 8
@@ -53,11 +62,17 @@ class CLIPTextConfig(TextConfig):
     pooling = "first_eos"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        without_added_tokens = min(self.vocab_size, VOCABULARY_SIZE)
         if self.bos_token_id is None:
-            self.bos_token_id = self.vocab_size - 2
+            self.bos_token_id = without_added_tokens - 2
         if self.eos_token_id is None:
-            self.eos_token_id = self.vocab_size - 1
+            self.eos_token_id = without_added_tokens - 1
         super().__post_init__(**kwargs)
+
+    @property
+    def ends_at_highest_id(self) -> bool:
+        """Whether a text ends at the highest of its ids, instead of its first `eos_token_id`."""
+        return self.eos_token_id == HIGHEST_ID
 
 
 @strict

@@ -18,11 +18,12 @@ def complete_or_absent(*paths: Path, overwrite: bool = False) -> Iterator[tuple[
     """Yield a hidden sibling of each path, to be made as a file or a folder; rename them to the paths at the end.
 
     They are on the disk and readable like any new file before they are renamed, in the order of `paths`. On an error or
-    a signal they are removed. An existing folder that is not empty is replaced only with `overwrite`, a file always.
-    Raises OSError with the last path where writing fails.
+    a signal they are removed, and files that were renamed already are what they were. An existing folder that is not
+    empty is replaced only with `overwrite`, a file always. Raises OSError with the last path where writing fails.
     """
     partials = tuple(path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial") for path in paths)
     new_parents = [parent for path in paths for parent in path.parents if not parent.exists()]
+    earlier: list[tuple[Path, Path, Path]] = []  # of files before the last: path, partial, copy of the old one
     with _termination_as_exception():
         try:
             for parent in reversed(new_parents):
@@ -32,8 +33,21 @@ def complete_or_absent(*paths: Path, overwrite: bool = False) -> Iterator[tuple[
             for partial in partials:
                 _sync(partial, mode)
             for path, partial in zip(paths, partials, strict=True):
+                if path != paths[-1] and partial.is_file():
+                    old = partial.with_suffix(".old")
+                    earlier.append((path, partial, old))
+                    if path.is_file():
+                        shutil.copy2(path, old)
                 _replace(path, partial, overwrite)
+            for _, _, old in earlier:
+                _remove(old)
         except BaseException as error:
+            for path, partial, old in earlier:
+                if not partial.exists():  # it was renamed
+                    _remove(path)
+                    if old.exists():
+                        old.rename(path)
+                _remove(old)
             for partial in partials:
                 _remove(partial)
             for parent in new_parents:

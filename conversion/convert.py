@@ -106,8 +106,9 @@ def convert(
 
     `source` is a file, a folder, or a name of the catalogue. A name is downloaded, and has to have the geometry that
     its entry states, and the hash where one is published; a published vocabulary comes with it. `options` are those of
-    `read_checkpoint`: `image_size`, `vision_activation`, `vision_heads`. `dtype` is float32 by default; "keep" is the
-    dtype of a file that has only one. The folder keeps the layout of the source, from which `export` writes it again.
+    `read_checkpoint`: `image_size`, `vision_activation`, `vision_heads`, `eos_token_id`. `dtype` is float32 by default;
+    "keep" is the dtype of a file that has only one. The folder keeps the layout of the source, from which `export`
+    writes it again.
     The folder appears complete or not at all. Raises ParityError where an error is above its tolerance,
     FileExistsError where the folder is not empty, FormatError for a source that cannot be converted.
     """
@@ -125,6 +126,8 @@ def convert(
     choices = Choices(preprocessing, text_cleanup, tokenizer is not None)
     with readable_errors(tokenizer or checkpoint.path):
         processor = _processor(checkpoint, preprocessing, tokenizer=tokenizer, text_cleanup=text_cleanup)
+    if processor.tokenizer is not None:
+        checkpoint = checkpoint.with_end_of_text(processor.tokenizer.eos_token_id)
     notes = checkpoint.notes
     if processor.tokenizer is None:
         name = checkpoint.layout.names_tokenizer

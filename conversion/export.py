@@ -1,6 +1,7 @@
 """Export of a transformers folder as an official file, by the inverses of the rules that converted it."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +48,9 @@ def export(
     """Write the weights of a folder as an official file, for open_clip with its JSON; return the paths written.
 
     The layout is the one that the folder was converted from, if of this format, else the released one; `dtype`
-    overrides its dtypes. The kind of file follows from the suffix of `file`. Raises FormatError where the format cannot
-    express the model, FileExistsError without `overwrite`.
+    overrides its dtypes. The kind of file follows from the suffix of `file`. A file, and a JSON that is not the one of
+    this model, are replaced with `overwrite` only, both or none. Raises FormatError where the format cannot express the
+    model, FileExistsError without `overwrite`.
     """
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}.")
@@ -64,7 +66,7 @@ def export(
     sidecar_json = _sidecar_json(layout, folder, config.vision_config.image_size)
     # The JSON appears first: alone it does no harm, while weights without it could be misread.
     paths = [file] if sidecar_json is None else [file.with_name(CONFIG_FILE), file]
-    _check_destinations(paths, checkpoint, overwrite)
+    _check_destinations(paths, checkpoint, overwrite, sidecar_json)
     weights = to_official(checkpoint.state_dict(), replace(layout, dtypes={"": dtype}) if dtype else layout)
     for name, tensor in weights.items():
         if not is_finite(tensor):
@@ -76,12 +78,27 @@ def export(
     return paths
 
 
-def _check_destinations(paths: list[Path], checkpoint: Checkpoint, overwrite: bool) -> None:
+def _check_destinations(
+    paths: list[Path], checkpoint: Checkpoint, overwrite: bool, sidecar_json: Mapping[str, Any] | None
+) -> None:
     for path in paths:
-        if path.exists() and not overwrite:
+        if path.exists() and not overwrite and path.name != CONFIG_FILE:
             raise FileExistsError(f"{path} exists. Choose another file, or --overwrite to replace it.")
+        if path.exists() and not overwrite and not _holds(path, sidecar_json):
+            raise FileExistsError(
+                f"{path} exists and describes another model, whose weights it belongs to. Choose another folder, or "
+                "--overwrite to replace it."
+            )
         if path.is_dir() or path in [weights.resolve() for weights in checkpoint.files]:
             raise FileExistsError(f"{path} is a folder, or holds the weights to be exported. Choose another file.")
+
+
+def _holds(path: Path, sidecar_json: Mapping[str, Any] | None) -> bool:
+    """Return whether a JSON file has this content, as after an export of the same model to another file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) == sidecar_json
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def save_layout(layout: Layout, folder: Path, choices: Choices) -> None:
@@ -105,6 +122,8 @@ def _layout(checkpoint: Checkpoint, config: DualEncoderConfig, format: Format) -
     if isinstance(layout, OpenClipLayout) and not layout.sidecar_json:
         with suppress(FormatError):  # a checkpoint of training has no JSON, and open_clip may have none for it
             layout = layout.with_model_cfg(config)
+    if isinstance(layout, OpenClipLayout):
+        layout = layout.with_end_of_text(config)
     if faults := differences(config, _config_in_file(layout, config)):
         raise FormatError(f"{format} cannot express {checkpoint.path}: in such a file, {'; '.join(faults)}.")
     return layout

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..configuration import DualEncoderConfig, TowerConfig, VisionConfig
+from ..configuration import CLIPConfig, DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
 from . import table
 from .big_vision import BigVisionLayout
 from .errors import FormatError
@@ -19,7 +19,7 @@ from .open_clip import OpenClipLayout
 from .open_clip_config import CONFIG_FILE
 from .openai import OpenAILayout, ResNetLayout
 from .openai_tower import OpenAITowerLayout
-from .options import LoadOptions, check_options
+from .options import LoadOptions, check_options, resolve_option
 from .other_models import refuse_other_models
 from .reader import read_files, renamed, weight_files
 from .timm import TimmLayout
@@ -40,6 +40,11 @@ _VOCABULARY_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 LAYOUTS: dict[str, type[Layout]] = {  # by format
     layout.format: layout for layout in _CANDIDATES if layout not in (ResNetLayout, OpenAITowerLayout)
 }
+
+_ADDED_TOKENS = (
+    "The end of text ({end}) is not the last id of the vocabulary. A text is pooled at its highest id, as in the code "
+    "of the source, and so at an added token where it has one; --eos-token-id {end} pools it at its end."
+)
 
 
 # What the JSON in a folder, or its strict configuration, raises where it is not sound.
@@ -96,6 +101,21 @@ class Checkpoint:
         held = any((folder / name).is_file() for name in _VOCABULARY_FILES)
         return folder if self.layout.names_tokenizer and held else None
 
+    def with_end_of_text(self, eos_token_id: int) -> "Checkpoint":
+        """Return this checkpoint with the end of text of its tokenizer, if it is an official file of CLIP.
+
+        Where that is the last id of the vocabulary, it is the highest id of a text too, which the official code pools.
+        Otherwise added tokens follow it: the rule of the official code stays, with a note.
+        """
+        config = self.config
+        stated = isinstance(self.layout, TransformersLayout) or self.options.get("eos_token_id") is not None
+        if stated or not isinstance(config, CLIPConfig) or not config.text_config.ends_at_highest_id:
+            return self
+        if eos_token_id == config.text_config.vocab_size - 1:
+            options = self.options | LoadOptions(eos_token_id=eos_token_id)
+            return replace(self, options=options, config=self.layout.config(options))
+        return replace(self, notes=(*self.notes, _ADDED_TOKENS.format(end=eos_token_id)))
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights in transformers' names and shapes and the file's dtypes, in memory one at a time."""
         rules = sorted(self.layout.rules(), key=lambda rule: rule.targets)  # files are written faster from start to end
@@ -117,7 +137,8 @@ def is_checkpoint_file(source: object) -> "TypeGuard[str | PathLike[str]]":
 def read_checkpoint(path: str | PathLike[str], **options: Unpack[LoadOptions]) -> Checkpoint:
     """Read an official file, or a folder of open_clip, timm or transformers, without executing anything in it.
 
-    `options` are what the file may not state (`LoadOptions`): `image_size`, `vision_activation`, `vision_heads`.
+    `options` are what the file may not state (`LoadOptions`): `image_size`, `vision_activation`, `vision_heads`,
+    `eos_token_id`.
     Raises FormatError with everything that is wrong, FileNotFoundError, or TypeError for an unknown option.
     """
     check_options(options)
@@ -184,7 +205,13 @@ def _read(path: Path, options: LoadOptions) -> Checkpoint:
         dtypes=dtypes_of(weights),
         merged_sources={name: weights[name] for rule in rules if rule.operation.lossy for name in rule.sources},
     )
-    checkpoint = Checkpoint(path, tuple(files), weights, layout, options, layout.config(options), notes=layout.notes())
+    config = layout.config(options)
+    if (end := options.get("eos_token_id")) is not None:
+        text = getattr(config, "text_config", config)
+        if not isinstance(text, TextConfig):
+            raise FormatError(f"--eos-token-id {end} was given, but this file has no text tower.")
+        resolve_option("eos_token_id", end, text.eos_token_id, "the end of a text")
+    checkpoint = Checkpoint(path, tuple(files), weights, layout, options, config, notes=layout.notes())
     log_unwrapped(path, prefix, names)
     return checkpoint
 

@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig, SiglipVisionConfig
+from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig, SiglipVisionConfig, TextConfig
+from ..configuration.clip import HIGHEST_ID, VOCABULARY_SIZE
 from .errors import FormatError
+from .options import LoadOptions
 
-# The fields that the forward pass depends on. Special ids are not among them: old folders have harmless wrong ones.
+# The fields that the forward pass depends on. Special ids are not among them: old folders have harmless wrong ones. The
+# end of CLIP's texts is compared by itself.
 _TOWER_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -20,6 +23,8 @@ FORWARD_FIELDS = {
     "vision_config": (*_TOWER_FIELDS, "image_size", "patch_size", "num_channels", "vision_use_head"),
     "text_config": (*_TOWER_FIELDS, "vocab_size", "max_position_embeddings", "projection_size"),
 }
+
+_KNOWN_VOCABULARIES = (VOCABULARY_SIZE, 672)  # the sizes of OpenAI's and of the bundled clip-shapes'
 
 
 def tower_fields(
@@ -40,17 +45,25 @@ def tower_fields(
 
 
 def clip_config(
-    sizes: Mapping[str, int], vision: Mapping[str, Any], text: Mapping[str, Any], image_size: int | None
+    sizes: Mapping[str, int], vision: Mapping[str, Any], text: Mapping[str, Any], options: LoadOptions
 ) -> CLIPConfig:
-    """Return CLIP's configuration from the fields of both towers; special ids end the vocabulary, as in `clip`."""
-    vocabulary = sizes["text.vocabulary"]
+    """Return CLIP's configuration from the fields of both towers.
+
+    OpenAI's and open_clip's code takes the highest id of a text for its end. In a known vocabulary that is the last id;
+    in any other there may be added tokens behind the end.
+    """
+    vocabulary, end = sizes["text.vocabulary"], options.get("eos_token_id")
+    if end is None:
+        end = vocabulary - 1 if vocabulary in _KNOWN_VOCABULARIES else HIGHEST_ID
     return CLIPConfig(
         projection_dim=sizes["embed"],
         vision_config={
             **vision,
             "projection_dim": sizes["embed"],
             "patch_size": sizes["vision.patch"],
-            "image_size": resolve_image_size(sizes["vision.positions"] - 1, sizes["vision.patch"], image_size),
+            "image_size": resolve_image_size(
+                sizes["vision.positions"] - 1, sizes["vision.patch"], options.get("image_size")
+            ),
         },
         text_config={
             **text,
@@ -58,8 +71,7 @@ def clip_config(
             "vocab_size": vocabulary,
             "max_position_embeddings": sizes["text.positions"],
             "pad_token_id": 0,
-            "bos_token_id": vocabulary - 2,
-            "eos_token_id": vocabulary - 1,
+            "eos_token_id": end,
         },
     )
 
@@ -88,11 +100,16 @@ def siglip_config(
             "vocab_size": vocabulary,
             "max_position_embeddings": sizes["text.positions"],
             # SigLIP 2 (scanned, 256000 pieces of Gemma) pads with 0; SigLIP, its multilingual model included, with 1.
-            "pad_token_id": 0 if scanned or vocabulary == 256_000 else 1,
+            "pad_token_id": 0 if scanned or has_gemma_pieces(vocabulary) else 1,
             "bos_token_id": None,
             "eos_token_id": 1,
         },
     )
+
+
+def has_gemma_pieces(vocabulary: int) -> bool:
+    """Return whether a SigLIP with so many token embeddings has SigLIP 2's vocabulary, perhaps with added tokens."""
+    return vocabulary >= 256_000  # the next smaller is mT5's with 250,000
 
 
 def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
@@ -126,7 +143,16 @@ def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | SiglipV
             value, other = (getattr(getattr(config, part), name, None) for config in (expected, actual))
             if value != other:
                 faults.append(f"{part}.{name} would be {other}, this model's is {value}")
+    if isinstance(actual, CLIPConfig) and _end_of_text(actual.text_config) != _end_of_text(expected.text_config):
+        faults.append(
+            f"a text would end at {_end_of_text(actual.text_config)}, this model's at "
+            f"{_end_of_text(expected.text_config)} (text_config.eos_token_id)"
+        )
     return faults
+
+
+def _end_of_text(text: TextConfig) -> str:
+    return "its highest id" if text.eos_token_id in (HIGHEST_ID, text.vocab_size - 1) else f"id {text.eos_token_id}"
 
 
 def resolve_image_size(patches: int, patch: int, image_size: int | None) -> int:

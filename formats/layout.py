@@ -1,4 +1,4 @@
-"""Layouts: the container, traits and geometry of a file, and everything needed to write it again bit by bit."""
+"""Layouts: the container, traits and geometry of a file, and all that its tensors need to be written bit by bit."""
 
 import base64
 import json

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
 from . import openai, timm
 from .errors import FormatError
-from .geometry import clip_config, siglip_config, sizes_of, tower_fields
+from .geometry import clip_config, has_gemma_pieces, siglip_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers, read_json
-from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, siglip_model_cfg
+from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, end_of_text_cfg, siglip_model_cfg
 from .operations import DROP_ZERO, FLATTEN, IDENTITY_HEAD
 from .options import Activation, LoadOptions, resolve_option
 from .pixels import READ_FIELDS, image_settings, stated_fields
@@ -120,6 +120,17 @@ class OpenClipLayout(Layout):
         model_cfg |= {"init_logit_bias": -10} if self.logit_bias else {}
         return replace(self, sidecar_json={"model_cfg": model_cfg})
 
+    def with_end_of_text(self, config: DualEncoderConfig) -> "OpenClipLayout":
+        """Return this layout with a JSON that states the end of this model's texts, where it states another."""
+        model_cfg = self.sidecar_json.get("model_cfg")
+        if model_cfg is None or self.trunk:
+            return self
+        fields = end_of_text_cfg(config.text_config)
+        if StatedModel.from_json(model_cfg).text.end_of_text == fields.get("eos_id"):
+            return self
+        text_cfg = {**model_cfg["text_cfg"], "pool_type": "argmax", **fields}
+        return replace(self, sidecar_json={**self.sidecar_json, "model_cfg": {**model_cfg, "text_cfg": text_cfg}})
+
     def own_rules(self) -> list[Rule]:
         text = "text." if self.custom_text else ""
         text_rules = openai.tower_rules("text", self.text_layers, text, two_tables=self.two_tables)
@@ -144,6 +155,10 @@ class OpenClipLayout(Layout):
         if stated is not None:
             size = resolve_option("image_size", options.get("image_size"), stated.image_size, "the resolution")
             options = {**options, "image_size": size}
+            if (end := stated.text.end_of_text) is not None:
+                options["eos_token_id"] = resolve_option(
+                    "eos_token_id", options.get("eos_token_id"), end, "the end of a text"
+                )
         return self._siglip_config(options, stated) if self.trunk else self._clip_config(options, stated)
 
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,7 +241,7 @@ class OpenClipLayout(Layout):
                 activation=stated.text.activation if stated else activation,
                 eps=stated.text.layer_norm_eps if stated else 1e-5,
             ),
-            options.get("image_size"),
+            options,
         )
 
     def _siglip_config(self, options: LoadOptions, stated: StatedModel | None) -> SiglipConfig:
@@ -235,7 +250,7 @@ class OpenClipLayout(Layout):
         vision = timm.tower_config(self.sizes, self.image_layers, trunk_name, options)
         # Without the JSON, as in all published ones: the text tower of SigLIP computes exact GELU, that of SigLIP 2
         # (256,000 pieces of Gemma) tanh; So400m (1152 wide) has heads of 72.
-        published_activation: Activation = "gelu_pytorch_tanh" if vocabulary == 256_000 else "gelu"
+        published_activation: Activation = "gelu_pytorch_tanh" if has_gemma_pieces(vocabulary) else "gelu"
         published_heads = 16 if width == 1152 else width // 64
         text = tower_fields(
             self.sizes,

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..configuration import DualEncoderConfig
 from ..configuration.base import TextConfig, TowerConfig
+from ..configuration.clip import HIGHEST_ID
 from . import timm
 from .options import Activation
 
@@ -66,6 +67,11 @@ class StatedTower:
         return (self.fields.get("norm_kwargs") or {}).get("eps", 1e-5)
 
     @property
+    def end_of_text(self) -> int | None:
+        """The id at which the texts of a CLIP end; None where it is their highest, as open_clip's default is."""
+        return self.fields.get("eos_id", 2) if self.fields.get("pool_type") == "eos" else None
+
+    @property
     def mlp_size(self) -> int:
         return int(self["width"] * self["mlp_ratio"])  # rounded down, as in open_clip
 
@@ -114,6 +120,10 @@ class StatedModel:
         if trunk:
             projection = "linear" if text_head else "none"
             text_requirements |= {"proj_bias": (text_head, False), "proj_type": (projection, "linear")}
+        elif self.text.end_of_text == HIGHEST_ID:
+            yield "text_cfg.eos_id is 2, which in a configuration of transformers stands for the highest id"
+        elif self.text.end_of_text is not None:
+            text_requirements |= {"pool_type": ("eos", "argmax")}
         yield from self.text.unsupported(text_requirements)
 
     def contradictions(
@@ -153,8 +163,15 @@ def clip_model_cfg(config: DualEncoderConfig) -> dict[str, Any]:
             "patch_size": vision.patch_size,
             "head_width": vision.hidden_size // vision.num_attention_heads,
         },
-        "text_cfg": _text_cfg(config.text_config),
+        "text_cfg": {**_text_cfg(config.text_config), **end_of_text_cfg(config.text_config)},
     }
+
+
+def end_of_text_cfg(text: TextConfig) -> dict[str, Any]:
+    """Return the fields of `text_cfg` that say where the texts of a CLIP end, none for their highest id."""
+    if text.eos_token_id in (HIGHEST_ID, text.vocab_size - 1):
+        return {}
+    return {"pool_type": "eos", "eos_id": text.eos_token_id}
 
 
 def siglip_model_cfg(config: DualEncoderConfig, text_head: bool) -> dict[str, Any]:

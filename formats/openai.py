@@ -145,7 +145,7 @@ class OpenAILayout(Layout):
             tower_fields(self.sizes, name, layers, heads=heads[name], activation=activation, eps=1e-5)
             for name, layers in (("vision", self.image_layers), ("text", self.text_layers))
         )
-        return clip_config(self.sizes, vision, text, options.get("image_size"))
+        return clip_config(self.sizes, vision, text, options)
 
 
 @dataclass(frozen=True, kw_only=True)

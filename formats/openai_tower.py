@@ -94,5 +94,5 @@ class OpenAITowerLayout(Layout):
         absent = "text" if self.tower == "vision" else "vision"
         sizes = {"embed": 512, **_ABSENT[absent], **self.sizes}
         towers = {self.tower: fields, absent: {}}
-        config = clip_config(sizes, towers["vision"], towers["text"], options.get("image_size"))
+        config = clip_config(sizes, towers["vision"], towers["text"], options)
         return config.vision_config if self.tower == "vision" else config.text_config

@@ -16,11 +16,13 @@ class LoadOptions(TypedDict, total=False):
     image_size: pixels per side, where whole patches do not fill the image (patch 14 at 384 pixels is a 27x27 grid).
     vision_activation: the activation of the image tower.
     vision_heads: the number of attention heads of the image tower.
+    eos_token_id: the id at which CLIP's texts end, for a vocabulary with added tokens; 2 for the highest id of a text.
     """
 
     image_size: int | None
     vision_activation: Activation | None
     vision_heads: int | None
+    eos_token_id: int | None
 
 
 OPTION_NAMES = tuple(LoadOptions.__annotations__)

@@ -51,9 +51,9 @@ class LoadsOfficialFiles:
         """Load a model as transformers does, from a Hub id or a folder; or from an official checkpoint, in float32.
 
         An official checkpoint is a file, or a name of `twinlens list`, which is downloaded and checked; what exists as
-        a path is a path. `image_size`, `vision_activation` and `vision_heads` are those of `read_checkpoint`. Where a
-        folder has its weights under the names of wrappers (`module.`, `_orig_mod.`, ...) or in an entry of a training
-        checkpoint, all of them have to be there.
+        a path is a path. `image_size`, `vision_activation`, `vision_heads` and `eos_token_id` are those of
+        `read_checkpoint`. Where a folder has its weights under the names of wrappers (`module.`, `_orig_mod.`, ...) or
+        in an entry of a training checkpoint, all of them have to be there.
         """
         source = pretrained_model_name_or_path
         if is_checkpoint_file(source) or is_name(source):

@@ -1,15 +1,23 @@
 """Pooling: from the hidden states of all tokens to one vector. A configuration names its pooler in `POOLERS`."""
 
+import logging
+from contextlib import suppress
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils.import_utils import is_tracing
 
 from ..configuration import VisionConfig
 from .attention import PoolingAttention
 from .encoder import MLP
+
+logger = logging.getLogger(__name__)
+# Towers whose texts are no longer checked for their end. Not an attribute of theirs: it would be saved with a model.
+_CHECKED: "WeakSet[PreTrainedModel]" = WeakSet()
 
 
 class AttentionPoolingHead(nn.Module):
@@ -57,18 +65,62 @@ def pool_first_eos(
     attention_mask: Tensor | None = None,
     **inputs: Any,
 ) -> Tensor:
-    """Pool at the first end-of-text; for embeddings without ids, at the last token that is not masked."""
+    """Pool at the end of the text: its first `eos_token_id`, or its highest id where `ends_at_highest_id`.
+
+    What `attention_mask` (batch, length) hides is not looked at. Embeddings without ids are pooled at their last token,
+    and so is, with one warning for each tower, a text without an end.
+    """
     rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
-    if input_ids is not None and tower.config.eos_token_id == 2:
-        # Hub folders from before transformers PR 24773 carry this id; the highest id is end-of-text, as in openai/CLIP.
-        position = input_ids.int().argmax(dim=-1)
-    elif input_ids is not None:
-        position = (input_ids == tower.config.eos_token_id).int().argmax(dim=-1)
-    elif attention_mask is not None and attention_mask.ndim == 2:
-        position = attention_mask.shape[1] - 1 - attention_mask.flip(-1).int().argmax(dim=-1)
+    mask = attention_mask.bool() if attention_mask is not None and attention_mask.ndim == 2 else None
+    if input_ids is not None:
+        position = end_of_text(tower, input_ids, mask)
+    elif mask is not None:
+        position = last_token(mask)
     else:
         position = torch.full_like(rows, hidden_states.shape[1] - 1)
     return hidden_states[rows, position.to(rows.device)]
+
+
+def end_of_text(tower: PreTrainedModel, input_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the position (batch,) of the end of each text, of its last token where it has none."""
+    config = tower.config
+    pad = -1 if config.pad_token_id is None else config.pad_token_id
+    is_token = input_ids.ne(pad) if mask is None else mask  # (batch, length)
+    last = last_token(is_token)
+    if config.ends_at_highest_id:
+        ids = input_ids.int() if mask is None else input_ids.int().masked_fill(~mask, -1)
+        position = ids.argmax(dim=-1)
+        # A text whose first token has the highest id begins with the start of text and was cut: that is not its end.
+        found = position.gt(is_token.int().argmax(dim=-1)) | position.eq(last)
+    else:
+        is_end = input_ids.eq(config.eos_token_id)
+        is_end = is_end if mask is None else is_end & mask
+        position, found = is_end.int().argmax(dim=-1), is_end.any(dim=-1)
+    _warn_of_missing_end(tower, found)
+    return torch.where(found, position, last)
+
+
+def last_token(is_token: Tensor) -> Tensor:
+    """Return the last position (batch,) where `is_token` (batch, length) is true."""
+    return is_token.shape[1] - 1 - is_token.flip(-1).int().argmax(dim=-1)
+
+
+def _warn_of_missing_end(tower: PreTrainedModel, found: Tensor) -> None:
+    if is_tracing(found) or tower in _CHECKED or not logger.isEnabledFor(logging.WARNING):
+        return
+    if found.device.type != "cpu":
+        _CHECKED.add(tower)  # looking at values waits for the device; the first batch shows ids of another vocabulary
+    with suppress(RuntimeError):  # on the meta device and inside torch.func.vmap there are no values to look at
+        if found.all():
+            return
+        _CHECKED.add(tower)
+        end = "highest id after the first token" if tower.config.ends_at_highest_id else "end of text"
+        logger.warning(
+            "A text has no %s (config.eos_token_id is %d) and was pooled at its last token. Its ids were cut without "
+            "keeping the end, or they are those of another vocabulary. There is one such warning only.",
+            end,
+            tower.config.eos_token_id,
+        )
 
 
 POOLERS: dict[str, Pooler] = {

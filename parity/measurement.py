@@ -2,7 +2,8 @@
 
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from ..catalogue.download import Progress
 from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tower
 from ..formats import Checkpoint
 from ..formats.inspection import describe_checkpoint
+from ..modeling import pooling
 from .certificate import SCALED_OUTPUTS, Certificate, Comparison, OutputError, PreprocessingCheck, output_kind
 from .reference import reference_forward
 
@@ -39,6 +41,7 @@ class Subject:
     name: str  # in the certificate
     compute: Callable[[Inputs], Outputs]  # loads the weights and lets go of them, so that one model at a time is alive
     final_only: bool = False  # its outputs are embeddings and logits, without hidden states
+    pools_start: bool = False  # of a text without an end, which is left out of its comparisons
 
 
 class Pairing(NamedTuple):
@@ -74,6 +77,7 @@ def measure(
     if photograph is not None:
         inputs = inputs._replace(pixel_values=np.concatenate([inputs.pixel_values, photograph.astype(np.float32)]))
     subjects = dict.fromkeys(subject for pairing in pairings for subject in pairing[:2])
+    with_end = len(inputs.input_ids) - _texts_without_end(checkpoint.config)
     outputs: dict[Subject, Outputs] = {}
     # The float64 reference runs last: the process keeps the memory that it frees.
     for subject in sorted(subjects, key=lambda subject: subject.name == FLOAT64):
@@ -91,7 +95,13 @@ def measure(
             Comparison(
                 subject.name,
                 reference.name,
-                compare(outputs[subject], outputs[reference], final_only=subject.final_only),
+                compare(
+                    *(
+                        _first_texts(outputs[one], with_end if subject.pools_start or reference.pools_start else None)
+                        for one in (subject, reference)
+                    ),
+                    final_only=subject.final_only,
+                ),
                 checked,
             )
             for subject, reference, checked in pairings
@@ -126,9 +136,10 @@ def compare(outputs: Outputs, expected: Outputs, *, final_only: bool = False) ->
 
 
 def generate_inputs(config: DualEncoderConfig | SiglipVisionConfig, seed: int) -> Inputs:
-    """Return three images (noise, waves, blank; -1..1), four texts (full length, short, one token, ids after the end).
+    """Return three images (noise, waves, blank; -1..1) and some texts, none for an image tower alone.
 
-    There are no texts for an image tower alone.
+    Those of CLIP are of full length, short, of one token, with added tokens and ids after the end, without the highest
+    id, and without an end.
     """
     rng = np.random.default_rng(seed)
     vision, text = (config, None) if is_single_tower(config) else (config.vision_config, config.text_config)
@@ -143,22 +154,43 @@ def generate_inputs(config: DualEncoderConfig | SiglipVisionConfig, seed: int) -
         return Inputs(images, np.zeros((0, 1), np.int64))
     length, vocabulary = text.max_position_embeddings, text.vocab_size
     if text.pooling == "first_eos":
-        # OpenAI's start and end are the two highest ids, and the end is found by argmax. Taking both from the size of
-        # the vocabulary, not from the configuration, lets a wrong `eos_token_id` show.
-        ids = rng.integers(1, vocabulary - 2, (4, length))
-        ids[:, 0] = vocabulary - 2
-        ids[range(4), [length - 1, length // 2, 2, length // 2]] = vocabulary - 1
+        # A wrong `eos_token_id` shows: in the fourth text the highest id of the vocabulary comes before the end, in the
+        # fifth the highest id is neither the vocabulary's nor the first.
+        end = vocabulary - 1 if text.eos_token_id is None or text.ends_at_highest_id else text.eos_token_id
+        ids = rng.integers(1, vocabulary - 2, (6, length))
+        ids[ids == end] = (end - 1) or 2
+        ids[[0, 1, 2, 3, 5], 0] = vocabulary - 2 if end != vocabulary - 2 else vocabulary - 1
+        ids[3, 1], ids[4, length // 2] = vocabulary - 1, vocabulary - 2
+        ids[range(4), [length - 1, length // 2, 2, length // 2]] = end
         ids[1, length // 2 + 1 :] = 0
-        ids[2, 3:] = vocabulary - 1  # hub folders pad with the end of text
+        ids[2, 3:] = end  # hub folders pad with the end of text
     else:
         ids = rng.integers(2, vocabulary, (4, length))
+        ids[0, :2] = vocabulary - 2, vocabulary - 1
         ids[1, length // 2 :] = ids[2, 1:] = text.pad_token_id or 0
     return Inputs(images, ids)
 
 
-def model_subject(name: str, load: Callable[[], PreTrainedModel]) -> Subject:
+def _texts_without_end(config: DualEncoderConfig | SiglipVisionConfig) -> int:
+    """Return how many of the last texts of `generate_inputs` have no end."""
+    if is_single_tower(config) or config.text_config.pooling != "first_eos":
+        return 0
+    return 1 if config.text_config.ends_at_highest_id else 2
+
+
+def _first_texts(outputs: Outputs, count: int | None) -> Outputs:
+    """Return the outputs of all images and the first `count` texts; all of them for None."""
+    if count is None:
+        return outputs
+    first: dict[str, Any] = {name: value[:count] for name, value in outputs.items() if name.startswith("text.")}
+    if "logits_per_image" in outputs:
+        first["logits_per_image"] = outputs["logits_per_image"][:, :count]
+    return {**outputs, **first}
+
+
+def model_subject(name: str, load: Callable[[], PreTrainedModel], *, pools_start: bool = False) -> Subject:
     """Return a model of twinlens or transformers as a subject. `load` must return it in float32 on the CPU."""
-    return Subject(name, lambda inputs: _model_outputs(load(), inputs))
+    return Subject(name, lambda inputs: _model_outputs(load(), inputs), pools_start=pools_start)
 
 
 def reference_subject(checkpoint: Checkpoint) -> Subject:
@@ -171,6 +203,7 @@ def reference_subject(checkpoint: Checkpoint) -> Subject:
             sidecar_json=checkpoint.layout.sidecar_json,
             vision_activation=checkpoint.options.get("vision_activation"),
             vision_heads=checkpoint.options.get("vision_heads"),
+            eos_token_id=checkpoint.options.get("eos_token_id"),
         )
         outputs = _tower_outputs("image", reference.image, reference.image.embeds)
         if reference.text is not None and reference.logits_per_image is not None:
@@ -186,7 +219,7 @@ def _model_outputs(model: PreTrainedModel, inputs: Inputs) -> Outputs:
         raise ValueError(f"The tolerances hold for float32 on the CPU. Got a model in {model.dtype} on {model.device}.")
     model.eval()
     pixel_values, input_ids = map(torch.from_numpy, inputs)
-    with torch.inference_mode():
+    with torch.inference_mode(), _without_warnings():
         if len(input_ids) == 0:
             image = model(pixel_values=pixel_values, output_hidden_states=True)
             return _tower_outputs("image", image, torch.nn.functional.normalize(image.pooler_output, dim=-1))
@@ -196,6 +229,16 @@ def _model_outputs(model: PreTrainedModel, inputs: Inputs) -> Outputs:
         **_tower_outputs("text", result.text_model_output, result.text_embeds),
         "logits_per_image": result.logits_per_image.numpy(),
     }
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep our models from warning of the text without an end, which is meant."""
+    disabled, pooling.logger.disabled = pooling.logger.disabled, True
+    try:
+        yield
+    finally:
+        pooling.logger.disabled = disabled
 
 
 def _tower_outputs(name: str, tower: Any, embeds: npt.ArrayLike) -> dict[str, npt.NDArray[Any]]:

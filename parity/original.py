@@ -28,7 +28,7 @@ def original_subject(checkpoint: Checkpoint) -> Subject:
             f"No installable package runs {checkpoint.format} checkpoints; leave out --reference original: the float64 "
             "reference is independent of twinlens and of transformers."
         )
-    return Subject(name, lambda inputs: _final_outputs(load(), inputs), final_only=True)
+    return Subject(name, lambda inputs: _final_outputs(load(), inputs), final_only=True, pools_start=True)
 
 
 def _final_outputs(model: Any, inputs: Inputs) -> Outputs:

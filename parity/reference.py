@@ -35,16 +35,17 @@ def reference_forward(
     sidecar_json: Mapping[str, Any] | None = None,
     vision_activation: str | None = None,
     vision_heads: int | None = None,
+    eos_token_id: int | None = None,
 ) -> Reference:
     """Run official weights on (images, 3, height, width) normalised pixels and (texts, length) ids.
 
     `tensors` maps official names to torch tensors or NumPy arrays of any float type (bfloat16 as `|V2` included); each
     weight is cast to float64 when it is used, so that a full-size model needs no second copy. `sidecar_json` is the
-    JSON beside the weights: open_clip_config.json, or config.json of timm or transformers. `vision_activation` and
-    `vision_heads` are used where neither says them. Raises ValueError for weights of another format.
+    JSON beside the weights: open_clip_config.json, or config.json of timm or transformers. `vision_activation`,
+    `vision_heads` and `eos_token_id` are used where neither says them. Raises ValueError for weights of another format.
     """
     tensors = _WithoutPrefix(tensors)
-    facts = FileFacts(sidecar_json or {}, vision_activation, vision_heads)
+    facts = FileFacts(sidecar_json or {}, vision_activation, vision_heads, eos_token_id)
     for name, forward in _FORWARDS.items():
         if name in tensors:
             return forward(tensors, np.asarray(pixel_values, np.float64), np.asarray(input_ids, np.int64), facts)

@@ -66,6 +66,16 @@ def _reference(image: TowerReference, text: TowerReference, logit_scale: Array) 
     return Reference(image, text, np.exp(logit_scale) * image.embeds @ text.embeds.T)
 
 
+def _end_of_text(ids: Ids, end: int | None) -> Ids:
+    """Return where the first `end` of each text is, or for None its highest id, which the official code pools.
+
+    That code pools the start of a text where there is none. This is the one difference: here it is the last token.
+    """
+    position = ids.argmax(-1) if end is None else (ids == end).argmax(-1)
+    found = position > 0 if end is None else (ids == end).any(-1)
+    return np.where(found, position, ids.shape[1] - 1)
+
+
 def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP under OpenAI's names. open_clip's own towers differ in activation, heads and epsilon."""
     weight = weights_below(tensors)
@@ -102,7 +112,12 @@ def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: F
         facts.open_clip_eps("text_cfg"),
         causal=True,
     )
-    end_of_text = ids.argmax(-1)  # it has the highest id
+    end, text_cfg = facts.eos_token_id, facts.open_clip("text_cfg")
+    if end is None and text_cfg.get("pool_type") == "eos":
+        end = text_cfg["eos_id"]
+    elif end is None and len(text_tower.tokens) in (49408, 672):  # OpenAI's vocabulary; that of the bundled clip-shapes
+        end = len(text_tower.tokens) - 1  # `<|endoftext|>` of clip/simple_tokenizer.py, the highest id that it gives
+    end_of_text = _end_of_text(ids, None if end == 2 else end)  # 2: see below
     return _reference(
         image_tower.forward(pixels, image_settings),
         text_tower.forward(ids, end_of_text, text_settings),
@@ -131,7 +146,7 @@ def transformers_clip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Id
         projection=weight("text_projection.weight").T,
     )
     # Old folders say 2, which is not the id: their end of text, too, has the highest.
-    end_of_text = ids.argmax(-1) if text.eos_token_id == 2 else (ids == text.eos_token_id).argmax(-1)
+    end_of_text = _end_of_text(ids, None if text.eos_token_id == 2 else text.eos_token_id)
     return _reference(
         image_tower.forward(pixels, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
         text_tower.forward(

@@ -19,6 +19,7 @@ class FileFacts(NamedTuple):
     sidecar_json: Mapping[str, Any]
     vision_activation: str | None
     vision_heads: int | None
+    eos_token_id: int | None = None
 
     def open_clip(self, part: str) -> Mapping[str, Any]:
         """Return `vision_cfg` or `text_cfg`; empty without open_clip's JSON."""

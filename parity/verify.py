@@ -90,12 +90,18 @@ def certify_folder(
     `choices` are those that it records, by default. With `strict`, raise ValueError if its weights are not those of the
     checkpoint, rounded to its dtype.
     """
+    with readable_errors(folder):
+        processor = DualEncoderProcessor.from_pretrained(folder)
+    if processor.tokenizer is not None:
+        checkpoint = checkpoint.with_end_of_text(processor.tokenizer.eos_token_id)
     config = type(checkpoint.config).from_pretrained(folder)
     model_class = model_class_of(config)
     float64 = reference_subject(checkpoint)
     stored = model_subject("twinlens", lambda: _load(model_class, folder))
     transformers_model = model_subject(
-        "transformers", lambda: _load(getattr(transformers, model_class.__name__), folder)
+        "transformers",
+        lambda: _load(getattr(transformers, model_class.__name__), folder),
+        pools_start=True,
     )
 
     weights = _compare_weights(checkpoint, folder, config)
@@ -117,8 +123,6 @@ def certify_folder(
         original = original_subject(checkpoint)
         pairings += [Pairing(ours, original), Pairing(original, float64)]
     progress("comparing pixels and ids")
-    with readable_errors(folder):
-        processor = DualEncoderProcessor.from_pretrained(folder)
     return measure(
         checkpoint,
         pairings,

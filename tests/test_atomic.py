@@ -65,6 +65,24 @@ def test_nothing_stays_of_what_was_begun(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize("old", [[], ["first.json"]])
+def test_no_file_stays_where_a_later_one_fails(old: list[str], tmp_path: Path) -> None:
+    """The second rename fails, because somebody has made a folder there meanwhile."""
+
+    def write() -> None:
+        with complete_or_absent(tmp_path / "first.json", tmp_path / "second") as partials:
+            for partial in partials:
+                partial.write_text("new")
+            (tmp_path / "second" / "theirs").mkdir(parents=True)
+
+    for name in old:
+        (tmp_path / name).write_text("old")
+    with pytest.raises(OSError, match=r"Writing .*second failed"):
+        write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*old, "second"]
+    assert [(tmp_path / name).read_text() for name in old] == ["old" for _ in old]
+
+
 def test_folders_are_replaced_only_when_told(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "old").touch()

@@ -122,6 +122,8 @@ def test_types_are_checked():
 def test_special_ids_lie_inside_the_vocabulary():
     clip = twinlens.CLIPTextConfig(vocab_size=1000)
     assert (clip.bos_token_id, clip.eos_token_id) == (998, 999)
+    extended = (library.CLIPTextConfig(vocab_size=49410) for library in (twinlens, transformers))
+    assert [(config.bos_token_id, config.eos_token_id) for config in extended] == [(49406, 49407)] * 2
     siglip = twinlens.SiglipTextConfig(bos_token_id=49406, eos_token_id=49407)  # as transformers writes them
     assert (siglip.bos_token_id, siglip.eos_token_id) == (None, 1)
     gemma = twinlens.SiglipTextConfig(vocab_size=256000, eos_token_id=49407)  # inside, so somebody may mean it

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_big_vision, write_openai
+from helpers.builders import (
+    TINY_CLIP,
+    TINY_CLIP_JSON,
+    TINY_SIGLIP,
+    big_vision_tensors,
+    open_clip_tensors,
+    openai_tensors,
+    write_beside,
+    write_big_vision,
+    write_openai,
+)
 from helpers.checkpoints import CASES, assert_same, bits, read, write
 from helpers.released_files import released_module
 from torch import Tensor
@@ -205,6 +215,46 @@ class TestRefusals:
         weights = clip_folder / "model.safetensors"
         with pytest.raises(FileExistsError, match="holds the weights to be exported"):
             export(clip_folder, weights, format="openai", overwrite=True)
+
+    def test_open_clip_into_one_folder(self, clip_folder: Path, tmp_path: Path) -> None:
+        """Files of one model share a JSON; that of another model is refused by name, and replaced when told."""
+        out = tmp_path / "out"
+        for name in ("first.safetensors", "second.pt"):
+            export(clip_folder, out / name, format="open_clip")
+        json_file = out / "open_clip_config.json"
+        before = json_file.read_bytes()
+        assert_same(read_checkpoint(out / "second.pt").state_dict(), read_checkpoint(clip_folder).state_dict())
+        config = json.loads((clip_folder / "config.json").read_text())
+        config["text_config"]["eos_token_id"] = 90
+        (clip_folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(FileExistsError, match=r"open_clip_config.json exists and describes another model.*--over"):
+            export(clip_folder, out / "third.pt", format="open_clip")
+        assert json_file.read_bytes() == before
+        assert sorted(path.name for path in out.iterdir()) == sorted([json_file.name, "first.safetensors", "second.pt"])
+        export(clip_folder, out / "second.pt", format="open_clip", overwrite=True)
+        text_cfg = json.loads(json_file.read_text())["model_cfg"]["text_cfg"]
+        assert (text_cfg["pool_type"], text_cfg["eos_id"]) == ("eos", 90)
+
+    def test_added_tokens(self, clip_folder: Path, tmp_path: Path) -> None:
+        """OpenAI's code pools the highest id. open_clip can be told the end, also by a JSON that said nothing."""
+        config = json.loads((clip_folder / "config.json").read_text())
+        config["text_config"]["eos_token_id"] = 95
+        (clip_folder / "config.json").write_text(json.dumps(config))
+        message = r"a text would end at its highest id, this model's at id 95 \(text_config.eos_token_id\)"
+        with pytest.raises(FormatError, match=f"openai cannot express .* {message}"):
+            export(clip_folder, tmp_path / "out.pt", format="openai")
+        export(clip_folder, tmp_path / "out" / "a.safetensors", format="open_clip")
+        assert read_checkpoint(tmp_path / "out" / "a.safetensors").config.text_config.eos_token_id == 95
+        write_beside(
+            tmp_path / "b.pt",
+            open_clip_tensors(**TINY_CLIP),
+            "torch",
+            "open_clip_config.json",
+            {"model_cfg": TINY_CLIP_JSON},
+        )
+        convert(tmp_path / "b.pt", tmp_path / "b", verify=False, eos_token_id=95)
+        export(tmp_path / "b", tmp_path / "back" / "b.pt", format="open_clip")
+        assert read_checkpoint(tmp_path / "back" / "b.pt").config.text_config.eos_token_id == 95
 
     def test_half_written(self, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def no_space(*arguments: Any) -> None:

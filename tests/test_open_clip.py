@@ -34,6 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "quick": {**TINY_CLIP_JSON, "quick_gelu": True},
     "tanh": TANH_JSON,
     "custom-text": {**TINY_CLIP_JSON, "custom_text": True},
+    "end-of-text": {**TINY_CLIP_JSON, "text_cfg": {**TINY_CLIP_JSON["text_cfg"], "pool_type": "eos", "eos_id": 90}},
     "siglip": TINY_SIGLIP_JSON,
     "siglip-no-head": NO_HEAD_JSON,
     "siglip-tanh-text": {**TINY_SIGLIP_JSON, "text_cfg": {**TINY_SIGLIP_JSON["text_cfg"], **TANH}},
@@ -70,6 +71,7 @@ def official(packages: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     ids[:, 9] = 98
     ids[0, 10:] = 98
     ids[1, 10:] = 0
+    ids[3, 6], ids[:3, 8], ids[3, 9] = 90, 90, 97  # an end of text with added tokens behind it; without the highest id
     np.savez(root / "inputs.npz", pixels=rng.uniform(-2, 2, (3, 3, 48, 48)), ids=ids)
     files = (root / name for name in ("inputs.npz", "outputs.npz", "trunks.json"))
     run_open_clip(packages, *files, *(root / name for name in MODELS), log=root / "log")
