@@ -49,7 +49,7 @@ class StrictConfig(PreTrainedConfig):
         unknown = {name: config_dict.pop(name) for name in cls._unknown_names(config_dict)}
         for name, sub_config in cls.sub_configs.items():
             if isinstance(config_dict.get(name), dict):
-                config_dict[name] = sub_config.from_dict(config_dict[name])
+                config_dict[name] = sub_config.from_dict(sub_config._own_part(config_dict))
         result = super().from_dict(config_dict, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         if unknown:
@@ -61,6 +61,32 @@ class StrictConfig(PreTrainedConfig):
     @classmethod
     def from_json_file(cls, json_file: "str | PathLike[str]") -> "Self":
         return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> "Self":
+        """Return a configuration of this class for any that describes the same model.
+
+        That is one of this class, transformers' own, or, for a tower, that of a dual encoder with such a tower. Raises
+        TypeError for a configuration of another model.
+        """
+        if isinstance(config, cls):
+            return config
+        values = cls._own_part(config.to_dict()) if isinstance(config, PreTrainedConfig) else {}
+        if values.get("model_type") != cls.model_type:
+            raise TypeError(
+                f"A model of type {cls.model_type!r} takes a {cls.__name__}, got a {type(config).__name__}."
+            )
+        own = cls.from_dict(values)
+        part = getattr(config, cls.base_config_key, config)
+        own._attn_implementation = {"": part._attn_implementation} | {  # which to_dict leaves out
+            name: getattr(part, name)._attn_implementation for name in cls.sub_configs
+        }
+        return own
+
+    @classmethod
+    def _own_part(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return what a `config.json` says about this model: all of it, unless it is about more."""
+        return values
 
     @property
     def output_attentions(self) -> bool | None:
@@ -88,6 +114,29 @@ class TowerConfig(StrictConfig):
     attention_dropout: float | int = 0.0
 
     initialization: ClassVar[Literal["clip", "siglip"]]  # a scheme of modeling.initialization
+
+    @classmethod
+    def _own_part(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return a tower's part of the `config.json` of a dual encoder, or all of its own.
+
+        The width of a projection is that of the dual encoder, which the weights have: old folders state none for the
+        towers, or another one.
+        """
+        key = cls.base_config_key
+        if key not in values:
+            return values
+        part = {**(values[key] or {}), **(values.get(f"{key}_dict") or {})}  # as in DualEncoderConfig
+        if hasattr(cls, "projection_dim") and values.get("projection_dim") is not None:
+            part["projection_dim"] = values["projection_dim"]
+        return part
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.json` as transformers does; of a dual encoder's, the tower's part."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
+        return cls._own_part(config_dict), kwargs
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -29,9 +29,14 @@ def text_mask(
     """
     if not config.causal:
         return None
-    # create_causal_mask reads the kernel, and no more, from a configuration. Maps are made by the eager kernel.
-    mask_config = _EAGER_CONFIG if output_attentions else config
+    # create_causal_mask reads the kernel, and no more, from a configuration.
+    mask_config = _EAGER_CONFIG if needs_eager(inputs_embeds, output_attentions) else config
     return create_causal_mask(mask_config, inputs_embeds, attention_mask, past_key_values=None)
+
+
+def needs_eager(x: Tensor, output_attentions: bool) -> bool:
+    """Return whether only the eager kernel will do: for attention maps, and for no images or texts at all (0, ...)."""
+    return output_attentions or x.shape[0] == 0
 
 
 class MultiHeadAttention(PickledWithoutHooks, nn.Module):
@@ -59,7 +64,7 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
         The map is (batch, heads, queries, keys). Only the eager kernel makes maps, so that `output_attentions` selects
         it. Other keyword arguments are the kernel's.
         """
-        implementation = "eager" if output_attentions else self.config._attn_implementation
+        implementation = "eager" if needs_eager(query, output_attentions) else self.config._attn_implementation
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         # (batch, length, width) -> (batch, heads, length, head_dim)
         heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value)]

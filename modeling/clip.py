@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel  # noqa: F401  # diffusers looks for it beside the class of a component
 from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig

@@ -78,9 +78,9 @@ class TextEmbeddings(nn.Module):
             inputs_embeds = self.token_embedding(fit_length(input_ids, self.config))
         else:
             raise ValueError("A text tower needs input_ids (batch, length) or inputs_embeds, got neither.")
-        if (length := inputs_embeds.shape[1]) > limit:
+        if not 1 <= (length := inputs_embeds.shape[1]) <= limit:
             raise ValueError(
-                f"Texts may have at most {limit} tokens (config.max_position_embeddings), got {length}. "
+                f"Texts have at least 1 and at most {limit} tokens (config.max_position_embeddings), got {length}. "
                 "Use the checkpoint's processor, or truncation=True."
             )
         if position_ids is None:
@@ -97,6 +97,20 @@ class TextEmbeddings(nn.Module):
         shape = (inputs_embeds.shape[0], missing)
         padding = torch.full(shape, cast(int, self.config.pad_token_id), device=inputs_embeds.device)
         return torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
+
+
+def flatten_texts(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return ids (..., length) as (texts, length), and a mask of the ids' shape likewise.
+
+    Ids of one dimension are one text, those of three are several texts for each example.
+    """
+    if input_ids is None:
+        return None, attention_mask
+    if input_ids.ndim == 0 or input_ids.shape[-1] == 0:
+        raise ValueError(f"input_ids must be (texts, length) with at least one token, got {tuple(input_ids.shape)}.")
+    if attention_mask is not None and attention_mask.shape == input_ids.shape:
+        attention_mask = attention_mask.reshape(-1, attention_mask.shape[-1])
+    return input_ids.reshape(-1, input_ids.shape[-1]), attention_mask
 
 
 def fit_length(input_ids: Tensor, config: TextConfig) -> Tensor:

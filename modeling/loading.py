@@ -1,5 +1,6 @@
 """`from_pretrained` for official checkpoints, for folders with wrapped names, and for the bases of all families."""
 
+import json
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.utils import find_adapter_config_file, is_peft_available
 
 from ..catalogue.download import is_name, suggest_names
-from ..configuration import FAMILIES
+from ..configuration import family_of
 from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
 from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
 
@@ -23,22 +25,48 @@ _OTHER_FILES = ("variant", "gguf_file")  # arguments with which transformers rea
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
+def base_of_adapter(source: "str | PathLike[str] | None", hub_arguments: dict[str, Any]) -> str | None:
+    """Return the name of the model to which an adapter of peft belongs, or None where `source` is no adapter alone."""
+    if source is None or (file := find_adapter_config_file(source, **hub_arguments)) is None:
+        return None
+    if Path(source, "config.json").is_file():  # a model with an adapter, which is its own base
+        return None
+    if not is_peft_available():
+        raise ImportError(f"{source} is an adapter, which needs peft: pip install peft.")
+    if base := json.loads(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path"):
+        return base
+    raise ValueError(
+        f"{source} is an adapter whose adapter_config.json names no base model. Load the model, then call its "
+        f"load_adapter({str(source)!r})."
+    )
+
+
+def model_of(loaded: Any) -> Any:
+    """Return the model that `from_pretrained` has loaded: alone, or beside what `output_loading_info=True` asks for."""
+    return loaded[0] if isinstance(loaded, tuple) else loaded
+
+
 class LoadsOfficialFiles:
     """Mixin of all models: decides what to load before it calls transformers' own `from_pretrained`."""
 
     config_class: Any  # a configuration without a `model_type` stands for all families
     base_model_prefix: str
 
+    def __new__(cls, config: PreTrainedConfig | None = None, *args: Any, **kwargs: Any) -> "Self":
+        """Make a model of the family's class where this class stands for all of them."""
+        return super().__new__(cls.class_for(config))
+
     @classmethod
-    def class_for(cls, config: PreTrainedConfig) -> "type[Self]":
+    def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
         """Return the class for a configuration: this one, or the family's where this one stands for all of them.
 
-        Raises ValueError for a configuration of one tower where both are needed.
+        Raises ValueError for a configuration of no family, or of one tower where both are needed.
         """
         if cls.config_class.model_type:
             return cls
-        if config.model_type in FAMILIES:
-            return getattr(import_module(__package__), FAMILIES[config.model_type].model)
+        model_type = getattr(config, "model_type", None)
+        if model_type == (family := family_of(model_type)).model_type:
+            return getattr(import_module(__package__), family.model)
         raise ValueError(
             f"{cls.__name__} takes both towers, and this checkpoint has one, a {type(config).__name__}. "
             f"Load it with {type(config).__name__.replace('Config', 'Model')}."
@@ -53,20 +81,32 @@ class LoadsOfficialFiles:
         An official checkpoint is a file, or a name of `twinlens list`, which is downloaded and checked; what exists as
         a path is a path. `image_size`, `vision_activation`, `vision_heads` and `eos_token_id` are those of
         `read_checkpoint`. Where a folder has its weights under the names of wrappers (`module.`, `_orig_mod.`, ...) or
-        in an entry of a training checkpoint, all of them have to be there.
+        in an entry of a training checkpoint, all of them have to be there. Of an adapter of peft, the model that it
+        names is loaded, and the adapter into it.
         """
         source = pretrained_model_name_or_path
         if is_checkpoint_file(source) or is_name(source):
             return cls._from_checkpoint_file(source, *args, **kwargs)
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        with suggest_names(source):
+            base = base_of_adapter(source, hub_arguments)
+        if base is not None and (is_checkpoint_file(base) or is_name(base)):  # transformers finds all others by itself
+            loaded = cls._from_checkpoint_file(base, *args, **kwargs)
+            adapter_kwargs = {**hub_arguments, **(kwargs.get("adapter_kwargs") or {})}
+            model_of(loaded).load_adapter(source, kwargs.get("adapter_name"), adapter_kwargs=adapter_kwargs)
+            return loaded
         if not cls.config_class.model_type:
-            hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            with suggest_names(source):
-                config = kwargs.get("config") or cls.config_class.from_pretrained(source, **hub_arguments)
+            config = kwargs.get("config") or base or source
+            if not isinstance(config, PreTrainedConfig):
+                with suggest_names(config):
+                    config = cls.config_class.from_pretrained(config, **hub_arguments)
             return cls.class_for(config).from_pretrained(source, *args, **kwargs)
         if source is not None and not any(map(kwargs.get, _OTHER_FILES)):
             folder = Path(source, kwargs.get("subfolder") or "")
             if (weights := unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")) is not None:
-                return cls._from_all_weights(source, weights, *args, **{"config": source, **kwargs})
+                return cls._from_all_weights(
+                    source, weights, *args, **{**kwargs, "config": kwargs.get("config") or source}
+                )
         with suggest_names(source):
             loaded = super().from_pretrained(source, *args, **{**kwargs, "output_loading_info": True})  # type: ignore[misc]
         model, info = loaded
@@ -80,14 +120,21 @@ class LoadsOfficialFiles:
     @classmethod
     def _from_checkpoint_file(cls, source: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
         """Pass the configuration and weights of an official checkpoint to transformers, without a folder."""
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}  # None is the default of all
+        dtype = kwargs.pop("torch_dtype", torch.float32)
+        dtype = kwargs.pop("dtype", dtype)
+        config = kwargs.pop("config", None)
         checkpoint, _ = read_source(Path(source), **pop_options(kwargs))
         model_class = cls.class_for(checkpoint.config)
-        # A tower takes its part of the configuration; transformers takes its part of the weights.
-        config = getattr(checkpoint.config, model_class.config_class.base_config_key or "", checkpoint.config)
-        if "torch_dtype" not in kwargs:
-            kwargs.setdefault("dtype", torch.float32)
-        kwargs.setdefault("config", config)
-        return model_class._from_all_weights(source, checkpoint.state_dict(), *args, **kwargs)
+        if config is None:
+            # A tower takes its part of the configuration; transformers takes its part of the weights.
+            config = model_class.config_class.from_config(checkpoint.config)
+            config, kwargs = config.from_dict(config.to_diff_dict(), return_unused_kwargs=True, **kwargs)
+        weights = checkpoint.state_dict()
+        loaded = model_class._from_all_weights(source, weights, *args, config=config, dtype=dtype, **kwargs)
+        model = model_of(loaded)
+        model.name_or_path = model.config.name_or_path = str(source)
+        return loaded
 
     @classmethod
     def _from_all_weights(

@@ -48,14 +48,8 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrained
     _keys_to_ignore_on_load_unexpected = {POSITION_IDS_BUFFERS}
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(config, config_class := self.config_class):
-            # transformers' own configuration of the same model is accepted, e.g. inside a vision-language model.
-            if getattr(config, "model_type", None) != config_class.model_type:
-                raise TypeError(
-                    f"{type(self).__name__} takes a {config_class.__name__}, got a {type(config).__name__}."
-                )
-            config = config_class.from_dict(config.to_dict())
-        super().__init__(config, *args, **kwargs)
+        # transformers' own configuration of the same model is accepted, e.g. inside a vision-language model.
+        super().__init__(self.config_class.from_config(config), *args, **kwargs)
 
     if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from transformers import PreTrainedModel  # noqa: F401  # diffusers looks for it beside the class of a component
 from transformers.models.siglip.modeling_siglip import SiglipOutput
 
 from ..configuration import SiglipConfig, SiglipTextConfig, SiglipVisionConfig

@@ -7,8 +7,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
 from ..formats.transformers_folder import POSITION_IDS_BUFFERS
 from .attention import text_mask
-from .embeddings import TextEmbeddings, VisionEmbeddings
+from .embeddings import TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
+from .former_names import AcceptsFormerNames, former_module
 from .pooling import POOLERS, AttentionPoolingHead
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
@@ -16,7 +17,7 @@ from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, c
 NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
 
 
-class VisionTower(EncoderPreTrainedModel):
+class VisionTower(AcceptsFormerNames):
     """Image encoder: embeddings, (norm), encoder, then norm and pooling in the family's order.
 
     With `pooled=False`, the tower has neither pooling nor its parameters.
@@ -45,8 +46,8 @@ class VisionTower(EncoderPreTrainedModel):
 
     @property
     def vision_model(self) -> "VisionTower":
-        """The tower itself: transformers before 5.6 had the tower in a module of this name."""
-        return self
+        """The tower itself: in transformers before 5.6, a module of this name held it. `hasattr` does not find it."""
+        return former_module(self)
 
     @capture_outputs
     def forward(
@@ -66,7 +67,7 @@ class VisionTower(EncoderPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
-class TextTower(EncoderPreTrainedModel):
+class TextTower(AcceptsFormerNames):
     """Text encoder: embeddings, encoder, norm, pooling, and SigLIP's linear head."""
 
     config: TextConfig
@@ -85,8 +86,8 @@ class TextTower(EncoderPreTrainedModel):
 
     @property
     def text_model(self) -> "TextTower":
-        """The tower itself: transformers before 5.6 had the tower in a module of this name."""
-        return self
+        """The tower itself: in transformers before 5.6, a module of this name held it. `hasattr` does not find it."""
+        return former_module(self)
 
     @capture_outputs
     def forward(
@@ -101,6 +102,7 @@ class TextTower(EncoderPreTrainedModel):
 
         A bidirectional family was trained to attend to its padding: `attention_mask` has no effect there.
         """
+        input_ids, attention_mask = flatten_texts(input_ids, attention_mask)
         kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
         mask = text_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast  # noqa: F401  # diffusers looks for it beside the class of a component
 
 from . import clip_vocabulary
 from .text_cleanup import OPEN_CLIP_CLEANUPS, lower, spell_specials

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
+from transformers import ImageProcessingMixin  # noqa: F401  # diffusers looks for it beside the class of a component
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 

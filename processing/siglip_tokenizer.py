@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast  # noqa: F401  # diffusers looks for it beside the class of a component
 
 from .siglip_vocabulary import SiglipVocabulary
 from .text_cleanup import OPEN_CLIP_CLEANUPS

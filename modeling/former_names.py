@@ -1,0 +1,47 @@
+"""What a tower was called in transformers before 5.6, where a model such as `CLIPTextModel` held it as `text_model`.
+
+Code of that time writes `model.text_model.encoder`; weights and adapters of that time have names with that prefix.
+"""
+
+import dis
+import re
+import sys
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .pretrained import EncoderPreTrainedModel
+
+Tower = TypeVar("Tower", bound="EncoderPreTrainedModel")
+
+
+def former_module(tower: Tower) -> Tower:
+    """Return the tower, as the value of a property with the name of the module that held it.
+
+    Raises AttributeError when `hasattr` asks for that property. Libraries ask so to tell the models of that time, and
+    then expect the prefix in the names of all modules, where these towers have none. It is `hasattr` that asks when the
+    calling function names it and is about to call something, rather than to load an attribute.
+    """
+    if torch.compiler.is_compiling():  # torch.compile does not trace access to frames
+        return tower
+    caller = sys._getframe(2)
+    instruction = dis.opname[caller.f_code.co_code[caller.f_lasti]]
+    if "hasattr" in caller.f_code.co_names and not instruction.startswith("LOAD_"):
+        raise AttributeError
+    return tower
+
+
+class AcceptsFormerNames(EncoderPreTrainedModel):
+    """Base of the towers: `load_state_dict` takes names with the former prefix too, of weights and of adapters."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        former_prefix = f"{prefix}{self.base_model_prefix}."
+        if former := [name for name in state_dict if name.startswith(former_prefix)]:
+            # An adapter's files do not say its name. peft adds it, the last of `peft_config`, where it knows the rest.
+            adapter = next(reversed(getattr(self, "peft_config", {})), None)
+            own = {re.sub(rf"\.{re.escape(str(adapter))}(?=(\.\w+)?$)", "", name): name for name in self.state_dict()}
+            for name in former:
+                short = name.removeprefix(former_prefix)
+                state_dict[prefix + own.get(short, short)] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
