@@ -399,6 +399,45 @@ def test_embeddings_can_stand_in_for_ids(family):
     torch.testing.assert_close(short, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(12,), (2, 3, 12), (1, 2, 3, 12)])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_ids_of_any_number_of_dimensions_are_texts(family, shape):
+    ours, theirs = twins(family)
+    ids = token_ids(family, 6)[: math.prod(shape) // 12].reshape(shape)
+    outputs, expected = ours.get_text_features(ids), theirs.get_text_features(ids)
+    assert difference(outputs, expected) <= 2e-6
+    mask = torch.ones_like(ids)
+    mask[..., 3:5] = 0  # transformers fails at a mask like this with the ids' shape
+    flat_ids, flat_mask = ids.view(-1, 12), mask.view(-1, 12)
+    assert torch.equal(ours.encode_text(ids, mask), ours.encode_text(flat_ids, flat_mask))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_without_a_token_is_refused(family, shape):
+    with pytest.raises(ValueError, match="at least one token"):
+        model(family).encode_text(torch.ones(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_no_images_and_no_texts_are_a_batch_too(family, attention):
+    ours, theirs = twins(family, attention=attention)
+    with pytest.raises(RuntimeError, match="0 elements"):
+        theirs.get_image_features(pixels()[:0])
+    dim = ours.encode_text(token_ids(family)).shape[1]
+    for images, texts in ((0, 3), (2, 0), (0, 0)):
+        outputs = ours(token_ids(family)[:texts], pixels()[:images], attention_mask=torch.ones(texts, 12))
+        assert (outputs.image_embeds.shape, outputs.text_embeds.shape) == ((images, dim), (texts, dim))
+        assert (outputs.logits_per_image.shape, outputs.logits_per_text.shape) == ((images, texts), (texts, images))
+    nothing = (ours.encode_image(pixels()[:0]), ours.encode_text(token_ids(family)[:0]))
+    assert [(embeds.shape, embeds.dtype) for embeds in nothing] == [((0, dim), torch.float32)] * 2
+    assert ours.text_model(token_ids(family)[:0], output_hidden_states=True).hidden_states[-1].shape == (0, 12, 32)
+    assert model(family, "ForImageClassification")(pixels()[:0]).logits.shape == (0, 2)
+
+
 @pytest.mark.parametrize("kind", ["VisionModel", "TextModel"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_towers_answer_to_their_old_names(family, kind):
