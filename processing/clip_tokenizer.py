@@ -77,6 +77,12 @@ class CLIPTokenizer(DualEncoderTokenizer):
             text = html.unescape(html.unescape(ftfy.fix_text(text)))
         return " ".join(text.split()).lower()
 
+    def _can_end_a_text(self, index: int) -> bool:
+        if super()._can_end_a_text(index):
+            return True
+        # Without end-of-text a text ends with a word. The official padding, "!", never ends one: that piece is "!</w>".
+        return str(self._tokenizer.id_to_token(index)).endswith("</w>") and not str(self.pad_token).endswith("</w>")
+
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
         written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)
         # NFC is the one of ftfy's repairs that the file can express, for plain transformers. Here it would be one too

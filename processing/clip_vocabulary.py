@@ -91,6 +91,7 @@ def pipeline(model: models.BPE) -> Tokenizer:
         single=[START, "$A", END], special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
     )
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+        # `Strip` would panic where nothing is left to decode.
+        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Replace(Regex(r" \z"), "")]
     )
     return tokenizer
