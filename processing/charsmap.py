@@ -8,7 +8,7 @@ keeps "A". `longest_match_normalizers` puts steps around it that lead to Sentenc
 
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import cache
 
 from tokenizers import Regex, normalizers
@@ -46,9 +46,9 @@ def longest_match_normalizers(charsmap: bytes) -> list[Normalizer]:
     # It matches at a place where a known spelling goes on: the look-behinds see what stands before the place, the rest
     # what stands after it. For the one spelling "abc" it is (?<=a)b|(?<=ab)c, so that (?!(?<=a)b|(?<=ab)c) holds
     # everywhere but between "a" and "b", and between "ab" and "c".
-    goes_on = "|".join(f"(?<={_regex_of_any(befores)}){_regex_of(lasts)}" for befores, lasts in _split_last(beginnings))
+    goes_on = "|".join(f"(?<={_regex_of_any(befores)}){regex_of(lasts)}" for befores, lasts in _split_last(beginnings))
     # Characters that NFC may attach to the one before: marks, and all that spellings go on with.
-    attached = rf"[\p{{M}}{_regex_of({beginning[-1] for beginning in beginnings})}]"
+    attached = rf"[\p{{M}}{regex_of({beginning[-1] for beginning in beginnings})}]"
     not_first = r"(?!\A)"  # since `tokenizers` loses count of characters inserted before the first
     return [
         normalizers.Replace(Regex(rf"{not_first}(?={attached})(?!{goes_on})"), _BARRIER),
@@ -59,7 +59,8 @@ def longest_match_normalizers(charsmap: bytes) -> list[Normalizer]:
     ]
 
 
-def charsmap_keys(charsmap: bytes) -> Iterator[str]:
+@cache
+def charsmap_keys(charsmap: bytes) -> list[str]:
     """Return every spelling that a table replaces. The table is a trie (darts-clone) over the bytes of UTF-8."""
     (size,) = struct.unpack_from("<I", charsmap)
     units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
@@ -75,7 +76,7 @@ def charsmap_keys(charsmap: bytes) -> Iterator[str]:
         longer = [bytes([label]) + tail for label, child in children[base] for tail in tails(child)]
         return [b"", *longer] if _ends_a_key(unit) else longer
 
-    return (key.decode("utf-8") for key in tails(0))
+    return [key.decode("utf-8") for key in tails(0)]
 
 
 # The bit fields of a unit, a 32-bit integer, as in `DoubleArrayUnit` of darts-clone's darts.h. The child of a node for
@@ -119,11 +120,11 @@ def _split_last(strings: Collection[str]) -> list[tuple[frozenset[str], set[str]
 def _regex_of_any(strings: Collection[str]) -> str:
     """Return a regular expression for any of these strings, none of which is empty."""
     alternatives = [
-        ("" if "" in befores else _regex_of_any(befores)) + _regex_of(lasts) for befores, lasts in _split_last(strings)
+        ("" if "" in befores else _regex_of_any(befores)) + regex_of(lasts) for befores, lasts in _split_last(strings)
     ]
     return f"(?:{'|'.join(alternatives)})"
 
 
-def _regex_of(characters: Collection[str]) -> str:
+def regex_of(characters: Collection[str]) -> str:
     """Return a regular expression for one of these characters."""
     return "[" + "".join(rf"\x{{{ord(character):X}}}" for character in sorted(characters)) + "]"

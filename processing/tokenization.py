@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy,
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from ..catalogue.download import is_name, suggest_names
+from .words import WordIds, WordRule
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
@@ -29,7 +30,7 @@ class VocabularyNotFoundError(ValueError):
     """A source holds no file with a vocabulary of the family."""
 
 
-class _OfThisProcess(dict[str, Any]):
+class OfThisProcess(dict[str, Any]):
     """What a tokenizer remembers of its use: its copies and its pickles, and so their hashes, are without it."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -60,12 +61,12 @@ class _PipelineOfOneCall:
 
     def encode_batch(self, texts: list[Any], **settings: Any) -> list[Encoding]:
         """Encode texts, cut and padded as the pipeline itself would if it was switched so."""
-        pipeline = _without_cutting(self._shared, self.encode_special_tokens)
+        pipeline = without_cutting(self._shared, self.encode_special_tokens)
         encodings = pipeline.encode_batch(texts, **settings)
         if self.truncation is not None:
             limit = self.truncation["max_length"]
             if too_long := [index for index, encoding in enumerate(encodings) if len(encoding) > limit]:
-                cutting = _sharing_copy(pipeline, self.encode_special_tokens)
+                cutting = sharing_copy(pipeline, self.encode_special_tokens)
                 cutting.enable_truncation(**self.truncation)
                 cut = cutting.encode_batch([texts[index] for index in too_long], **settings)
                 for index, encoding in zip(too_long, cut, strict=True):
@@ -82,18 +83,22 @@ class _PipelineOfOneCall:
         return encodings
 
 
-def _without_cutting(pipeline: Tokenizer, encode_special_tokens: bool) -> Tokenizer:
+def without_cutting(pipeline: Tokenizer, encode_special_tokens: bool) -> Tokenizer:
     """Return the pipeline, or a copy where it has other settings, which a user may have given it."""
     if pipeline.truncation is None and pipeline.padding is None:
         if pipeline.encode_special_tokens == encode_special_tokens:
             return pipeline
-    return _sharing_copy(pipeline, encode_special_tokens)
+    return sharing_copy(pipeline, encode_special_tokens)
 
 
-def _sharing_copy(pipeline: Tokenizer, encode_special_tokens: bool) -> Tokenizer:
-    """Return a pipeline of the same steps and the same vocabulary in memory, without truncation and padding."""
+def sharing_copy(
+    pipeline: Tokenizer,
+    encode_special_tokens: bool,
+    steps: Iterable[str] = ("normalizer", "pre_tokenizer", "post_processor", "decoder"),
+) -> Tokenizer:
+    """Return a pipeline of these steps and the same vocabulary in memory, without truncation and padding."""
     copy = Tokenizer(pipeline.model)
-    for step in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+    for step in steps:
         if (value := getattr(pipeline, step)) is not None:
             setattr(copy, step, value)
     added = (token for _, token in sorted(pipeline.get_added_tokens_decoder().items()))
@@ -113,6 +118,7 @@ class DualEncoderTokenizer(TokenizersBackend):
     fixed_length = False
     splits_special_tokens = True  # what only looks like a special token stays text
     default_length: int
+    _word_rule: WordRule | None = None  # where texts can be read word by word
 
     def __init__(self, pipeline: Tokenizer, *, model_max_length: int | None = None, **kwargs: Any) -> None:
         self._tokenizer = pipeline
@@ -127,7 +133,8 @@ class DualEncoderTokenizer(TokenizersBackend):
             "split_special_tokens": self.splits_special_tokens,
         }
         super().__init__(**kwargs)
-        self.deprecation_warnings = _OfThisProcess()  # transformers' and our own warnings that were given
+        self.deprecation_warnings = OfThisProcess()  # transformers' and our own warnings that were given
+        self._use = OfThisProcess()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "Self":
@@ -156,6 +163,8 @@ class DualEncoderTokenizer(TokenizersBackend):
         # transformers registers all special tokens of a folder, and what is registered is cut out of the text: CLIP's
         # padding is "!". The pipeline has registered its own.
         unknown = [token for token in new_tokens if self._tokenizer.token_to_id(str(token)) is None]
+        if unknown:
+            self._word_rule = None  # they may span words
         return super()._add_tokens(unknown, special_tokens=special_tokens)
 
     def _patch_mistral_regex(self, tokenizer: Tokenizer, *args: Any, **kwargs: Any) -> Tokenizer:
@@ -234,12 +243,7 @@ class DualEncoderTokenizer(TokenizersBackend):
         self, texts: list[str], max_length: int, to_max_length: bool, return_tensors: str | None
     ) -> BatchEncoding:
         """Encode many texts without alignments, several times faster, as NumPy arrays, tensors or lists."""
-        pipeline = _without_cutting(self._tokenizer, self.split_special_tokens)
-        rows = [
-            encoding.ids
-            for start in range(0, len(texts), _TEXTS_AT_ONCE)
-            for encoding in pipeline.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE])
-        ]
+        rows = self._rows(texts)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         if (longest := lengths.max()) > max_length:
             self._warn_truncated(longest, max_length)
@@ -256,6 +260,21 @@ class DualEncoderTokenizer(TokenizersBackend):
         if return_tensors == "np":
             return BatchEncoding(arrays)
         return BatchEncoding({name: array.tolist() for name, array in arrays.items()})
+
+    def _rows(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of texts, with special tokens and of any length."""
+        pipeline = without_cutting(self._tokenizer, self.split_special_tokens)
+        if self._word_rule is not None and self.split_special_tokens:
+            words = self._use.get("words")
+            if words is None:
+                after_spelling = sharing_copy(pipeline, self.split_special_tokens, steps=())
+                words = self._use.setdefault("words", WordIds(self._word_rule, pipeline, after_spelling))
+            return words.rows(texts)
+        return [
+            encoding.ids
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+            for encoding in pipeline.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE])
+        ]
 
     def _warn_truncated_encodings(self, encoded: BatchEncoding, special_tokens: int, max_length: int) -> None:
         """Warn of the first text that was cut; `special_tokens` is the number of those that surround a whole text."""
