@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ftfy
+from ftfy import chardata
 from tokenizers import Tokenizer, models, normalizers
 
 from . import clip_vocabulary
+from .charsmap import letter_normalizers
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 from .tokenizer_json import read_tokenizer_json
 
@@ -19,6 +21,20 @@ if TYPE_CHECKING:
 _NOTHING_TO_REPAIR = re.compile(r"[\t\n\f\r -%'-~]*")
 # Each pass of ftfy undoes one level of "&amp;amp;amp;...", which takes forever where there are very many.
 _NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);){9,}")
+
+
+def _letter_repairs() -> dict[str, str]:
+    """Return what ftfy makes of single letters: ligatures, widths, curly quotes, controls, Windows' bytes 80 to 9F."""
+    letters = [chr(code) for code in range(0x80, 0xD800)]
+    uncurled = {letter: "'" for letter in letters if chardata.SINGLE_QUOTE_RE.fullmatch(letter)}
+    uncurled |= {letter: '"' for letter in letters if chardata.DOUBLE_QUOTE_RE.fullmatch(letter)}
+    repairs = uncurled.copy()
+    windows = {code: bytes([code]).decode("sloppy-windows-1252") for code in range(0x80, 0xA0)}
+    for table in (windows, chardata.CONTROL_CHARS, chardata.LIGATURES, chardata.WIDTH_MAP):
+        for code, text in table.items():
+            if code:  # no table of spellings can have U+0000
+                repairs[chr(code)] = "".join(uncurled.get(letter, letter) for letter in text or "")
+    return repairs
 
 
 class CLIPTokenizer(DualEncoderTokenizer):
@@ -85,11 +101,13 @@ class CLIPTokenizer(DualEncoderTokenizer):
 
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
         written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)
-        # NFC is the one of ftfy's repairs that the file can express, for plain transformers. Here it would be one too
-        # many, since `clean` does not repair what HTML entities stand for.
+        # Of ftfy's repairs the file can express those of single letters and NFC, for plain transformers. Here they
+        # would be too much, since `clean` does not repair what HTML entities stand for.
         for path in written:
             if path.endswith("tokenizer.json"):
                 saved = read_tokenizer_json(path)
-                saved.normalizer = normalizers.Sequence([normalizers.NFC(), saved.normalizer])
+                saved.normalizer = normalizers.Sequence(
+                    [*letter_normalizers(_letter_repairs()), normalizers.NFC(), saved.normalizer]
+                )
                 saved.save(path)
         return written

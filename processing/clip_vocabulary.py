@@ -31,12 +31,12 @@ _MAX_SPECIALS_IN_A_ROW = 4  # that are found after punctuation, since a look-beh
 
 
 def _behind_punctuation(count: int) -> str:
-    """Return a look-behind for punctuation that is followed by exactly so many special tokens."""
-    return rf"(?<={_PUNCTUATION}{_SPECIAL * count})(?<!{_SPECIAL * (count + 1)})"
+    """Return a look-behind for punctuation that is followed by exactly so many special tokens and a "<|"."""
+    return rf"(?<={_PUNCTUATION}{_SPECIAL * count}<\|)(?<!{_SPECIAL * (count + 1)}<\|)"
 
 
 _NOT_AT_START = "|".join(map(_behind_punctuation, range(_MAX_SPECIALS_IN_A_ROW)))
-_NOT_SPECIAL = rf"(?:{_NOT_AT_START})<\|(?={_SPECIAL_WITHOUT_START})"
+_NOT_SPECIAL = rf"<\|(?={_SPECIAL_WITHOUT_START})(?:{_NOT_AT_START})"  # the rare "<|" first, which is fast to find
 
 
 def read_official(path: str | Path | None = None) -> models.BPE:
@@ -78,7 +78,7 @@ def pipeline(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     # The part of the cleaning that a `tokenizer.json` can express, for plain transformers; it leaves clean text alone.
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(Regex(r"\s+"), " "), *LOWER, normalizers.Replace(Regex(_NOT_SPECIAL), "<| ")]
+        [normalizers.Replace(Regex(r"\s{2,}|[^\S ]"), " "), *LOWER, normalizers.Replace(Regex(_NOT_SPECIAL), "<| ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -87,7 +87,9 @@ class DualEncoderProcessor(ProcessorMixin):
         text, for videos or audio, for a setting that is passed twice, or for text without a tokenizer.
         """
         if given := [name for name, values in {"videos": videos, "audio": audio}.items() if values is not None]:
-            raise ValueError(f"Expected images, text or both, got {' and '.join(given)}: this model has no tower for it.")
+            raise ValueError(
+                f"Expected images, text or both, got {' and '.join(given)}: this model has no tower for it."
+            )
         if images is None and text is None:
             raise ValueError("Expected images, text or both, got neither.")
         image_names, text_names = self.image_processor_type.valid_kwargs.__annotations__, TextKwargs.__annotations__

@@ -70,7 +70,6 @@ class SiglipTokenizer(DualEncoderTokenizer):
         return cls(tokenizer_file=str(path), **kwargs) if is_json else cls.from_sentencepiece(path, **kwargs)
 
 
-
 def _changes(source: Tokenizer | None, pipeline: Tokenizer, config: dict[str, Any]) -> list[str]:
     """Return what SigLIP's pipeline does and a `tokenizer.json` with its configuration does not, in words."""
     if source is None:

@@ -81,7 +81,8 @@ class SiglipVocabulary:
                 f"{path}: SigLIP's vocabularies are unigram or BPE and have an end-of-text piece <eos> or </s>; "
                 f"this one is {type(source.model).__name__} and has {eos or 'neither'}."
             )
-        model, corrections = source.model, []
+        model: models.Unigram | models.BPE = source.model
+        corrections = []
         if not _falls_back_on_bytes(model) and all(source.token_to_id(piece) is not None for piece in _BYTE_PIECES):
             model = _falling_back_on_bytes(path)
             corrections.append("writes unknown characters in bytes")
@@ -219,11 +220,12 @@ def _falls_back_on_bytes(model: models.Model) -> bool:
     return [piece.value for piece in pieces[:1]] == ["<0xF4>"]
 
 
-def _falling_back_on_bytes(path: str | Path) -> models.Model:
+def _falling_back_on_bytes(path: str | Path) -> models.Unigram | models.BPE:
     """Read the vocabulary of a `tokenizer.json` whose byte pieces stand for what has no piece of its own."""
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     content["model"]["byte_fallback"] = True
-    return Tokenizer.from_str(json.dumps(content)).model
+    model: models.Unigram | models.BPE = Tokenizer.from_str(json.dumps(content)).model
+    return model
 
 
 def _unigram(source: SentencePieceModel) -> models.Unigram:

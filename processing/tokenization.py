@@ -85,9 +85,9 @@ class _PipelineOfOneCall:
 
 def without_cutting(pipeline: Tokenizer, encode_special_tokens: bool) -> Tokenizer:
     """Return the pipeline, or a copy where it has other settings, which a user may have given it."""
-    if pipeline.truncation is None and pipeline.padding is None:
-        if pipeline.encode_special_tokens == encode_special_tokens:
-            return pipeline
+    whole = pipeline.truncation is None and pipeline.padding is None
+    if whole and pipeline.encode_special_tokens == encode_special_tokens:
+        return pipeline
     return sharing_copy(pipeline, encode_special_tokens)
 
 
@@ -112,7 +112,7 @@ class DualEncoderTokenizer(TokenizersBackend):
     """A `tokenizers` pipeline that cuts at the model's length and always ends with end-of-text.
 
     Whatever pipeline the files hold, it is built anew from their vocabulary; saved files carry it, so that plain
-    transformers gives the same ids (for CLIP: of text that needs no repair by `ftfy`).
+    transformers gives the same ids (for CLIP: of text that needs no more of `ftfy` than its repairs of single letters).
     """
 
     fixed_length = False
@@ -338,9 +338,8 @@ class DualEncoderTokenizer(TokenizersBackend):
         if to_list := getattr(text, "tolist", None) or getattr(text, "to_pylist", None):
             return self._check_and_clean(to_list(), *place)
         # Tables and mappings have several columns (`keys`), and sets have no order.
-        no_list = bytes | bytearray | set | frozenset
-        if not isinstance(text, Iterable) or isinstance(text, no_list) or hasattr(text, "keys"):
-            is_bytes = isinstance(text, bytes | bytearray)
+        is_bytes = isinstance(text, bytes | bytearray)
+        if not isinstance(text, Iterable) or is_bytes or type(text) in (set, frozenset) or hasattr(text, "keys"):
             fix = "decode it first, text.decode('utf-8')" if is_bytes else "pass str or a list of str"
             raise TypeError(f"Expected text, got {type(text).__name__}{_at(place)}: {fix}.")
         texts = [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
