@@ -58,7 +58,7 @@ class TestProcessor:
         """What `ProcessorMixin.__call__` of transformers takes, with its order of precedence."""
         processor = build_processor(CLIPConfig(vision_config={"image_size": 32}))
         image, expected = cat(), processor(images=cat(), text="a cat")
-        for settings in (
+        taken: list[dict[str, Any]] = [
             {"videos": None, "audio": None},
             {"videos_kwargs": {}, "audio_kwargs": {}, "common_kwargs": {"return_tensors": "pt"}},
             {
@@ -70,22 +70,20 @@ class TestProcessor:
                 "text_kwargs": {"padding": "max_length", "return_tensors": "pt"},
                 "images_kwargs": {"return_tensors": "pt"},
             },
-        ):
+        ]
+        for settings in taken:
             outputs = processor(image, "a cat", **settings)
             assert all(torch.equal(outputs[name], expected[name]) for name in expected)
         assert isinstance(processor(text=["a"], common_kwargs={"return_tensors": "np"})["input_ids"], np.ndarray)
         assert processor(None, ["a"], None, None, padding=True)["input_ids"].shape == (1, 3)
         with pytest.raises(ValueError, match="Expected images, text or both, got videos and audio"):
-            processor(text="a", videos=[image], audio=[0.0])
+            processor(text="a", videos=[image], audio=[0.0])  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"Passed twice.*: padding"):
             processor(text="a", padding=True, text_kwargs={"padding": False})
-        for settings in (
-            {"text_kwargs": {"bogus": 1}},
-            {"common_kwargs": {"bogus": 1}},
-            {"images_kwargs": {"bogus": 1}},
-        ):
+        for name in ("text_kwargs", "images_kwargs", "common_kwargs"):
+            refused: dict[str, Any] = {name: {"bogus": 1}}
             with pytest.raises(TypeError, match="has a setting named bogus"):
-                processor(image, "a", **settings)
+                processor(image, "a", **refused)
 
     @pytest.mark.parametrize(
         ("kind", "pad", "resample"),
