@@ -8,14 +8,21 @@ keeps "A". `longest_match_normalizers` puts steps around it that lead to Sentenc
 
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from functools import cache
 
 from tokenizers import Regex, normalizers
 from tokenizers.normalizers import Normalizer
 
-_SEPARATOR = "\x01"  # makes every character a grapheme of its own; the table removes it, as it does control characters
+SEPARATOR = "\x01"  # makes every character a grapheme of its own; the table removes it, as it does control characters
 _BARRIER = "\ufdd0"  # keeps NFC from composing over it; Unicode guarantees that it is no character of any text
+_NOT_FIRST = r"(?!\A)"  # since `tokenizers` loses count of characters inserted before the first
+_SEPARATE = normalizers.Replace(Regex(rf"{_NOT_FIRST}(?=[^\x00-\x7F])"), SEPARATOR)
+
+
+def letter_normalizers(table: Mapping[str, str]) -> list[Normalizer]:
+    """Return the steps that replace single letters, all in one pass; the table must remove `SEPARATOR`."""
+    return [_SEPARATE, normalizers.Precompiled(build_charsmap(table))]
 
 
 @cache
@@ -41,25 +48,25 @@ def longest_match_normalizers(charsmap: bytes) -> list[Normalizer]:
         table = normalizers.Precompiled(charsmap)
     except Exception as error:  # tokenizers raises nothing more precise, and a damaged trie leads anywhere
         raise ValueError(f"The SentencePiece model's table of spellings is damaged: {error}") from error
-    if not beginnings or table.normalize_str(_SEPARATOR) != "":
+    if not beginnings or table.normalize_str(SEPARATOR) != "":
         return [table]
     # It matches at a place where a known spelling goes on: the look-behinds see what stands before the place, the rest
     # what stands after it. For the one spelling "abc" it is (?<=a)b|(?<=ab)c, so that (?!(?<=a)b|(?<=ab)c) holds
     # everywhere but between "a" and "b", and between "ab" and "c".
-    goes_on = "|".join(f"(?<={_regex_of_any(befores)}){_regex_of(lasts)}" for befores, lasts in _split_last(beginnings))
+    goes_on = "|".join(f"(?<={_regex_of_any(befores)}){regex_of(lasts)}" for befores, lasts in _split_last(beginnings))
     # Characters that NFC may attach to the one before: marks, and all that spellings go on with.
-    attached = rf"[\p{{M}}{_regex_of({beginning[-1] for beginning in beginnings})}]"
-    not_first = r"(?!\A)"  # since `tokenizers` loses count of characters inserted before the first
+    attached = rf"[\p{{M}}{regex_of({beginning[-1] for beginning in beginnings})}]"
     return [
-        normalizers.Replace(Regex(rf"{not_first}(?={attached})(?!{goes_on})"), _BARRIER),
-        normalizers.Replace(Regex(rf"{not_first}(?=[^\x00-\x7F])"), _SEPARATOR),
+        normalizers.Replace(Regex(rf"{_NOT_FIRST}(?={attached})(?!{goes_on})"), _BARRIER),
+        _SEPARATE,
         table,
         normalizers.NFC(),
         normalizers.Replace(_BARRIER, ""),
     ]
 
 
-def charsmap_keys(charsmap: bytes) -> Iterator[str]:
+@cache
+def charsmap_keys(charsmap: bytes) -> list[str]:
     """Return every spelling that a table replaces. The table is a trie (darts-clone) over the bytes of UTF-8."""
     (size,) = struct.unpack_from("<I", charsmap)
     units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
@@ -75,7 +82,29 @@ def charsmap_keys(charsmap: bytes) -> Iterator[str]:
         longer = [bytes([label]) + tail for label, child in children[base] for tail in tails(child)]
         return [b"", *longer] if _ends_a_key(unit) else longer
 
-    return (key.decode("utf-8") for key in tails(0))
+    return [key.decode("utf-8") for key in tails(0)]
+
+
+def build_charsmap(table: Mapping[str, str]) -> bytes:
+    """Return a table of spellings that replaces these letters, as the step `Precompiled` takes it."""
+    texts = b"".join(text.encode() + b"\0" for text in table.values())
+    starts, start = {}, 0
+    for letter, text in table.items():
+        starts[letter.encode()] = start
+        start += len(text.encode()) + 1
+    # Each beginning of a letter has 256 units of its own for its children; the values of letters come after these.
+    beginnings = sorted({letter[:length] for letter in starts for length in range(len(letter))})
+    bases = {beginning: 256 * number for number, beginning in enumerate(beginnings, 1)}
+    units = [0] * (256 * (len(beginnings) + 1))
+    units[0] = bases[b""] << 10
+    for key in [*beginnings[1:], *starts]:
+        node = bases[key[:-1]] ^ key[-1]
+        if key in bases:
+            units[node] = (node ^ bases[key]) << 10 | key[-1]
+        else:
+            units[node] = (node ^ len(units)) << 10 | 1 << 8 | key[-1]
+            units.append(1 << 31 | starts[key])
+    return struct.pack(f"<I{len(units)}I", 4 * len(units), *units) + texts
 
 
 # The bit fields of a unit, a 32-bit integer, as in `DoubleArrayUnit` of darts-clone's darts.h. The child of a node for
@@ -119,11 +148,11 @@ def _split_last(strings: Collection[str]) -> list[tuple[frozenset[str], set[str]
 def _regex_of_any(strings: Collection[str]) -> str:
     """Return a regular expression for any of these strings, none of which is empty."""
     alternatives = [
-        ("" if "" in befores else _regex_of_any(befores)) + _regex_of(lasts) for befores, lasts in _split_last(strings)
+        ("" if "" in befores else _regex_of_any(befores)) + regex_of(lasts) for befores, lasts in _split_last(strings)
     ]
     return f"(?:{'|'.join(alternatives)})"
 
 
-def _regex_of(characters: Collection[str]) -> str:
+def regex_of(characters: Collection[str]) -> str:
     """Return a regular expression for one of these characters."""
     return "[" + "".join(rf"\x{{{ord(character):X}}}" for character in sorted(characters)) + "]"

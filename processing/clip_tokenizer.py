@@ -3,16 +3,32 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftfy import chardata
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast  # noqa: F401  # diffusers looks for it beside the class of a component
 
 from . import clip_vocabulary
+from .charsmap import letter_normalizers
 from .text_cleanup import OPEN_CLIP_CLEANUPS, lower, spell_specials
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 from .tokenizer_json import read_tokenizer_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
+
+
+def _letter_repairs() -> dict[str, str]:
+    """Return what ftfy makes of single letters: ligatures, widths, curly quotes, controls, Windows' bytes 80 to 9F."""
+    letters = [chr(code) for code in range(0x80, 0xD800)]
+    uncurled = {letter: "'" for letter in letters if chardata.SINGLE_QUOTE_RE.fullmatch(letter)}
+    uncurled |= {letter: '"' for letter in letters if chardata.DOUBLE_QUOTE_RE.fullmatch(letter)}
+    repairs = uncurled.copy()
+    windows = {code: bytes([code]).decode("sloppy-windows-1252") for code in range(0x80, 0xA0)}
+    for table in (windows, chardata.CONTROL_CHARS, chardata.LIGATURES, chardata.WIDTH_MAP):
+        for code, text in table.items():
+            if code:  # no table of spellings can have U+0000
+                repairs[chr(code)] = "".join(uncurled.get(letter, letter) for letter in text or "")
+    return repairs
 
 
 class CLIPTokenizer(DualEncoderTokenizer):
@@ -75,13 +91,21 @@ class CLIPTokenizer(DualEncoderTokenizer):
         """Clean a text as OpenAI does, or as the JSON of open_clip states."""
         return lower(text) if self.text_cleanup is None else spell_specials(OPEN_CLIP_CLEANUPS[self.text_cleanup](text))
 
+    def _can_end_a_text(self, index: int) -> bool:
+        if super()._can_end_a_text(index):
+            return True
+        # Without end-of-text a text ends with a word. The official padding, "!", never ends one: that piece is "!</w>".
+        return str(self._tokenizer.id_to_token(index)).endswith("</w>") and not str(self.pad_token).endswith("</w>")
+
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
         written = super()._save_pretrained(save_directory, file_names, *args, **kwargs)
-        # NFC is the one of ftfy's repairs that the file can express, for plain transformers. Here it would be one too
-        # many, since `clean` does not repair what HTML entities stand for.
+        # Of ftfy's repairs the file can express those of single letters and NFC, for plain transformers. Here they
+        # would be too much, since `clean` does not repair what HTML entities stand for.
         for path in written:
             if path.endswith("tokenizer.json"):
                 saved = read_tokenizer_json(path)
-                saved.normalizer = normalizers.Sequence([normalizers.NFC(), saved.normalizer])
+                saved.normalizer = normalizers.Sequence(
+                    [*letter_normalizers(_letter_repairs()), normalizers.NFC(), saved.normalizer]
+                )
                 saved.save(path)
         return written

@@ -33,12 +33,12 @@ _MAX_SPECIALS_IN_A_ROW = 4  # that are found after punctuation, since a look-beh
 
 
 def _behind_punctuation(count: int) -> str:
-    """Return a look-behind for punctuation that is followed by exactly so many special tokens."""
-    return rf"(?<={_PUNCTUATION}{_SPECIAL * count})(?<!{_SPECIAL * (count + 1)})"
+    """Return a look-behind for punctuation that is followed by exactly so many special tokens and a "<|"."""
+    return rf"(?<={_PUNCTUATION}{_SPECIAL * count}<\|)(?<!{_SPECIAL * (count + 1)}<\|)"
 
 
 _NOT_AT_START = "|".join(map(_behind_punctuation, range(_MAX_SPECIALS_IN_A_ROW)))
-_NOT_SPECIAL = rf"(?:{_NOT_AT_START})<\|(?={_SPECIAL_WITHOUT_START})"
+_NOT_SPECIAL = rf"<\|(?={_SPECIAL_WITHOUT_START})(?:{_NOT_AT_START})"  # the rare "<|" first, which is fast to find
 
 
 def read_official(path: str | Path | None = None) -> models.BPE:
@@ -84,7 +84,7 @@ def pipeline(model: models.BPE, text_cleanup: str | None = None) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence(
         [
             *(WITHOUT_PUNCTUATION if drops_punctuation else []),
-            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Replace(Regex(r"\s{2,}|[^\S ]"), " "),
             *([] if keeps_case else LOWER),
             normalizers.Replace(Regex(_NOT_SPECIAL), "<| "),
         ]
@@ -101,6 +101,7 @@ def pipeline(model: models.BPE, text_cleanup: str | None = None) -> Tokenizer:
         single=[START, "$A", END], special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
     )
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+        # `Strip` would panic where nothing is left to decode.
+        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Replace(Regex(r" \z"), "")]
     )
     return tokenizer

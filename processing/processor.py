@@ -67,24 +67,42 @@ class DualEncoderProcessor(ProcessorMixin):
     def __call__(
         self,
         images: Any = None,
-        text: str | list[str] | None = None,
+        text: Any = None,
+        videos: None = None,
+        audio: None = None,
         *,
-        return_tensors: str | None = "pt",
+        common_kwargs: dict[str, Any] | None = None,
         images_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
+        videos_kwargs: dict[str, Any] | None = None,
+        audio_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Return `pixel_values` and `input_ids` (CLIP: and `attention_mask`), cut and padded as in training.
 
-        Further settings go to the image processor or the tokenizer by their names, or through `images_kwargs` and
-        `text_kwargs`. Raises TypeError for a setting that neither has, and ValueError without images and text, or for
-        text without a tokenizer.
+        Images are one or many, of any kind that the image processor takes, and texts one or a column of them: a list,
+        an array, a generator, a column of `datasets` or pandas. Further settings go to the image processor or the
+        tokenizer by their names, or through `images_kwargs` and `text_kwargs`; those of `common_kwargs` come after
+        them. `return_tensors` is "pt" unless given. As for all processors of transformers, `videos` and `audio` may be
+        passed, but only as None. Raises TypeError for a setting that neither has, and ValueError without images and
+        text, for videos or audio, for a setting that is passed twice, or for text without a tokenizer.
         """
+        if given := [name for name, values in {"videos": videos, "audio": audio}.items() if values is not None]:
+            raise ValueError(
+                f"Expected images, text or both, got {' and '.join(given)}: this model has no tower for it."
+            )
         if images is None and text is None:
             raise ValueError("Expected images, text or both, got neither.")
         image_names, text_names = self.image_processor_type.valid_kwargs.__annotations__, TextKwargs.__annotations__
-        if unknown := sorted(kwargs.keys() - image_names.keys() - text_names.keys()):
-            raise TypeError(f"Neither image processor nor tokenizer has a setting named {', '.join(unknown)}.")
+        images_kwargs, text_kwargs, common_kwargs = images_kwargs or {}, text_kwargs or {}, common_kwargs or {}
+        unknown = (kwargs.keys() | common_kwargs.keys()) - image_names.keys() - text_names.keys()
+        unknown |= (text_kwargs.keys() - text_names.keys()) | (images_kwargs.keys() - image_names.keys())
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise TypeError(f"Neither image processor nor tokenizer has a setting named {names}.")
+        if twice := sorted(kwargs.keys() & (images_kwargs.keys() | text_kwargs.keys())):
+            raise ValueError(f"Passed twice, by name and in images_kwargs or text_kwargs: {', '.join(twice)}.")
+        settings = {"return_tensors": "pt", **common_kwargs, **kwargs}
         features: dict[str, Any] = {}
         if text is not None:
             if self.tokenizer is None:
@@ -92,13 +110,11 @@ class DualEncoderProcessor(ProcessorMixin):
                     "This processor takes images only, because its source holds no vocabulary: "
                     "pass one, from_pretrained(..., tokenizer=path)."
                 )
-            settings = {name: value for name, value in kwargs.items() if name in text_names}
-            settings = {"padding": "max_length", **settings, **(text_kwargs or {})}
-            features |= self.tokenizer(text, return_tensors=return_tensors, **settings)
+            text_settings = {name: value for name, value in settings.items() if name in text_names}
+            features |= self.tokenizer(text, **{"padding": "max_length", **text_settings, **text_kwargs})
         if images is not None:
-            settings = {name: value for name, value in kwargs.items() if name in image_names}
-            settings |= images_kwargs or {}
-            features |= self.image_processor(images, return_tensors=return_tensors, **settings)
+            image_settings = {name: value for name, value in settings.items() if name in image_names}
+            features |= self.image_processor(images, **{**image_settings, **images_kwargs})
         return BatchFeature(features)
 
     def describe(self) -> str:

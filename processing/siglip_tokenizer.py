@@ -46,7 +46,8 @@ class SiglipTokenizer(DualEncoderTokenizer):
         else:
             raise VocabularyNotFoundError("Expected spiece.model or tokenizer.json, found neither.")
         pipeline = vocabulary.pipeline(text_cleanup or "lower")
-        if text_cleanup is None and (changes := _changes(vocabulary.source, pipeline, kwargs)):
+        changes = [] if text_cleanup else _changes(vocabulary.source, pipeline, kwargs)
+        if changes := [*changes, *vocabulary.corrections]:
             name = kwargs.get("name_or_path") or tokenizer_file
             logger.warning("The tokenizer of %s was corrected for SigLIP: it now %s.", name, ", ".join(changes))
         tokens = {"eos_token": vocabulary.eos, "pad_token": vocabulary.pad}
@@ -55,6 +56,7 @@ class SiglipTokenizer(DualEncoderTokenizer):
         if pad_token_id is not None:
             kwargs["pad_token"] = pipeline.id_to_token(pad_token_id)
         self.text_cleanup = text_cleanup or "lower"
+        self._word_rule = vocabulary.word_rule(self.text_cleanup)
         super().__init__(pipeline, text_cleanup=self.text_cleanup, **(tokens | kwargs))
 
     @classmethod

@@ -6,14 +6,16 @@ import re
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.normalizers import Normalizer
 
-from .charsmap import longest_match_normalizers
+from .charsmap import charsmap_keys, longest_match_normalizers
 from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
 from .tokenizer_json import LOWER, WITHOUT_PUNCTUATION, read_tokenizer_json
+from .words import SPACE, WordRule
 
 # The ways to clean a text before it is cut into pieces. "lower" is that of the training of SigLIP and SigLIP 2
 # (big_vision, `pp/ops_text.py`: TensorFlow's lower-casing, which leaves all but ASCII alone); "canonicalize" is that of
@@ -32,6 +34,10 @@ TEXT_CLEANUPS: dict[str, list[Normalizer]] = {
 }
 
 
+_BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
+_CONTROLS = ("<pad>", "<s>", "</s>", "<bos>", "<eos>", "<unk>")  # SentencePiece's control pieces, and the unknown one
+
+
 @dataclass(frozen=True)
 class SiglipVocabulary:
     """Pieces and what surrounds them: special tokens, and the spelling of text that the pieces were learnt on."""
@@ -41,9 +47,11 @@ class SiglipVocabulary:
     specials: list[str]
     user_defined: list[str]
     spelling: list[Normalizer]
+    changed: frozenset[str] | None  # letters without which `spelling` changes no text, where they are known
     adds_prefix: bool
     squeezes_spaces: bool
     source: Tokenizer | None = None  # the pipeline that a `tokenizer.json` held
+    corrections: tuple[str, ...] = ()  # what a `tokenizer.json` has against the rules of SentencePiece, in words
 
     @classmethod
     def from_sentencepiece(cls, path: str | Path) -> "SiglipVocabulary":
@@ -57,6 +65,7 @@ class SiglipVocabulary:
             specials=source.named(PieceType.CONTROL, PieceType.UNKNOWN),
             user_defined=source.named(PieceType.USER_DEFINED) if source.is_bpe else [],
             spelling=longest_match_normalizers(source.charsmap) if source.charsmap else [],
+            changed=_last_letters(source.charsmap) if source.charsmap else frozenset(),
             adds_prefix=source.add_dummy_prefix,
             squeezes_spaces=source.remove_extra_whitespaces,
         )
@@ -71,16 +80,30 @@ class SiglipVocabulary:
                 f"{path}: SigLIP's vocabularies are unigram or BPE and have an end-of-text piece <eos> or </s>; "
                 f"this one is {type(source.model).__name__} and has {eos or 'neither'}."
             )
+        model: models.Unigram | models.BPE = source.model
+        corrections = []
+        if not _falls_back_on_bytes(model) and all(source.token_to_id(piece) is not None for piece in _BYTE_PIECES):
+            model = _falling_back_on_bytes(path)
+            corrections.append("writes unknown characters in bytes")
         added = source.get_added_tokens_decoder().values()
+        specials = [token.content for token in added if token.special]
+        user_defined = [token.content for token in added if not token.special]
+        if isinstance(model, models.BPE):
+            # In SentencePiece only control pieces are special; it looks for all other symbols in the text.
+            symbols = [token for token in specials if token not in _CONTROLS and model.token_to_id(token) is not None]
+            specials = [token for token in specials if token not in symbols]
+            user_defined += symbols
+            if symbols:
+                corrections.append(f"finds {', '.join(symbols)} in text")
+        changed: frozenset[str] | None = frozenset()
         tables = [step for step in _steps(source.normalizer) if isinstance(step, normalizers.Precompiled)]
         spells_spaces = source.normalizer is not None and "▁" in source.normalizer.normalize_str("a a")
         if tables:
-            spelling = longest_match_normalizers(
-                base64.b64decode(json.loads(tables[0].__getstate__())["precompiled_charsmap"])
-            )
+            charsmap = base64.b64decode(json.loads(tables[0].__getstate__())["precompiled_charsmap"])
+            spelling, changed = longest_match_normalizers(charsmap), _last_letters(charsmap)
         elif isinstance(source.model, models.Unigram) and not spells_spaces:
             # Files made for JavaScript leave out SentencePiece's table "nmt_nfkc"; these two steps are what it holds.
-            spelling = [normalizers.Nmt(), normalizers.NFKC()]
+            spelling, changed = [normalizers.Nmt(), normalizers.NFKC()], None
         else:
             spelling = []
 
@@ -88,20 +111,50 @@ class SiglipVocabulary:
             return source.encode(text, add_special_tokens=False).tokens
 
         return cls(
-            model=source.model,
+            model=model,
             eos=eos,
-            specials=[token.content for token in added if token.special],
-            user_defined=[token.content for token in added if not token.special],
+            specials=specials,
+            user_defined=user_defined,
             spelling=spelling,
+            changed=changed,
             adds_prefix=pieces("a")[0].startswith("▁"),
             squeezes_spaces=pieces("a  a") == pieces("a a"),
             source=source,
+            corrections=tuple(corrections),
         )
 
     @property
     def pad(self) -> str:
         """The piece that pads texts, as in big_vision: end-of-text (id 1) for SigLIP, that of id 0 for SigLIP 2."""
         return self.eos if isinstance(self.model, models.Unigram) else str(self.model.id_to_token(0))
+
+    def word_rule(self, text_cleanup: str) -> WordRule | None:
+        """Return how words are read, or None where their ids do not make up those of a text."""
+        drops_spaces = text_cleanup not in ("none", "lower")
+        pieces = [*Tokenizer(self.model).get_vocab(with_added_tokens=False), *self.user_defined]
+        if self.adds_prefix and self.squeezes_spaces:
+            prefix, inner = SPACE, (piece[1:] for piece in pieces)
+        elif not (self.adds_prefix or self.squeezes_spaces or self.spelling) and isinstance(self.model, models.BPE):
+            prefix, inner = "", (piece.lstrip(SPACE) for piece in pieces)
+        else:
+            return None
+        if (
+            (self.changed is not None and " " in self.changed)  # a spelling of several words
+            or self.model.token_to_id(SPACE) is None  # unknown, and joined with what is unknown beside it
+            or any(SPACE in part or " " in part for part in inner)
+            or (drops_spaces and not prefix)
+        ):
+            return None
+        changed = None if drops_spaces else self.changed
+        if changed is not None:
+            changed |= {spelling[0] for spelling in self._cut_spellings}
+        return WordRule(prefix, text_cleanup == "lower", changed)
+
+    @cached_property
+    def _cut_spellings(self) -> list[str]:
+        """Text that spells a special token, or a byte, and that `tokenizers` would find among the pieces."""
+        spellings = [*self.specials, *_BYTE_PIECES]
+        return [text for text in spellings if [piece.value for piece in self.model.tokenize(text)] == [text]]
 
     def pipeline(self, text_cleanup: str) -> Tokenizer:
         """Build text -> ids with end-of-text as the last, after one of `TEXT_CLEANUPS`."""
@@ -121,13 +174,17 @@ class SiglipVocabulary:
         # SentencePiece looks for these in the cleaned text. One that the cleaning changes can never be found there.
         reachable = [token for token in self.user_defined if normalizer.normalize_str(token) == token]
         tokenizer.add_tokens([AddedToken(token, normalized=True) for token in reachable])
-        # Text that spells a special token, or a byte, stays text, also where `tokenizers` would find it among the
-        # pieces: it is cut before its last character, since no ordinary piece spans that place.
-        spellings = [*self.specials, *(f"<0x{byte:02X}>" for byte in range(256))]
-        single_pieces = [text for text in spellings if [piece.value for piece in self.model.tokenize(text)] == [text]]
-        if single_pieces:
-            cuts = "|".join(f"(?={re.escape(text[-1])})(?<={re.escape(text[:-1])})" for text in single_pieces)
-            tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(cuts), behavior="isolated")
+        splits = []
+        if isinstance(self.model, models.Unigram) and self.word_rule(text_cleanup) is not None:
+            # Of ways to cut a text that are equally likely the model takes one by the rounding of their sums. Word by
+            # word it does not depend on the words before.
+            splits.append(pre_tokenizers.Split(SPACE, behavior="merged_with_next"))
+        if self._cut_spellings:
+            # This stays text: it is cut before its last character, since no ordinary piece spans that place.
+            cuts = "|".join(f"(?={re.escape(text[-1])})(?<={re.escape(text[:-1])})" for text in self._cut_spellings)
+            splits.append(pre_tokenizers.Split(Regex(cuts), behavior="isolated"))
+        if splits:
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
         tokenizer.post_processor = processors.TemplateProcessing(
             single=["$A", self.eos], special_tokens=[(self.eos, tokenizer.token_to_id(self.eos))]
         )
@@ -150,12 +207,35 @@ def _steps(normalizer: Normalizer | None) -> Iterator[Normalizer]:
         yield normalizer
 
 
+def _last_letters(charsmap: bytes) -> frozenset[str]:
+    """Return the letters with which the spellings end that a table replaces, or the space where one spans words."""
+    return frozenset(" " if " " in key else key[-1] for key in charsmap_keys(charsmap))
+
+
+def _falls_back_on_bytes(model: models.Model) -> bool:
+    try:
+        pieces = model.tokenize("\U0010ffff")  # no letter of any text; its bytes are F4 8F BF BF
+    except Exception:  # tokenizers raises nothing more precise, here where nothing stands for what is unknown
+        return False
+    return [piece.value for piece in pieces[:1]] == ["<0xF4>"]
+
+
+def _falling_back_on_bytes(path: str | Path) -> models.Unigram | models.BPE:
+    """Read the vocabulary of a `tokenizer.json` whose byte pieces stand for what has no piece of its own."""
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content["model"]["byte_fallback"] = True
+    model: models.Unigram | models.BPE = Tokenizer.from_str(json.dumps(content)).model
+    return model
+
+
 def _unigram(source: SentencePieceModel) -> models.Unigram:
     pieces = list(source.pieces)
     # T5's files end with 100 sentinels, for which SigLIP has no embeddings.
     while pieces[-1][2] is PieceType.USER_DEFINED:
         pieces.pop()
-    return models.Unigram([(piece, score) for piece, score, _ in pieces], source.unk_id, source.byte_fallback)
+    model = models.Unigram([(piece, score) for piece, score, _ in pieces], source.unk_id, source.byte_fallback)
+    # `tokenizers` reads a third of the scores one unit in the last place off from its own file, and those as they are.
+    return Tokenizer.from_str(Tokenizer(model).to_str()).model
 
 
 def _bpe(source: SentencePieceModel) -> models.BPE:

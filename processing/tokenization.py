@@ -2,19 +2,20 @@
 
 import json
 import logging
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 from transformers import BatchEncoding
 from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy, TruncationStrategy
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from ..catalogue.download import is_name, suggest_names
+from .words import WordIds, WordRule
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
@@ -22,25 +23,102 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TEXTS_AT_ONCE = 8192  # their encodings, far larger than their ids, are in memory together
-# Not an attribute: by the pickle of a tokenizer `datasets` finds what it has computed before, so that use may not
-# change it.
-_WARNED_OF_CUTS: "WeakSet[DualEncoderTokenizer]" = WeakSet()
+_CUT = "a text was cut"  # the name of the warning
 
 
 class VocabularyNotFoundError(ValueError):
     """A source holds no file with a vocabulary of the family."""
 
 
+class OfThisProcess(dict[str, Any]):
+    """What a tokenizer remembers of its use: its copies and its pickles, and so their hashes, are without it."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
+class _PipelineOfOneCall:
+    """A pipeline as transformers sees it during one call, which may switch truncation and padding as it likes.
+
+    The pipeline itself is shared by all calls, also those of other threads, and stays as it is.
+    """
+
+    truncation: dict[str, Any] | None = None
+    padding: dict[str, Any] | None = None
+
+    def __init__(self, shared: Tokenizer) -> None:
+        self._shared = shared
+        self.encode_special_tokens = shared.encode_special_tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shared, name)
+
+    def enable_truncation(self, **settings: Any) -> None:
+        self.truncation = settings
+
+    def enable_padding(self, **settings: Any) -> None:
+        self.padding = settings
+
+    def encode_batch(self, texts: list[Any], **settings: Any) -> list[Encoding]:
+        """Encode texts, cut and padded as the pipeline itself would if it was switched so."""
+        pipeline = without_cutting(self._shared, self.encode_special_tokens)
+        encodings = pipeline.encode_batch(texts, **settings)
+        if self.truncation is not None:
+            limit = self.truncation["max_length"]
+            if too_long := [index for index, encoding in enumerate(encodings) if len(encoding) > limit]:
+                cutting = sharing_copy(pipeline, self.encode_special_tokens)
+                cutting.enable_truncation(**self.truncation)
+                cut = cutting.encode_batch([texts[index] for index in too_long], **settings)
+                for index, encoding in zip(too_long, cut, strict=True):
+                    encodings[index] = encoding
+        if self.padding is not None:
+            padding = self.padding.copy()
+            length, multiple = padding.pop("length"), padding.pop("pad_to_multiple_of")
+            if length is None:
+                length = max(map(len, encodings), default=0)
+            if multiple:
+                length += -length % multiple
+            for encoding in encodings:
+                encoding.pad(length, **padding)
+        return encodings
+
+
+def without_cutting(pipeline: Tokenizer, encode_special_tokens: bool) -> Tokenizer:
+    """Return the pipeline, or a copy where it has other settings, which a user may have given it."""
+    whole = pipeline.truncation is None and pipeline.padding is None
+    if whole and pipeline.encode_special_tokens == encode_special_tokens:
+        return pipeline
+    return sharing_copy(pipeline, encode_special_tokens)
+
+
+def sharing_copy(
+    pipeline: Tokenizer,
+    encode_special_tokens: bool,
+    steps: Iterable[str] = ("normalizer", "pre_tokenizer", "post_processor", "decoder"),
+) -> Tokenizer:
+    """Return a pipeline of these steps and the same vocabulary in memory, without truncation and padding."""
+    copy = Tokenizer(pipeline.model)
+    for step in steps:
+        if (value := getattr(pipeline, step)) is not None:
+            setattr(copy, step, value)
+    added = (token for _, token in sorted(pipeline.get_added_tokens_decoder().items()))
+    for special, tokens in groupby(added, key=lambda token: token.special):
+        (copy.add_special_tokens if special else copy.add_tokens)(list(tokens))
+    copy.encode_special_tokens = encode_special_tokens
+    return copy
+
+
 class DualEncoderTokenizer(TokenizersBackend):
     """A `tokenizers` pipeline that cuts at the model's length and always ends with end-of-text.
 
     Whatever pipeline the files hold, it is built anew from their vocabulary; saved files carry it, so that plain
-    transformers gives the same ids (for CLIP: of text that needs no repair by `ftfy`).
+    transformers gives the same ids (for CLIP: of text that needs no more of `ftfy` than its repairs of single letters).
     """
 
     fixed_length = False
     splits_special_tokens = True  # what only looks like a special token stays text
     default_length: int
+    _word_rule: WordRule | None = None  # where texts can be read word by word
 
     def __init__(self, pipeline: Tokenizer, *, model_max_length: int | None = None, **kwargs: Any) -> None:
         self._tokenizer = pipeline
@@ -55,6 +133,8 @@ class DualEncoderTokenizer(TokenizersBackend):
             "split_special_tokens": self.splits_special_tokens,
         }
         super().__init__(**kwargs)
+        self.deprecation_warnings = OfThisProcess()  # transformers' and our own warnings that were given
+        self._use = OfThisProcess()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "Self":
@@ -83,6 +163,8 @@ class DualEncoderTokenizer(TokenizersBackend):
         # transformers registers all special tokens of a folder, and what is registered is cut out of the text: CLIP's
         # padding is "!". The pipeline has registered its own.
         unknown = [token for token in new_tokens if self._tokenizer.token_to_id(str(token)) is None]
+        if unknown:
+            self._word_rule = None  # they may span words
         return super()._add_tokens(unknown, special_tokens=special_tokens)
 
     def _patch_mistral_regex(self, tokenizer: Tokenizer, *args: Any, **kwargs: Any) -> Tokenizer:
@@ -117,7 +199,10 @@ class DualEncoderTokenizer(TokenizersBackend):
         ):
             to_max_length = padding_strategy == PaddingStrategy.MAX_LENGTH
             return self._encode_arrays(texts, max_length, to_max_length, return_tensors)
-        encoded = super()._encode_plus(
+        # transformers switches truncation and padding in the pipeline, which other threads are using.
+        call = object.__new__(type(self))
+        call.__dict__.update(self.__dict__, _tokenizer=_PipelineOfOneCall(self._tokenizer))
+        encoded = super(DualEncoderTokenizer, call)._encode_plus(
             texts,
             pairs,
             add_special_tokens=add_special_tokens,
@@ -158,14 +243,7 @@ class DualEncoderTokenizer(TokenizersBackend):
         self, texts: list[str], max_length: int, to_max_length: bool, return_tensors: str | None
     ) -> BatchEncoding:
         """Encode many texts without alignments, several times faster, as NumPy arrays, tensors or lists."""
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = self.split_special_tokens
-        rows = [
-            encoding.ids
-            for start in range(0, len(texts), _TEXTS_AT_ONCE)
-            for encoding in self._tokenizer.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE])
-        ]
+        rows = self._rows(texts)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         if (longest := lengths.max()) > max_length:
             self._warn_truncated(longest, max_length)
@@ -183,9 +261,24 @@ class DualEncoderTokenizer(TokenizersBackend):
             return BatchEncoding(arrays)
         return BatchEncoding({name: array.tolist() for name, array in arrays.items()})
 
+    def _rows(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of texts, with special tokens and of any length."""
+        pipeline = without_cutting(self._tokenizer, self.split_special_tokens)
+        if self._word_rule is not None and self.split_special_tokens:
+            words = self._use.get("words")
+            if words is None:
+                after_spelling = sharing_copy(pipeline, self.split_special_tokens, steps=())
+                words = self._use.setdefault("words", WordIds(self._word_rule, pipeline, after_spelling))
+            return words.rows(texts)
+        return [
+            encoding.ids
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+            for encoding in pipeline.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE])
+        ]
+
     def _warn_truncated_encodings(self, encoded: BatchEncoding, special_tokens: int, max_length: int) -> None:
         """Warn of the first text that was cut; `special_tokens` is the number of those that surround a whole text."""
-        if self in _WARNED_OF_CUTS:
+        if _CUT in self.deprecation_warnings:
             return
         for encoding in encoded.encodings or ():
             if overflowing := encoding.overflowing:
@@ -195,8 +288,8 @@ class DualEncoderTokenizer(TokenizersBackend):
                 return
 
     def _warn_truncated(self, length: int, limit: int) -> None:
-        if self not in _WARNED_OF_CUTS:
-            _WARNED_OF_CUTS.add(self)
+        is_first = object()
+        if self.deprecation_warnings.setdefault(_CUT, is_first) is is_first:  # in the first thread that comes here
             logger.warning(
                 "A text has %d tokens, %d are read: %d were cut. There is one such warning only.",
                 length,
@@ -204,18 +297,55 @@ class DualEncoderTokenizer(TokenizersBackend):
                 length - limit,
             )
 
+    def _decode(self, token_ids: Any, skip_special_tokens: bool = False, *args: Any, **kwargs: Any) -> str:
+        if isinstance(token_ids, Mapping):
+            token_ids = token_ids["input_ids"]
+        if skip_special_tokens and not isinstance(token_ids, int):
+            token_ids = self._without_padding(token_ids)
+        return super()._decode(token_ids, skip_special_tokens, *args, **kwargs)
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Return the token of an id, or those of many; CLIP's padding is special around a text, a "!" within it."""
+        if skip_special_tokens and not isinstance(ids, int):
+            tokens = self._tokenizer.get_added_tokens_decoder()
+            ids = [index for index in self._without_padding(ids) if index not in tokens or not tokens[index].special]
+        return super().convert_ids_to_tokens(ids)
+
+    def _without_padding(self, ids: Sequence[int]) -> Sequence[int]:
+        """Return ids without the padding around a text; its token may be a piece of other texts, as CLIP's "!" is."""
+        pad, start, end = self.pad_token_id, 0, len(ids)
+        while end and ids[end - 1] == pad:
+            end -= 1
+        if not end or not self._can_end_a_text(ids[end - 1]):
+            end = len(ids)
+        while start < end and ids[start] == pad:
+            start += 1
+        if start == end or ids[start] != self.bos_token_id:
+            start = 0
+        return ids[start:end]
+
+    def _can_end_a_text(self, index: int) -> bool:
+        """Return whether padding can follow a piece."""
+        return index == self.eos_token_id
+
     def _check_and_clean(self, text: Any, *place: int) -> Any:
-        """Check and clean a text, or a list of texts or of lists of words."""
+        """Check and clean a text, or texts or lists of words in any kind of column; return lists."""
         if isinstance(text, str):
             if not text.isascii():
                 _check_encodable(text, place)
             return self.clean(text)
-        if not isinstance(text, list | tuple):
-            fix = "decode it first, text.decode('utf-8')" if isinstance(text, bytes) else "pass str or a list of str"
+        # The columns of NumPy and pandas, and those of Arrow.
+        if to_list := getattr(text, "tolist", None) or getattr(text, "to_pylist", None):
+            return self._check_and_clean(to_list(), *place)
+        # Tables and mappings have several columns (`keys`), and sets have no order.
+        is_bytes = isinstance(text, bytes | bytearray)
+        if not isinstance(text, Iterable) or is_bytes or type(text) in (set, frozenset) or hasattr(text, "keys"):
+            fix = "decode it first, text.decode('utf-8')" if is_bytes else "pass str or a list of str"
             raise TypeError(f"Expected text, got {type(text).__name__}{_at(place)}: {fix}.")
-        if not text and not place:
+        texts = [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
+        if not texts and not place:
             raise ValueError("Expected a text or a list of texts, got an empty list: pass at least one text.")
-        return [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
+        return texts
 
     def clean(self, text: str) -> str:
         """Return the text after the part of its cleaning that no `tokenizer.json` can express."""

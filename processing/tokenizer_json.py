@@ -7,7 +7,9 @@ from tokenizers.normalizers import Lowercase, Normalizer, Replace
 
 # `str.lower()`. `Lowercase` takes letters one by one and so misses that a sigma at the end of a word is written ς.
 _BARE = r"[\p{Cased}&&\P{Case_Ignorable}]"
-_FINAL_SIGMA = rf"(?<={_BARE}\p{{Case_Ignorable}}{{0,9}})Σ(?!\p{{Case_Ignorable}}*{_BARE})"
+_FINAL_SIGMA = (
+    rf"Σ(?<={_BARE}\p{{Case_Ignorable}}{{0,9}}Σ)(?!\p{{Case_Ignorable}}*{_BARE})"  # found fast, by its letter
+)
 LOWER: list[Normalizer] = [Replace(Regex(_FINAL_SIGMA), "ς"), Lowercase()]
 # ASCII punctuation; an underscore becomes a space.
 WITHOUT_PUNCTUATION: list[Normalizer] = [Replace("_", " "), Replace(Regex(r"[!-/:-@\[-`{-~]"), "")]

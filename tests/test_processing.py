@@ -54,6 +54,37 @@ class TestProcessor:
         assert outputs["input_ids"].shape == outputs["attention_mask"].shape == (2, 77)
         assert processor(text="a cat", padding=True)["input_ids"].tolist() == [[49406, 320, 2368, 49407]]
 
+    def test_calls_of_other_processors(self) -> None:
+        """What `ProcessorMixin.__call__` of transformers takes, with its order of precedence."""
+        processor = build_processor(CLIPConfig(vision_config={"image_size": 32}))
+        image, expected = cat(), processor(images=cat(), text="a cat")
+        taken: list[dict[str, Any]] = [
+            {"videos": None, "audio": None},
+            {"videos_kwargs": {}, "audio_kwargs": {}, "common_kwargs": {"return_tensors": "pt"}},
+            {
+                "common_kwargs": {"return_tensors": "np", "padding": True},
+                "padding": "max_length",
+                "return_tensors": "pt",
+            },
+            {
+                "text_kwargs": {"padding": "max_length", "return_tensors": "pt"},
+                "images_kwargs": {"return_tensors": "pt"},
+            },
+        ]
+        for settings in taken:
+            outputs = processor(image, "a cat", **settings)
+            assert all(torch.equal(outputs[name], expected[name]) for name in expected)
+        assert isinstance(processor(text=["a"], common_kwargs={"return_tensors": "np"})["input_ids"], np.ndarray)
+        assert processor(None, ["a"], None, None, padding=True)["input_ids"].shape == (1, 3)
+        with pytest.raises(ValueError, match="Expected images, text or both, got videos and audio"):
+            processor(text="a", videos=[image], audio=[0.0])  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"Passed twice.*: padding"):
+            processor(text="a", padding=True, text_kwargs={"padding": False})
+        for name in ("text_kwargs", "images_kwargs", "common_kwargs"):
+            refused: dict[str, Any] = {name: {"bogus": 1}}
+            with pytest.raises(TypeError, match="has a setting named bogus"):
+                processor(image, "a", **refused)
+
     @pytest.mark.parametrize(
         ("kind", "pad", "resample"),
         [("unigram", 1, Image.Resampling.BICUBIC), ("bpe", 0, Image.Resampling.BILINEAR)],

@@ -3,15 +3,20 @@
 import gzip
 import html
 import json
+import pickle
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import ftfy
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 import sentencepiece
 import torch
@@ -180,6 +185,33 @@ class TestCLIPText:
         with pytest.raises(ValueError, match="found neither"):
             CLIPTokenizer.from_pretrained(tmp_path)
 
+    def test_single_letters_are_repaired_by_plain_transformers_too(
+        self, clip_tokenizer: CLIPTokenizer, tmp_path: Path
+    ) -> None:
+        """All letters that ftfy changes one by one, quotes, widths, ligatures and controls, also below marks."""
+        letters = [chr(code) for code in [*range(1, 0x300), *range(0x2000, 0x2100), *range(0xF900, 0x10000)]]
+        repaired = [letter for letter in letters if ftfy.fix_text(f"a{letter}b") not in (f"a{letter}b", "a b", "a\nb")]
+        assert len(repaired) > 250
+        clip_tokenizer.save_pretrained(tmp_path)
+        plain = AutoTokenizer.from_pretrained(tmp_path)
+        texts = [f"Ab{letter}c {letter}\u0301" for letter in repaired] + ["“don’t” ﬁne", "ｶﾞｷﾞ Ｆｕｌｌ"]
+        expected = [row[: row.index(49407) + 1] for row in official_clip(texts)]
+        assert different(texts, plain(texts)["input_ids"], expected) == []
+
+    @pytest.mark.parametrize("settings", [{}, {"padding_side": "left"}, {"add_special_tokens": False}], ids=str)
+    @pytest.mark.parametrize("text", ["a red star", "wow ! so !!! !?", "!", "! a !", "", "a <|endoftext|> !?"])
+    def test_decoding_drops_the_padding_and_keeps_what_was_said(
+        self, clip_tokenizer: CLIPTokenizer, text: str, settings: dict[str, Any]
+    ) -> None:
+        ids = clip_tokenizer([text], padding="max_length", max_length=20, return_tensors="pt", **settings)["input_ids"]
+        said = re.sub(r" ?<\|endoftext\|>", "", text)
+        if not text and "add_special_tokens" in settings:
+            said = "!" * 20  # which might be a text
+        assert clip_tokenizer.batch_decode(ids, skip_special_tokens=True) == [said]
+        assert clip_tokenizer.decode(ids[0].numpy(), skip_special_tokens=True) == said
+        pieces = clip_tokenizer.convert_ids_to_tokens(ids[0].tolist(), skip_special_tokens=True)
+        assert clip_tokenizer.convert_tokens_to_string(pieces) == said
+
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
@@ -337,6 +369,57 @@ class TestSiglipText:
             assert asked.count(each.eos_token_id) == 1
             assert each("the</s>cat", add_special_tokens=False)["input_ids"] == as_text
 
+    def test_saving_changes_no_vocabulary(self, train: Callable[[str], Path], tmp_path: Path) -> None:
+        """The `tokenizers` library reads a third of SentencePiece's scores one unit in the last place off."""
+        first = SiglipTokenizer.from_sentencepiece(train("unigram"))
+        first.save_pretrained(tmp_path / "1")
+        SiglipTokenizer.from_pretrained(tmp_path / "1").save_pretrained(tmp_path / "2")
+        written = (tmp_path / "1" / "tokenizer.json").read_bytes()
+        assert (tmp_path / "2" / "tokenizer.json").read_bytes() == written
+        assert Tokenizer.from_file(str(tmp_path / "1" / "tokenizer.json")).to_str() == first.backend_tokenizer.to_str()
+
+    @pytest.mark.parametrize("kind", ["unigram with bytes", "bpe"])
+    def test_a_file_that_contradicts_its_vocabulary_is_corrected(
+        self, train: Callable[[str], Path], kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As transformers 5.23 saves mT5's vocabulary, whose bytes it forgets, and Gemma's with a special <mask>."""
+        official = SiglipTokenizer.from_sentencepiece(train(kind))
+        content = json.loads(official.backend_tokenizer.to_str())
+        content["model"]["byte_fallback"] = False
+        for token in content["added_tokens"]:
+            token["special"] |= token["content"] == "<td>"
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        tokenizer = SiglipTokenizer.from_file(tmp_path / "tokenizer.json")
+        texts = [*AWKWARD, "a<td>b <td>"]
+        assert tokenizer(texts)["input_ids"] == official_siglip(train(kind), texts, pad=tokenizer.pad_token_id)
+        (message,) = caplog.messages[:1]
+        finds = ", finds <td> in text" if kind == "bpe" else ""
+        assert message.endswith(f"was corrected for SigLIP: it now writes unknown characters in bytes{finds}.")
+        caplog.clear()
+        tokenizer.save_pretrained(tmp_path / "again")
+        SiglipTokenizer.from_pretrained(tmp_path / "again")
+        assert caplog.messages == []
+
+    @pytest.mark.parametrize("kind", SENTENCEPIECES)
+    @pytest.mark.parametrize("cleanup", CLEANUPS)
+    def test_words_are_read_as_in_their_text(
+        self, train: Callable[[str], Path], kind: str, cleanup: str, texts: list[str]
+    ) -> None:
+        tokenizer = SiglipTokenizer.from_sentencepiece(train(kind), text_cleanup=cleanup)
+        sample = [*texts[::40], "a▁ b", "▁", "a \u0308b \u00a8c", "\n \n\n", "x\u00a0 y", " <td>▁▁ <BIG>", *AWKWARD]
+        rows = tokenizer(sample, return_tensors="np")["input_ids"].tolist()
+        whole = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(sample)]
+        whole = [[*row[:63], row[-1]] if len(row) > 64 else row for row in whole]
+        padded = [row + [tokenizer.pad_token_id] * (64 - len(row)) for row in whole]
+        assert different(sample, rows, padded) == []
+        assert tokenizer(sample, return_tensors="np")["input_ids"].tolist() == rows  # from what is remembered
+
+    def test_added_tokens_are_found_in_words(self, train: Callable[[str], Path]) -> None:
+        tokenizer = SiglipTokenizer.from_sentencepiece(train("unigram"))
+        tokenizer(["the cat"], return_tensors="np")
+        tokenizer.add_tokens(["cat sat"])
+        assert len(tokenizer) - 1 in tokenizer(["the cat sat"], return_tensors="np")["input_ids"]
+
     def test_other_files_are_refused(self, train: Callable[[str], Path], tmp_path: Path) -> None:
         whole = train("unigram").read_bytes()
         for name, content in {"cut": whole[:-7], "text": b"no model", "empty": b"", "zeros": bytes(50)}.items():
@@ -386,7 +469,9 @@ class TestCalls:
             ([["a", "b"], ["c", 4.5]], TypeError, r"got float at \[1\]\[1\]"),
             (b"a cat", TypeError, r"got bytes: decode it first, text\.decode\('utf-8'\)"),
             (["a", b"cat"], TypeError, r"got bytes at \[1\] of the list"),
-            (np.array(["a", "b"]), TypeError, "got ndarray: pass str or a list of str"),
+            (np.array(["a", 2], dtype=object), TypeError, r"got int at \[1\] of the list"),
+            ({"a", "b"}, TypeError, "got set: pass str or a list of str"),
+            ({"a": "b"}, TypeError, "got dict: pass str or a list of str"),
             ("a \ud83d cat", ValueError, r"half of a surrogate pair, '\\ud83d' \(2\): it was decoded wrongly"),
             (["é", "a\udc80"], ValueError, r"'\\udc80' \(1\) at \[1\] of the list"),
             ([], ValueError, "got an empty list: pass at least one text"),
@@ -399,6 +484,51 @@ class TestCalls:
     ) -> None:
         with pytest.raises(error, match=message):
             tokenizer(given, **settings)
+
+    def test_every_kind_of_column(self, tokenizer: Any) -> None:
+        texts = ["a cat", "Two dogs"]
+        expected = tokenizer(texts, padding=True)["input_ids"]
+        columns = [tuple(texts), np.array(texts), np.array(texts, dtype=object), iter(texts), map(str, texts)]
+        columns += [dict.fromkeys(texts).keys(), {1: texts[0], 2: texts[1]}.values(), (text for text in texts)]
+        columns += [datasets.Dataset.from_dict({"text": texts})["text"], pandas.Series(texts), pyarrow.array(texts)]
+        for column in columns:
+            assert tokenizer(column, padding=True)["input_ids"] == expected
+        assert tokenizer(np.array("a cat"))["input_ids"] == tokenizer("a cat")["input_ids"]
+
+    def test_threads_do_not_disturb_each_other(self, new_tokenizer: Callable[[], Any]) -> None:
+        """Truncation and padding are settings of the one Rust tokenizer in transformers."""
+        tokenizer = new_tokenizer()
+        before = tokenizer.backend_tokenizer.to_str()
+        long = "the cat " * 60
+        calls: list[tuple[Any, dict[str, Any]]] = [
+            (["a cat", "two dogs on a mat"], {"padding": True, "return_tensors": "np"}),
+            (["a cat", long], {"padding": True}),
+            (long, {}),
+            (long, {"max_length": 8, "padding": "max_length"}),
+            (["a cat", long], {"max_length": 5, "return_offsets_mapping": True}),
+            ([long], {"max_length": 9, "stride": 2, "return_overflowing_tokens": True, "add_special_tokens": False}),
+            ("a cat", {"add_special_tokens": False, "split_special_tokens": False}),
+            (["cat"], {"padding": True, "pad_to_multiple_of": 8, "padding_side": "left"}),
+        ]
+
+        def answer(number: int) -> dict[str, Any]:
+            text, settings = calls[number % len(calls)]
+            return {name: np.asarray(value, object).tolist() for name, value in tokenizer(text, **settings).items()}
+
+        alone = [answer(number) for number in range(len(calls))]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(answer, range(200)))
+        assert [number for number in range(200) if together[number] != alone[number % len(calls)]] == []
+        assert tokenizer.backend_tokenizer.to_str() == before
+
+    def test_use_leaves_no_trace_in_pickles(self, new_tokenizer: Callable[[], Any]) -> None:
+        tokenizer = new_tokenizer()
+        before, fingerprint = pickle.dumps(tokenizer), datasets.fingerprint.Hasher.hash(tokenizer)
+        tokenizer(["the cat " * 100, "a"], padding=True, truncation=True, max_length=16, return_tensors="pt")
+        tokenizer("the cat " * 100, max_length=16)
+        assert pickle.dumps(tokenizer) == before
+        assert datasets.fingerprint.Hasher.hash(tokenizer) == fingerprint
+        assert pickle.loads(before)(["two cats"], padding=True) == tokenizer(["two cats"], padding=True)
 
     @pytest.mark.parametrize("length", ["longest", "max_length", "short"])
     def test_arrays_are_the_lists(self, tokenizer: Any, length: str) -> None:
