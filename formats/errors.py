@@ -6,6 +6,8 @@ from json import JSONDecodeError
 from os import PathLike
 from pickle import UnpicklingError
 
+from safetensors import SafetensorError
+
 
 class FormatError(ValueError):
     """A source that is not a checkpoint we can read; the message says what was expected, what was given, what to do."""
@@ -28,6 +30,8 @@ def readable_errors(source: str | PathLike[str]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UnpicklingError):  # PyTorch's advice would be to execute what is in the file
             reason = "its weights are damaged, or hold more than tensors; nothing in them was executed."
+        elif isinstance(error, SafetensorError):
+            reason = f"its weights are damaged: {error}"
         elif not isinstance(error, ValueError) or isinstance(error, UnicodeError | JSONDecodeError):
             reason = f"cannot be loaded: {type(error).__name__}: {error}"
         elif str(source) in str(error):

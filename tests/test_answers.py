@@ -280,7 +280,8 @@ def test_a_folder_with_a_broken_file_is_an_error(run, name, folders, photographs
     code, output, errors = run("classify", tmp_path, photographs[0], "--labels", "a cat")
     assert (code, output) == (1, "")
     (line,) = errors.splitlines()
-    assert "no weights that can be read" in line
+    assert str(tmp_path) in line
+    assert "its weights are damaged" in line
 
 
 def test_the_module_runs_as_a_program():

@@ -9,6 +9,7 @@ A page is run from top to bottom in a folder of its own, in which the tour has r
 - `yaml` after `<!-- file: NAME -->` is written to that file.
 """
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -256,6 +257,22 @@ class TestWhatPagesName:
         for path in re.findall(r"`([\w.-]+/[\w./-]*)`", without_blocks(page)):
             folder = path.split("/")[0]
             assert folder not in top or (PROJECT / path).exists(), f"{name_of(page)}: {path}"
+
+    def test_every_fault_has_a_test(self) -> None:
+        """The last column of docs/faults.md: `tests/test_x.py::TestY::test_z`, one or more, each of which is there."""
+        rows = re.findall(r"^\| (?!report|---)(.*) \|$", (PROJECT / "docs/faults.md").read_text(), flags=re.MULTILINE)
+        assert rows
+        for row in rows:
+            cells = re.split(r"(?<!\\) \| ", row)
+            assert len(cells) == 4, row
+            names = re.findall(r"`(tests/\w+\.py)::([\w:]+)`", cells[-1])
+            assert names, row
+            for file, name in names:
+                scope = ast.parse((PROJECT / file).read_text(encoding="utf-8")).body
+                for part in name.split("::"):
+                    found = [x for x in scope if isinstance(x, (ast.ClassDef, ast.FunctionDef)) and x.name == part]
+                    assert found, f"{file}::{name}"
+                    scope = found[0].body
 
 
 @cache

@@ -527,7 +527,7 @@ class TestWhatFilesDoNotSay:
         content = {"model_cfg": TINY_CLIP_JSON, "preprocess_cfg": pixels}
         write_beside(source, tensors, "safetensors", "open_clip_config.json", content)
         settings = read_checkpoint(source).image_settings
-        assert settings == {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 2}
+        assert settings.items() >= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 2}.items()
         write(source, "v1")
         assert read_checkpoint(source).image_settings == {}
 

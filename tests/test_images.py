@@ -711,7 +711,7 @@ class TestInputsAndSettings:
         with pytest.raises(ValueError, match=r"one shape, got .* \(3, 7, 9\), \(3, 8, 9\)"):
             SiglipImageProcessor(do_resize=False)(images)
         assert len(SiglipImageProcessor(do_resize=False)(images, return_tensors=None)["pixel_values"]) == 2
-        with pytest.raises(ValueError, match=r"'height' and 'width', or 'shortest_edge', got \{'longest_edge': 9\}"):
+        with pytest.raises(ValueError, match=r"'shortest_edge' and perhaps 'longest_edge', got \{'longest_edge': 9\}"):
             SiglipImageProcessor(size={"longest_edge": 9})(images)
         with pytest.raises(ValueError, match="return_tensors must be 'pt', 'np' or None, got 'tf'"):
             SiglipImageProcessor()(images, return_tensors="tf")
