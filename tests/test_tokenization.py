@@ -302,7 +302,7 @@ class TestSiglipText:
             tokenizer.save_pretrained(tmp_path)
             assert SiglipTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == expected
             assert SiglipTokenizer.from_pretrained(tmp_path, text_cleanup="none")(spelling)["input_ids"] == expected
-        with pytest.raises(ValueError, match="must be one of none, lower, canonicalize, .* got 'clean'"):
+        with pytest.raises(ValueError, match=r"must be one of none, lower, canonicalize, .* got 'clean'"):
             SiglipTokenizer.from_sentencepiece(train("unigram"), text_cleanup="clean")
 
     def test_hub_folder_of_siglip(self, train: Callable[[str], Path], tmp_path: Path) -> None:
