@@ -77,7 +77,8 @@ def test_an_unknown_name_and_a_path_of_that_name(tmp_path, monkeypatch):
         convert("siglip-shapes", tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", ["clip", pytest.param("siglip", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_one_command_makes_them(family, tmp_path, monkeypatch):
     """Two updates go the whole way, from first weights to an official file and a report, twice the same."""
     monkeypatch.setattr("twinlens.toy_world.reproduce.evaluate", lambda model, processor: {"asked": 1.0})

@@ -268,11 +268,16 @@ class TestWhatPagesName:
             names = re.findall(r"`(tests/\w+\.py)::([\w:]+)`", cells[-1])
             assert names, row
             for file, name in names:
-                scope = ast.parse((PROJECT / file).read_text(encoding="utf-8")).body
+                scope = module_body(PROJECT / file)
                 for part in name.split("::"):
                     found = [x for x in scope if isinstance(x, (ast.ClassDef, ast.FunctionDef)) and x.name == part]
                     assert found, f"{file}::{name}"
                     scope = found[0].body
+
+
+@cache
+def module_body(file: Path) -> list[ast.stmt]:
+    return ast.parse(file.read_text(encoding="utf-8")).body
 
 
 @cache

@@ -121,7 +121,7 @@ def resident() -> tuple[int, int]:
 
 
 def test_mutated_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thorough: bool) -> None:
-    mutations = 20_000 if thorough else 600
+    mutations = 20_000 if thorough else 300
     (tmp_path / "sound").mkdir()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")

@@ -571,6 +571,7 @@ class TestRefusals:
 
 
 class TestCommand:
+    @pytest.mark.thorough
     def test_push(self, folder: Path, hub: Hub) -> None:
         """In a process of its own, to which the environment says where the Hub is."""
         settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}

@@ -330,7 +330,7 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
     ("family", "kind"),
     [
         ("CLIP", "TextModel"),
-        ("Siglip", "VisionModel"),
+        pytest.param("Siglip", "VisionModel", marks=pytest.mark.thorough),
         pytest.param("CLIP", "VisionModel", marks=pytest.mark.thorough),
         pytest.param("Siglip", "TextModel", marks=pytest.mark.thorough),
     ],

@@ -24,11 +24,8 @@ def kernel(tmp_path_factory):
     manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path if path.stem == "quickstart" else pytest.param(path, marks=pytest.mark.thorough) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_was_committed_with_its_output(path, kernel):
     committed = nbformat.read(path, as_version=4)
     notebook = nbformat.read(path, as_version=4)

@@ -109,6 +109,7 @@ def test_reference_and_models(name: str, official: tuple[Path, Any, Any]) -> Non
         np.testing.assert_allclose(model.logits(images, texts), outputs[name]["logits"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_open_clip_loads_what_is_exported(
     official: tuple[Path, Any, Any], packages: list[Path], tmp_path: Path, thorough: bool
 ) -> None:

@@ -178,6 +178,7 @@ class TestPictures:
 
 
 class TestDataset:
+    @pytest.mark.thorough
     def test_pairs_depend_on_split_seed_and_index_alone(self) -> None:
         program = (
             "import hashlib; from twinlens.toy_world import ShapesDataset;"
@@ -253,6 +254,7 @@ class TestVocabularies:
         assert (tmp_path / SENTENCEPIECE).read_bytes() == (ASSETS / SENTENCEPIECE).read_bytes()
         assert gzip.decompress((tmp_path / MERGES).read_bytes()) == gzip.decompress((ASSETS / MERGES).read_bytes())
 
+    @pytest.mark.thorough
     def test_sentencepiece(self) -> None:
         reference = sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / SENTENCEPIECE))
         expected = [(reference.encode(text.lower())[:15] + [1] * 16)[:16] for text in texts_of_the_world()]

@@ -140,7 +140,7 @@ for _name, _method in methods(ModelTesterMixin).items():
     if fnmatch(_name, "test_eager_matches_sdpa_inference_*[pf]16_*"):
         pytest.mark.thorough(_method)
 
-# These are slow, too. By day they run on the dual encoders, which hold all that the other classes are made of.
+# These are slow, too. By day they run on one dual encoder, which holds most of what the other classes are made of.
 SLOW = (
     "test_bc_torch_dtype",
     "test_can_init_all_missing_weights",
@@ -341,11 +341,12 @@ DAILY = ("SiglipModel", "CLIPModel", "CLIPForImageClassification", "CLIPTextMode
 for _name, _tests in CLASSES.items():
     _left_out = left_out(_tests, _name)
     _attributes = {"all_model_classes": (getattr(LIBRARY, _name),), "left_out": _left_out, "__module__": __name__}
-    if _tests is not DualTests:
+    if _name != "CLIPModel":
         _attributes |= {name: slow(name) for name in methods(_tests) if any(fnmatch(name, pattern) for pattern in SLOW)}
     _attributes |= dict.fromkeys(_left_out | out_of_reach(_tests))
-    _class = type(f"Test{_name}", (_tests, unittest.TestCase), _attributes)
-    globals()[f"Test{_name}"] = _class if _name in DAILY else pytest.mark.thorough(_class)
+    globals()[f"Test{_name}"] = type(f"Test{_name}", (_tests, unittest.TestCase), _attributes)
+    if _name not in DAILY:
+        pytest.mark.thorough(globals()[f"Test{_name}"])
 
 
 @pytest.mark.parametrize("reason", sorted({*out_of_reach(CommonTests).values()}))
