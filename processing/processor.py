@@ -111,7 +111,10 @@ class DualEncoderProcessor(ProcessorMixin):
                     "pass one, from_pretrained(..., tokenizer=path)."
                 )
             text_settings = {name: value for name, value in settings.items() if name in text_names}
-            features |= self.tokenizer(text, **{"padding": "max_length", **text_settings, **text_kwargs})
+            text_settings = {"padding": "max_length", **text_settings, **text_kwargs}
+            if isinstance(text, str) and text_settings["return_tensors"] in ("np", "pt"):
+                text = [text]  # a batch of one: the same arrays, without the alignments that no processor returns
+            features |= self.tokenizer(text, **text_settings)
         if images is not None:
             image_settings = {name: value for name, value in settings.items() if name in image_names}
             features |= self.image_processor(images, **{**image_settings, **images_kwargs})
