@@ -6,6 +6,7 @@ Code of that time writes `model.text_model.encoder`; weights and adapters of tha
 import dis
 import re
 import sys
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -21,15 +22,18 @@ def former_module(tower: Tower) -> Tower:
 
     Raises AttributeError when `hasattr` asks for that property. Libraries ask so to tell the models of that time, and
     then expect the prefix in the names of all modules, where these towers have none. It is `hasattr` that asks when the
-    calling function names it and is about to call something, rather than to load an attribute.
+    function that asks names it and is about to call something, rather than to load an attribute.
     """
     if torch.compiler.is_compiling():  # torch.compile does not trace access to frames
         return tower
-    caller = sys._getframe(2)
-    instruction = dis.opname[caller.f_code.co_code[caller.f_lasti]]
-    if "hasattr" in caller.f_code.co_names and not instruction.startswith("LOAD_"):
-        raise AttributeError
-    return tower
+    asking: FrameType | None = sys._getframe(2)
+    while asking is not None and asking.f_code.co_name == "__getattr__":  # of a model around the tower, such as peft's
+        asking = asking.f_back
+    if asking is None or "hasattr" not in asking.f_code.co_names:
+        return tower
+    if dis.opname[asking.f_code.co_code[asking.f_lasti]].startswith("LOAD_"):
+        return tower
+    raise AttributeError
 
 
 class AcceptsFormerNames(EncoderPreTrainedModel):
