@@ -2,7 +2,7 @@
 
 from .base import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from .families import FAMILIES, Family, describe_model_type, family_of, is_single_tower
+from .families import FAMILIES, Family, describe_model_type, family_of, is_single_tower, loader_of
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "describe_model_type",
     "family_of",
     "is_single_tower",
+    "loader_of",
 ]

@@ -66,8 +66,8 @@ class StrictConfig(PreTrainedConfig):
     def from_config(cls, config: PreTrainedConfig) -> "Self":
         """Return a configuration of this class for any that describes the same model.
 
-        That is one of this class, transformers' own, or, for a tower, that of a dual encoder with such a tower. Raises
-        TypeError for a configuration of another model.
+        That is one of this class, transformers' own, for a tower that of a dual encoder with such a tower, or, for a
+        dual encoder, that of its image tower alone. Raises TypeError for a configuration of another model.
         """
         if isinstance(config, cls):
             return config
@@ -79,9 +79,28 @@ class StrictConfig(PreTrainedConfig):
         own = cls.from_dict(values)
         part = getattr(config, cls.base_config_key, config)
         own._attn_implementation = {"": part._attn_implementation} | {  # which to_dict leaves out
-            name: getattr(part, name)._attn_implementation for name in cls.sub_configs
+            name: getattr(part, name, part)._attn_implementation for name in cls.sub_configs
         }
         return own
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read what `config.json` says about this model. Raises ValueError where it is about another kind of model."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
+        values = cls._own_part(config_dict)
+        model_type = values.get("model_type", cls.model_type)
+        if cls.model_type and model_type != cls.model_type:
+            from .families import describe_model_type, loader_of  # which imports this module
+
+            loader = loader_of(model_type)
+            raise ValueError(
+                f"Expected a {cls.__name__.removesuffix('Config')} model ({cls.model_type!r}), got "
+                f"{describe_model_type(model_type)} from {pretrained_model_name_or_path}."
+                + (f" Load it with {loader}." if loader else "")
+            )
+        return values, kwargs
 
     @classmethod
     def _own_part(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -126,17 +145,13 @@ class TowerConfig(StrictConfig):
         if key not in values:
             return values
         part = {**(values[key] or {}), **(values.get(f"{key}_dict") or {})}  # as in DualEncoderConfig
+        from .families import FAMILIES  # which imports this module
+
+        if (family := FAMILIES.get(str(values.get("model_type")))) is not None:  # whatever the part says
+            part["model_type"] = family.config.sub_configs[key].model_type
         if hasattr(cls, "projection_dim") and values.get("projection_dim") is not None:
             part["projection_dim"] = values["projection_dim"]
         return part
-
-    @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read `config.json` as transformers does; of a dual encoder's, the tower's part."""
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
-        return cls._own_part(config_dict), kwargs
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -280,18 +295,15 @@ class DualEncoderConfig(StrictConfig):
         return super()._unknown_names(set(names) - {"text_config_dict", "vision_config_dict"})
 
     @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read `config.json` as transformers does; a tower's folder is read as a dual encoder's around that tower.
+    def _own_part(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values as they are; those of an image tower alone as a dual encoder's around that tower.
 
         That is how an image classifier, which takes a dual encoder's configuration, loads from it.
         """
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
-        for name, sub_config in cls.sub_configs.items():
-            if config_dict.get("model_type") == sub_config.model_type:
-                config_dict = {"model_type": cls.model_type, name: config_dict}
-        return config_dict, kwargs
+        vision = cls.sub_configs.get("vision_config")
+        if vision is not None and values.get("model_type") == vision.model_type:
+            return {"model_type": cls.model_type, vision.base_config_key: values}
+        return values
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":

@@ -80,6 +80,15 @@ def family_of(config: DualEncoderConfig | TowerConfig | str | None) -> Family:
     )
 
 
+def loader_of(model_type: object) -> str | None:
+    """Return the name of the class that loads a `model_type` of a family, of both towers or one; None for another."""
+    for family in FAMILIES.values():
+        for config in (family.config, *family.config.sub_configs.values()):
+            if config.model_type == model_type:
+                return config.__name__.removesuffix("Config") + "Model"
+    return None
+
+
 def describe_model_type(model_type: object) -> str:
     """Return a `model_type` with the kind of model that it stands for in transformers: "'bert' (a Bert model)"."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES

@@ -3,17 +3,24 @@
 pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projection -> unit vector
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from ..configuration import DualEncoderConfig
+from ..configuration import FAMILIES, DualEncoderConfig, family_of, loader_of
 from ..losses import LOSSES
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import TextTower, VisionTower
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def l2_normalize(embeds: Tensor) -> Tensor:
@@ -47,6 +54,20 @@ class DualEncoderModel(EncoderPreTrainedModel):
         self.post_init()
         # post_init has added the towers' own keys to ignore, among them the weights of the other tower.
         self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected)
+
+    @classmethod
+    def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
+        """Return the class for a configuration: this one, or the family's where this one stands for all of them.
+
+        Raises ValueError for a configuration of no family, or of one tower where both are needed.
+        """
+        model_type = getattr(config, "model_type", None)
+        if any(model_type in family.model_types[1:] for family in FAMILIES.values()):
+            raise ValueError(
+                f"{cls.__name__} takes both towers, and this checkpoint has one, a {type(config).__name__}. "
+                f"Load it with {loader_of(model_type)}."
+            )
+        return cls if cls.config_class.model_type else getattr(import_module(__package__), family_of(model_type).model)
 
     def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
         """Encode images (images, channels, height, width) as unit vectors (images, dim), in float32 for any weights.

@@ -2,26 +2,25 @@
 
 import json
 import re
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 from ..catalogue.download import is_name, suggest_names
-from ..configuration import family_of
 from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
 from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_OTHER_FILES = ("variant", "gguf_file")  # arguments with which transformers reads other files of a folder
+_OTHER_WEIGHTS = ("variant", "gguf_file", "state_dict")  # arguments with which transformers reads other weights
+_PLACE_OF_ADAPTER = ("revision", "subfolder", "adapter_name", "adapter_kwargs")  # arguments that are not of its base
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -41,6 +40,16 @@ def base_of_adapter(source: "str | PathLike[str] | None", hub_arguments: dict[st
     )
 
 
+def absent_towers(model: PreTrainedModel, missing: Collection[str]) -> list[str]:
+    """Return the names of the towers in a model, or of a tower itself, of which all weights are among the missing."""
+    towers = [(f"{name}.", child) for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
+    return [
+        prefix.rstrip(".") or type(tower).__name__
+        for prefix, tower in towers or [("", model)]
+        if all(prefix + name in missing for name in tower.state_dict())
+    ]
+
+
 def model_of(loaded: Any) -> Any:
     """Return the model that `from_pretrained` has loaded: alone, or beside what `output_loading_info=True` asks for."""
     return loaded[0] if isinstance(loaded, tuple) else loaded
@@ -58,19 +67,8 @@ class LoadsOfficialFiles:
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
-        """Return the class for a configuration: this one, or the family's where this one stands for all of them.
-
-        Raises ValueError for a configuration of no family, or of one tower where both are needed.
-        """
-        if cls.config_class.model_type:
-            return cls
-        model_type = getattr(config, "model_type", None)
-        if model_type == (family := family_of(model_type)).model_type:
-            return getattr(import_module(__package__), family.model)
-        raise ValueError(
-            f"{cls.__name__} takes both towers, and this checkpoint has one, a {type(config).__name__}. "
-            f"Load it with {type(config).__name__.replace('Config', 'Model')}."
-        )
+        """Return the class of a model with this configuration: this one, unless it stands for all families."""
+        return cls
 
     @classmethod
     def from_pretrained(
@@ -90,18 +88,15 @@ class LoadsOfficialFiles:
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         with suggest_names(source):
             base = base_of_adapter(source, hub_arguments)
-        if base is not None and (is_checkpoint_file(base) or is_name(base)):  # transformers finds all others by itself
-            loaded = cls._from_checkpoint_file(base, *args, **kwargs)
-            adapter_kwargs = {**hub_arguments, **(kwargs.get("adapter_kwargs") or {})}
-            model_of(loaded).load_adapter(source, kwargs.get("adapter_name"), adapter_kwargs=adapter_kwargs)
-            return loaded
+        if base is not None:
+            return cls._from_adapter(source, base, hub_arguments, *args, **kwargs)
         if not cls.config_class.model_type:
-            config = kwargs.get("config") or base or source
+            config = kwargs.get("config") or source
             if not isinstance(config, PreTrainedConfig):
                 with suggest_names(config):
                     config = cls.config_class.from_pretrained(config, **hub_arguments)
             return cls.class_for(config).from_pretrained(source, *args, **kwargs)
-        if source is not None and not any(map(kwargs.get, _OTHER_FILES)):
+        if source is not None and not any(map(kwargs.get, _OTHER_WEIGHTS)):
             folder = Path(source, kwargs.get("subfolder") or "")
             if (weights := unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")) is not None:
                 return cls._from_all_weights(
@@ -115,7 +110,23 @@ class LoadsOfficialFiles:
             prefix, names = unwrap_names(info["unexpected_keys"])
             log_unwrapped(source, prefix, names)
             return cls.from_pretrained(source, *args, key_mapping={f"^{re.escape(prefix)}": ""}, **kwargs)
+        if source is not None and (absent := absent_towers(model, info["missing_keys"])):
+            raise ValueError(
+                f"{source} has none of the weights that {cls.__name__} needs for its {' and '.join(absent)}. Load one "
+                "tower with its own class."
+            )
         return loaded if kwargs.get("output_loading_info") else model
+
+    @classmethod
+    def _from_adapter(
+        cls, source: "str | PathLike[str]", base: str, hub_arguments: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> "Self":
+        """Load the base model of an adapter, whatever it is, and the adapter into it."""
+        of_base = {name: value for name, value in kwargs.items() if name not in _PLACE_OF_ADAPTER}
+        loaded = cls.from_pretrained(base, *args, **of_base)
+        adapter_kwargs = {**hub_arguments, **(kwargs.get("adapter_kwargs") or {})}
+        model_of(loaded).load_adapter(source, kwargs.get("adapter_name"), adapter_kwargs=adapter_kwargs)
+        return loaded
 
     @classmethod
     def _from_checkpoint_file(cls, source: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
@@ -131,10 +142,7 @@ class LoadsOfficialFiles:
             config = model_class.config_class.from_config(checkpoint.config)
             config, kwargs = config.from_dict(config.to_diff_dict(), return_unused_kwargs=True, **kwargs)
         weights = checkpoint.state_dict()
-        loaded = model_class._from_all_weights(source, weights, *args, config=config, dtype=dtype, **kwargs)
-        model = model_of(loaded)
-        model.name_or_path = model.config.name_or_path = str(source)
-        return loaded
+        return model_class._from_all_weights(source, weights, *args, config=config, dtype=dtype, **kwargs)
 
     @classmethod
     def _from_all_weights(
@@ -153,4 +161,5 @@ class LoadsOfficialFiles:
                 f"{source}: {cls.__name__} needs {len(missing)} weights that are not among these {len(weights)}: "
                 f"{', '.join(missing[:5])}{' ...' if missing[5:] else ''}."
             )
+        model.name_or_path = model.config.name_or_path = str(source)
         return loaded if output_loading_info else model

@@ -121,7 +121,7 @@ class ImageClassifier(EncoderPreTrainedModel):
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected = {r"^vision_model\.(head|post_layernorm)\."}  # pooling
+    _keys_to_ignore_on_load_unexpected = {r"^(vision_model\.)?(head|post_layernorm)\."}  # pooling
     tower_class: type[VisionTower]
 
     def __init__(self, config: DualEncoderConfig) -> None:
