@@ -11,7 +11,7 @@ from torch import Tensor
 from ..configuration import CLIPTextConfig, CLIPVisionConfig
 from .geometry import clip_config, tower_fields
 from .layout import Layout, number_of_layers
-from .openai import STRETCHED_POSITIONS, TEXT_NORM, TEXT_PROJECTION, VISION_PROJECTION, tower_rules
+from .openai import INTEGER_BUFFERS, STRETCHED_POSITIONS, TEXT_NORM, TEXT_PROJECTION, VISION_PROJECTION, tower_rules
 from .options import LoadOptions, resolve_option
 from .table import Rule, expand
 
@@ -48,9 +48,12 @@ class OpenAITowerLayout(Layout):
         has_image_tower = f"{below}class_embedding" in tensors and f"{below}conv1.weight" in tensors
         if not has_image_tower and "token_embedding.weight" not in tensors:
             return None
+        # What the rest of a whole file also has: no weights of a tower.
+        beside = {name: tensors[name] for name in (*INTEGER_BUFFERS, "logit_scale") if name in tensors}
         layers = number_of_layers(tensors, rf"{below}transformer\.resblocks\.(\d+)\.")
         blocks = [name for name in tensors if name.startswith(f"{below}transformer.resblocks.0.")]
-        # As in `open_clip._is_openai`: its dtypes, or the attention as the first part of a block.
+        # As in `open_clip._is_openai`: integers of an archive, dtypes, or the attention as the first part of a block.
+        has_integers = any(name in beside for name in INTEGER_BUFFERS)
         dtypes = {tensor.dtype for tensor in tensors.values()} if not prefix else set()
         attention_first = container != "safetensors" and blocks[:1] == [
             f"{below}transformer.resblocks.0.attn.in_proj_weight"
@@ -63,7 +66,11 @@ class OpenAITowerLayout(Layout):
             tower="vision" if has_image_tower else "text",
             below=below,
             projected=(f"{below}proj" if has_image_tower else "text_projection") in tensors,
-            quick_gelu=container == "torchscript" or attention_first or dtypes == {torch.float16, torch.float32},
+            quick_gelu=container == "torchscript"
+            or has_integers
+            or attention_first
+            or dtypes == {torch.float16, torch.float32},
+            integer_buffers=beside,
             two_tables=STRETCHED_POSITIONS in tensors,
         )
 

@@ -24,9 +24,9 @@ _PLACE_OF_ADAPTER = ("revision", "subfolder", "adapter_name", "adapter_kwargs") 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-def base_of_adapter(source: "str | PathLike[str] | None", hub_arguments: dict[str, Any]) -> str | None:
+def base_of_adapter(source: "str | PathLike[str]", hub_arguments: dict[str, Any]) -> str | None:
     """Return the name of the model to which an adapter of peft belongs, or None where `source` is no adapter alone."""
-    if source is None or (file := find_adapter_config_file(source, **hub_arguments)) is None:
+    if (file := find_adapter_config_file(source, **hub_arguments)) is None:
         return None
     if Path(source, "config.json").is_file():  # a model with an adapter, which is its own base
         return None
@@ -81,15 +81,19 @@ class LoadsOfficialFiles:
         `read_checkpoint`. Where a folder has its weights under the names of wrappers (`module.`, `_orig_mod.`, ...) or
         in an entry of a training checkpoint, all of them have to be there. Of an adapter of peft, the model that it
         names is loaded, and the adapter into it.
+
+        Raises ValueError for a model of another kind, and for one of which a whole tower is missing; other missing
+        weights are new ones, which transformers reports.
         """
         source = pretrained_model_name_or_path
         if is_checkpoint_file(source) or is_name(source):
             return cls._from_checkpoint_file(source, *args, **kwargs)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        with suggest_names(source):
-            base = base_of_adapter(source, hub_arguments)
-        if base is not None:
-            return cls._from_adapter(source, base, hub_arguments, *args, **kwargs)
+        if source is not None:
+            with suggest_names(source):
+                base = base_of_adapter(source, hub_arguments)
+            if base is not None:
+                return cls._from_adapter(source, base, hub_arguments, *args, **kwargs)
         if not cls.config_class.model_type:
             config = kwargs.get("config") or source
             if not isinstance(config, PreTrainedConfig):
@@ -110,12 +114,14 @@ class LoadsOfficialFiles:
             prefix, names = unwrap_names(info["unexpected_keys"])
             log_unwrapped(source, prefix, names)
             return cls.from_pretrained(source, *args, key_mapping={f"^{re.escape(prefix)}": ""}, **kwargs)
+        if kwargs.get("output_loading_info"):  # the caller sees what is missing
+            return loaded
         if source is not None and (absent := absent_towers(model, info["missing_keys"])):
             raise ValueError(
                 f"{source} has none of the weights that {cls.__name__} needs for its {' and '.join(absent)}. Load one "
                 "tower with its own class."
             )
-        return loaded if kwargs.get("output_loading_info") else model
+        return model
 
     @classmethod
     def _from_adapter(
@@ -155,7 +161,7 @@ class LoadsOfficialFiles:
     ) -> "Self":
         """Load weights as transformers does. Raises ValueError where some are missing, those of a classifier apart."""
         loaded = cls.from_pretrained(None, *args, state_dict=dict(weights), output_loading_info=True, **kwargs)
-        model, info = cast("tuple[Self, dict[str, Any]]", loaded)
+        model, info = cast("tuple[Any, dict[str, Any]]", loaded)  # a model with its configuration
         if missing := sorted(name for name in info["missing_keys"] if not name.startswith("classifier.")):
             raise ValueError(
                 f"{source}: {cls.__name__} needs {len(missing)} weights that are not among these {len(weights)}: "

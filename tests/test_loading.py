@@ -1,5 +1,6 @@
 """What people name to load a model: configurations, words, adapters, old folders and names; beside transformers."""
 
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -78,6 +79,67 @@ class TestConfigurations:
         x = tower_input(family, part)
         expected = states(getattr(theirs, f"{part}_model"), x)
         torch.testing.assert_close(states(tower, x), expected, rtol=0, atol=5e-6)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders that transformers wrote, by the name of their class."""
+    root = tmp_path_factory.mktemp("kinds")
+    for family in FAMILIES:
+        for kind in ("Model", "VisionModel", "TextModel"):
+            model(family, kind, transformers).save_pretrained(root / f"{family}{kind}")
+    return {folder.name: folder for folder in root.iterdir()}
+
+
+class TestOtherKinds:
+    """transformers' classes load them all, with random weights and a report, or even without one."""
+
+    @pytest.mark.parametrize(
+        ("name", "source", "loader"),
+        [
+            ("SiglipModel", "CLIPModel", "CLIPModel"),
+            ("CLIPTextModel", "SiglipModel", "SiglipTextModel"),
+            ("CLIPTextModel", "SiglipTextModel", "SiglipTextModel"),
+            ("SiglipVisionModel", "CLIPModel", "CLIPVisionModel"),
+            ("CLIPForImageClassification", "SiglipModel", "SiglipModel"),
+            ("CLIPForImageClassification", "CLIPTextModel", "CLIPTextModel"),
+            ("CLIPModel", "CLIPTextModel", "CLIPTextModel"),
+            ("CLIPVisionModelWithProjection", "CLIPTextModel", "CLIPTextModel"),
+        ],
+    )
+    def test_are_refused_by_name(self, folders: dict[str, Path], name: str, source: str, loader: str) -> None:
+        with pytest.raises(ValueError, match=rf"Expected a .* model \('.*'\), got '.*Load it with {loader}\."):
+            getattr(twinlens, name).from_pretrained(folders[source])
+
+    def test_of_parts_that_do_not_say_it(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        values = json.loads((folders["SiglipModel"] / "config.json").read_text())
+        del values["text_config"]["model_type"]
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        with pytest.raises(ValueError, match="got 'siglip_text_model'"):
+            twinlens.CLIPTextModel.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_of_which_a_tower_is_absent(self, folders: dict[str, Path], family: str, tmp_path: Path) -> None:
+        dual_encoder = getattr(twinlens, f"{family}Model")
+        with pytest.raises(ValueError, match=r"none of the weights .* for its text_model and vision_model"):
+            dual_encoder.from_pretrained(folders[f"{family}VisionModel"])
+        ours = dual_encoder.from_pretrained(folders[f"{family}Model"])
+        weights = {name: weight for name, weight in ours.state_dict().items() if not name.startswith("text_model.")}
+        ours.save_pretrained(tmp_path, state_dict=weights)
+        for name in ("Model", "TextModel"):
+            with pytest.raises(ValueError, match=f"none of the weights that {family}{name} needs"):
+                getattr(twinlens, f"{family}{name}").from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_a_classifier_takes_an_image_tower(self, folders: dict[str, Path], family: str) -> None:
+        tower = getattr(transformers, f"{family}VisionModel").from_pretrained(folders[f"{family}VisionModel"])
+        classifier, info = getattr(twinlens, f"{family}ForImageClassification").from_pretrained(
+            folders[f"{family}VisionModel"], output_loading_info=True
+        )
+        assert info["missing_keys"] == {"classifier.weight", "classifier.bias"}
+        assert not info["unexpected_keys"]
+        x = pixels()
+        torch.testing.assert_close(states(classifier.vision_model, x), states(tower, x), rtol=0, atol=5e-6)
 
 
 def write_changed(folder: Path, theirs: Any, change: Any) -> None:
@@ -202,9 +264,12 @@ class TestWordsBesideFiles:
 class TestFormerNames:
     """Before transformers 5.6, `CLIPTextModel` and its like held the tower as `text_model` or `vision_model`."""
 
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
     @pytest.mark.parametrize(("family", "part"), TOWERS)
     def test_hasattr_is_answered_as_by_transformers(self, family: str, part: str) -> None:
         """Code that asks whether a model is of that time must not take ours for one; code of that time still runs."""
+        from peft import LoraConfig, get_peft_model
+
         name = f"{part}_model"
         ours, theirs = twins(family, tower_name(family, part).removeprefix(family))
         assert (hasattr(ours, name), hasattr(theirs, name)) == (False, False)
@@ -212,6 +277,11 @@ class TestFormerNames:
         while hasattr(module, name):
             module = getattr(module, name)
         assert module is ours
+        adapted = get_peft_model(copy.deepcopy(ours), LoraConfig(target_modules=["q_proj"]))
+        wrappers: list[Any] = [adapted, torch.compile(ours)]
+        for around in wrappers:  # which ask the tower for what they do not have themselves
+            assert not hasattr(around, name)
+            assert type(around.vision_model if part == "vision" else around.text_model) is type(ours)
         encoders = [ours.vision_model.encoder] if part == "vision" else [ours.text_model.encoder]
         assert encoders == [ours.encoder]
 
@@ -302,6 +372,27 @@ class TestAdapters:
             with torch.no_grad():
                 expected = theirs(**both).logits_per_image
                 torch.testing.assert_close(ours(**both).logits_per_image, expected, rtol=0, atol=1e-5)
+
+    def test_one_of_wrapped_weights(self, tmp_path: Path) -> None:
+        """The base has its weights below a prefix; the adapter lies in a subfolder, the base does not."""
+        from peft import LoraConfig, get_peft_model
+
+        base, adapter = tmp_path / "base", tmp_path / "adapters" / "one"
+        model("CLIP", library=transformers).save_pretrained(base)
+        lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        get_peft_model(transformers.AutoModel.from_pretrained(base), lora).save_pretrained(str(adapter))
+        x = pixels()
+        with torch.no_grad():
+            expected = transformers.AutoModel.from_pretrained(adapter).get_image_features(x).pooler_output
+        weights = safetensors.torch.load((base / "model.safetensors").read_bytes())
+        wrapped = {f"module.{name}": weight for name, weight in weights.items()}
+        safetensors.torch.save_file(wrapped, base / "model.safetensors", {"format": "pt"})
+        for entry_point in (twinlens.DualEncoderModel, twinlens.CLIPModel):
+            ours = entry_point.from_pretrained(adapter.parent, subfolder=adapter.name)
+            assert ours.name_or_path == str(base)
+            with torch.no_grad():
+                actual = ours.get_image_features(x).pooler_output
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
     @pytest.mark.filterwarnings(
         "ignore:Could not find a config file:UserWarning"

@@ -395,6 +395,25 @@ class TestOneTower:
         assert_same(CLIPTextModelWithProjection.from_pretrained(tmp_path / "tower.pt").state_dict(), expected)
         assert inspect_source(tmp_path / "tower.pt")["geometry"].keys() == {"text"}
 
+    def test_what_is_left_of_a_whole_file(self, tmp_path: Path) -> None:
+        """A text tower beside the scale and the integers of OpenAI's archive, which say whose the weights are."""
+        whole = openai_tensors(**TINY_CLIP)
+        torch.save(whole, tmp_path / "plain.pt")
+        torch.save({k: t for k, t in reversed(whole.items()) if not k.startswith("visual.")}, tmp_path / "tower.pt")
+        towers = [CLIPTextModelWithProjection.from_pretrained(tmp_path / name) for name in ("plain.pt", "tower.pt")]
+        assert_same(towers[1].state_dict(), towers[0].state_dict())
+        assert towers[0].config.hidden_act == towers[1].config.hidden_act == "quick_gelu"
+
+    def test_image_classifier(self, openai: dict[str, Tensor], tmp_path: Path) -> None:
+        torch.save(openai, tmp_path / "plain.pt")
+        torch.save({k: t for k, t in openai.items() if k.startswith("visual.")}, tmp_path / "tower.pt")
+        whole, tower = (
+            CLIPForImageClassification.from_pretrained(tmp_path / name, num_labels=3)
+            for name in ("plain.pt", "tower.pt")
+        )
+        assert tower.classifier.weight.shape == whole.classifier.weight.shape
+        assert_same(tower.vision_model.state_dict(), whole.vision_model.state_dict())
+
     def test_without_projection(self, openai: dict[str, Tensor], tmp_path: Path) -> None:
         torch.save({k: t for k, t in openai.items() if k.startswith("visual.") and k != "visual.proj"}, tmp_path / "x")
         CLIPVisionModel.from_pretrained(tmp_path / "x")
