@@ -506,7 +506,8 @@ class TestCalls:
 
     def test_no_texts(self, tokenizer: Any) -> None:
         """A column without rows is a batch of none, as openai-clip's and open_clip's `tokenize` return it."""
-        for column in ([], (), np.array([], dtype=str), iter([]), pandas.Series([], dtype=str)):
+        columns: list[Any] = [[], (), np.array([], dtype=str), iter([]), pandas.Series([], dtype=str)]
+        for column in columns:
             ids = tokenizer(column, padding="max_length", return_tensors="pt")["input_ids"]
             assert (ids.shape, ids.dtype) == ((0, tokenizer.model_max_length), torch.int64)
         assert tokenizer([])["input_ids"] == tokenizer([], return_offsets_mapping=True)["input_ids"] == []
