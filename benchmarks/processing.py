@@ -1,4 +1,4 @@
-"""Time of an image and of a text beside transformers' processors and OpenAI's preprocessing, in one interleaved run.
+"""Time of an image and of a text beside transformers', OpenAI's and SentencePiece's code, in one interleaved run.
 
     python benchmarks/processing.py images [--json FILE] [--rounds 9]
     python benchmarks/processing.py texts [--json FILE] [--captions 1000000]
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
 from common import THREADS, Case, interleaved_seconds, option_parser, write_results
@@ -119,15 +120,23 @@ def random_captions(number: int) -> list[str]:
     return [" ".join(choose.choices(WORDS, k=choose.randint(4, 12))) for _ in range(number)]
 
 
-def compare_tokenizers(case: str, ours: Any, theirs: Processor | None, captions: list[str]) -> list[Case]:
-    """Measure both tokenizers on the same captions, chunk by chunk in turn."""
+def sentencepiece_encoder(pieces: Path) -> Processor:
+    """Return SentencePiece's own encoder: lists of ids after lower-casing, without padding, on as many threads."""
+    encoder = sentencepiece.SentencePieceProcessor(str(pieces))
+    return lambda texts, **_: encoder.encode(
+        [text.encode().lower().decode() for text in texts], add_eos=True, num_threads=THREADS
+    )
+
+
+def compare_tokenizers(case: str, ours: Any, peers: dict[str, Processor], captions: list[str]) -> list[Case]:
+    """Measure our tokenizer and the peers on the same captions, chunk by chunk in turn."""
     settings = {
         "padding": "max_length",
         "max_length": ours.model_max_length,
         "truncation": True,
         "return_tensors": "pt",
     }
-    variants: dict[str, Processor] = {"twinlens": ours} | ({"transformers": theirs} if theirs else {})
+    variants: dict[str, Processor] = {"twinlens": ours, **peers}
     seconds = dict.fromkeys(variants, 0.0)
     for number, start in enumerate(range(0, len(captions), CAPTIONS_OF_A_CHUNK)):
         chunk = captions[start : start + CAPTIONS_OF_A_CHUNK]
@@ -141,14 +150,14 @@ def compare_tokenizers(case: str, ours: Any, theirs: Processor | None, captions:
             "variant": variant,
             "us_each": round(taken / len(captions) * 1e6, 2),
             "captions": len(captions),
-            **({"speed_over_transformers": round(seconds["transformers"] / taken, 2)} if theirs else {}),
+            **{f"speed_over_{peer}": round(seconds[peer] / taken, 2) for peer in peers},
         }
         for variant, taken in seconds.items()
     ]
 
 
 def text_cases(number: int) -> list[Case]:
-    """Measure the tokenizers of CLIP and SigLIP beside transformers', and that of SigLIP 2 alone."""
+    """Measure the tokenizers of CLIP and SigLIP beside transformers', and SigLIP's two beside SentencePiece."""
     t5_pieces = released_file("diffsynth==1.1.9", "flux/tokenizer_2/spiece.model")
     gemma_pieces = released_file("maxtext==0.1.0", "MaxText/assets/tokenizer.gemma")
     captions = random_captions(number)
@@ -157,10 +166,12 @@ def text_cases(number: int) -> list[Case]:
         clip.save_pretrained(folder)
         native_clip = transformers.CLIPTokenizer.from_pretrained(folder)
     native_siglip = transformers.SiglipTokenizer(str(t5_pieces), model_max_length=64)
+    siglip, siglip2 = twinlens.SiglipTokenizer.from_file(t5_pieces), twinlens.SiglipTokenizer.from_file(gemma_pieces)
+    t5, gemma = sentencepiece_encoder(t5_pieces), sentencepiece_encoder(gemma_pieces)
     return [
-        *compare_tokenizers("CLIP", clip, native_clip, captions),
-        *compare_tokenizers("SigLIP, T5 32k", twinlens.SiglipTokenizer.from_file(t5_pieces), native_siglip, captions),
-        *compare_tokenizers("SigLIP 2, Gemma 256k", twinlens.SiglipTokenizer.from_file(gemma_pieces), None, captions),
+        *compare_tokenizers("CLIP", clip, {"transformers": native_clip}, captions),
+        *compare_tokenizers("SigLIP, T5 32k", siglip, {"transformers": native_siglip, "sentencepiece": t5}, captions),
+        *compare_tokenizers("SigLIP 2, Gemma 256k", siglip2, {"sentencepiece": gemma}, captions),
     ]
 
 

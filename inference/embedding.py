@@ -42,7 +42,5 @@ def embed_texts(
 
 @torch.no_grad()
 def _embed(items: Sequence[Any], batch_size: int, encode: Callable[[list[Any], int], Tensor]) -> Tensor:
-    if not len(items):
-        raise ValueError("Expected at least one image or text to embed, got none.")
-    starts = range(0, len(items), batch_size)
+    starts = range(0, max(len(items), 1), batch_size)  # an empty batch has the dimension too
     return torch.cat([encode(list(items[start : start + batch_size]), start).cpu() for start in starts])

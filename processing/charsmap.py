@@ -15,7 +15,7 @@ from tokenizers import Regex, normalizers
 from tokenizers.normalizers import Normalizer
 
 SEPARATOR = "\x01"  # makes every character a grapheme of its own; the table removes it, as it does control characters
-_BARRIER = "\ufdd0"  # keeps NFC from composing over it; Unicode guarantees that it is no character of any text
+BARRIER = "\ufdd0"  # keeps NFC from composing over it; Unicode guarantees that it is no character of any text
 _NOT_FIRST = r"(?!\A)"  # since `tokenizers` loses count of characters inserted before the first
 _SEPARATE = normalizers.Replace(Regex(rf"{_NOT_FIRST}(?=[^\x00-\x7F])"), SEPARATOR)
 
@@ -57,11 +57,11 @@ def longest_match_normalizers(charsmap: bytes) -> list[Normalizer]:
     # Characters that NFC may attach to the one before: marks, and all that spellings go on with.
     attached = rf"[\p{{M}}{regex_of({beginning[-1] for beginning in beginnings})}]"
     return [
-        normalizers.Replace(Regex(rf"{_NOT_FIRST}(?={attached})(?!{goes_on})"), _BARRIER),
+        normalizers.Replace(Regex(rf"{_NOT_FIRST}(?={attached})(?!{goes_on})"), BARRIER),
         _SEPARATE,
         table,
         normalizers.NFC(),
-        normalizers.Replace(_BARRIER, ""),
+        normalizers.Replace(BARRIER, ""),
     ]
 
 

@@ -122,8 +122,9 @@ class DualEncoderImageProcessor(PilBackend):
         """Open, convert, resize, crop, and compute values: all that `preprocess` does after its checks."""
         settings = ImageSettings.from_kwargs(kwargs)
         items = number_images(flatten_images(images))
-        if not items:
-            raise ValueError("Expected at least one image, got none.")
+        if not items:  # what one image would give, without its row
+            one = self._preprocess_image_like_inputs(Image.new("RGB", (1, 1)), *args, **kwargs)
+            return BatchFeature({name: values[:0] for name, values in one.items()})
         groups = group_by_shape([item.image for item in items])
         workers = torch.get_num_threads() if settings.num_workers is None else settings.num_workers
         with thread_map(min(len(groups), workers)) as run:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.normalizers import Normalizer
 
-from .charsmap import charsmap_keys, longest_match_normalizers
+from .charsmap import BARRIER, charsmap_keys, longest_match_normalizers
 from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
 from .tokenizer_json import LOWER, WITHOUT_PUNCTUATION, read_tokenizer_json
 from .words import SPACE, WordRule
@@ -209,7 +209,7 @@ def _steps(normalizer: Normalizer | None) -> Iterator[Normalizer]:
 
 def _last_letters(charsmap: bytes) -> frozenset[str]:
     """Return the letters with which the spellings end that a table replaces, or the space where one spans words."""
-    return frozenset(" " if " " in key else key[-1] for key in charsmap_keys(charsmap))
+    return frozenset({BARRIER, *(" " if " " in key else key[-1] for key in charsmap_keys(charsmap))})
 
 
 def _falls_back_on_bytes(model: models.Model) -> bool:

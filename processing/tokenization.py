@@ -189,15 +189,18 @@ class DualEncoderTokenizer(TokenizersBackend):
             padding_strategy = PaddingStrategy.MAX_LENGTH
             max_length = self.model_max_length
             kwargs |= {"padding_side": None, "pad_to_multiple_of": None}
+        to_max_length = padding_strategy == PaddingStrategy.MAX_LENGTH
+        if texts == [] and not pairs:  # transformers asks for the first of them
+            return self._encode_arrays([], max_length or self.model_max_length, to_max_length, return_tensors)
         if (
             isinstance(texts, list)
             and pairs is None
+            and list not in map(type, texts)  # pairs of texts, or words
             and add_special_tokens
             and padding_strategy != PaddingStrategy.DO_NOT_PAD
             and max_length is not None
             and self._needs_only_arrays(return_tensors, **kwargs)
         ):
-            to_max_length = padding_strategy == PaddingStrategy.MAX_LENGTH
             return self._encode_arrays(texts, max_length, to_max_length, return_tensors)
         # transformers switches truncation and padding in the pipeline, which other threads are using.
         call = object.__new__(type(self))
@@ -245,11 +248,11 @@ class DualEncoderTokenizer(TokenizersBackend):
         """Encode many texts without alignments, several times faster, as NumPy arrays, tensors or lists."""
         rows = self._rows(texts)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        if (longest := lengths.max()) > max_length:
+        if (longest := lengths.max(initial=0)) > max_length:
             self._warn_truncated(longest, max_length)
             rows = [row if len(row) <= max_length else [*row[: max_length - 1], row[-1]] for row in rows]
             lengths = np.minimum(lengths, max_length)
-        is_text = np.arange(max_length if to_max_length else lengths.max()) < lengths[:, None]
+        is_text = np.arange(max_length if to_max_length else min(longest, max_length)) < lengths[:, None]
         ids = np.full(is_text.shape, self.pad_token_id)
         ids[is_text] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
         arrays = {"input_ids": ids}
@@ -342,10 +345,7 @@ class DualEncoderTokenizer(TokenizersBackend):
         if not isinstance(text, Iterable) or is_bytes or type(text) in (set, frozenset) or hasattr(text, "keys"):
             fix = "decode it first, text.decode('utf-8')" if is_bytes else "pass str or a list of str"
             raise TypeError(f"Expected text, got {type(text).__name__}{_at(place)}: {fix}.")
-        texts = [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
-        if not texts and not place:
-            raise ValueError("Expected a text or a list of texts, got an empty list: pass at least one text.")
-        return texts
+        return [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
 
     def clean(self, text: str) -> str:
         """Return the text after the part of its cleaning that no `tokenizer.json` can express."""

@@ -17,6 +17,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import twinlens.processing
 from twinlens.configuration import FAMILIES, CLIPConfig, SiglipConfig
+from twinlens.inference import embed_images, embed_texts
+from twinlens.modeling import DualEncoderModel
 from twinlens.processing import (
     CLIPImageProcessor,
     CLIPProcessor,
@@ -84,6 +86,23 @@ class TestProcessor:
             refused: dict[str, Any] = {name: {"bogus": 1}}
             with pytest.raises(TypeError, match="has a setting named bogus"):
                 processor(image, "a", **refused)
+
+    @pytest.mark.parametrize("family", [CLIPProcessor, SiglipProcessor, Siglip2Processor])
+    def test_empty_columns(self, family: type[DualEncoderProcessor]) -> None:
+        """Batches of none have the shapes of others, for a model gives (0, dim) of them."""
+        images = family(family.image_processor_type())
+        one, none = images(images=[cat()]), images(images=[])
+        assert {name: (0, *values.shape[1:]) for name, values in one.items()} == {
+            name: tuple(values.shape) for name, values in none.items()
+        }
+        assert [values.dtype for values in none.values()] == [values.dtype for values in one.values()]
+        assert images(images=[], return_tensors=None)["pixel_values"] == []
+
+    def test_embeddings_of_none(self) -> None:
+        config = tiny_config(CLIPConfig)
+        model, processor = DualEncoderModel(config), build_processor(config)
+        for embeds in (embed_images(model, processor, []), embed_texts(model, processor, [])):
+            assert embeds.shape == (0, config.projection_dim)
 
     @pytest.mark.parametrize(
         ("kind", "pad", "resample"),

@@ -406,7 +406,17 @@ class TestSiglipText:
         self, train: Callable[[str], Path], kind: str, cleanup: str, texts: list[str]
     ) -> None:
         tokenizer = SiglipTokenizer.from_sentencepiece(train(kind), text_cleanup=cleanup)
-        sample = [*texts[::40], "a▁ b", "▁", "a \u0308b \u00a8c", "\n \n\n", "x\u00a0 y", " <td>▁▁ <BIG>", *AWKWARD]
+        sample = [
+            *texts[::40],
+            "a▁ b",
+            "▁",
+            "a \u0308b \u00a8c",
+            "\n \n\n",
+            "x\u00a0 y",
+            " <td>▁▁ <BIG>",
+            "a\ufdd0b",
+            *AWKWARD,
+        ]
         rows = tokenizer(sample, return_tensors="np")["input_ids"].tolist()
         whole = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(sample)]
         whole = [[*row[:63], row[-1]] if len(row) > 64 else row for row in whole]
@@ -474,7 +484,6 @@ class TestCalls:
             ({"a": "b"}, TypeError, "got dict: pass str or a list of str"),
             ("a \ud83d cat", ValueError, r"half of a surrogate pair, '\\ud83d' \(2\): it was decoded wrongly"),
             (["é", "a\udc80"], ValueError, r"'\\udc80' \(1\) at \[1\] of the list"),
-            ([], ValueError, "got an empty list: pass at least one text"),
             (None, ValueError, "specify either `text`"),
         ],
     )
@@ -494,6 +503,23 @@ class TestCalls:
         for column in columns:
             assert tokenizer(column, padding=True)["input_ids"] == expected
         assert tokenizer(np.array("a cat"))["input_ids"] == tokenizer("a cat")["input_ids"]
+
+    def test_no_texts(self, tokenizer: Any) -> None:
+        """A column without rows is a batch of none, as openai-clip's and open_clip's `tokenize` return it."""
+        columns: list[Any] = [[], (), np.array([], dtype=str), iter([]), pandas.Series([], dtype=str)]
+        for column in columns:
+            ids = tokenizer(column, padding="max_length", return_tensors="pt")["input_ids"]
+            assert (ids.shape, ids.dtype) == ((0, tokenizer.model_max_length), torch.int64)
+        assert tokenizer([])["input_ids"] == tokenizer([], return_offsets_mapping=True)["input_ids"] == []
+        with pytest.raises(ValueError, match="does not match batch length"):
+            tokenizer([], ["a"])
+
+    @pytest.mark.parametrize("kind", [None, "np"])
+    def test_pairs(self, tokenizer: Any, kind: str | None) -> None:
+        texts, others = ["a cat", "two dogs"], ["on", "a mat"]
+        expected = tokenizer(texts, others, padding=True, return_tensors=kind)["input_ids"]
+        pairs = tokenizer(list(zip(texts, others, strict=True)), padding=True, return_tensors=kind)["input_ids"]
+        assert np.array_equal(pairs, expected)
 
     def test_threads_do_not_disturb_each_other(self, new_tokenizer: Callable[[], Any]) -> None:
         """Truncation and padding are settings of the one Rust tokenizer in transformers."""
