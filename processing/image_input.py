@@ -108,13 +108,10 @@ def _open_text(text: str, exif_transpose: bool) -> Image.Image:
     scheme = text.lstrip()[:8].lower()
     if scheme.startswith("data:"):
         return _decode_bytes(text.encode(), f"a data URI of {len(text)} characters", exif_transpose)
-    name = text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
+    name = short_name(text)
     if scheme.startswith(("http://", "https://")):
         return _decode(BytesIO(_download(text.strip(), name)), name, exif_transpose)
-    path = text
-    if scheme.startswith("file:/"):
-        encoded = text[len("file:") :].removeprefix("//localhost").removeprefix("//")
-        path = encoded if os.path.exists(encoded) else url2pathname(encoded)
+    path = local_path(text)
     if os.path.isfile(path):
         with open(path, "rb") as file:
             return _decode(file, name, exif_transpose)
@@ -124,6 +121,19 @@ def _open_text(text: str, exif_transpose: bool) -> Image.Image:
         name = f"a text of {len(text)} characters (taken for base64, because there is no such file)"
         return _decode(BytesIO(decoded), name, exif_transpose)
     raise FileNotFoundError(f"Expected an image file, got {name}, which is not there.")
+
+
+def local_path(text: str) -> str:
+    """Return the path in a file URL, and any other text as it is."""
+    if not text[:6].lower().startswith("file:/"):
+        return text
+    encoded = text[len("file:") :].removeprefix("//localhost").removeprefix("//")
+    return encoded if os.path.exists(encoded) else url2pathname(encoded)
+
+
+def short_name(text: str) -> str:
+    """Return the name by which errors call a path or URL; a longer text may be an image itself."""
+    return text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
 
 
 def _from_base64(text: str) -> bytes | None:
