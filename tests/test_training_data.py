@@ -30,7 +30,7 @@ from twinlens.processing import (
     SiglipProcessor,
     SiglipTokenizer,
 )
-from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes
+from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes, load_pairs
 from twinlens.training.streams import Sample, SkipCounter
 
 load_pairs: Any = twinlens.training.load_pairs  # what it returns depends on what it is given
@@ -269,11 +269,11 @@ def test_urls_in_tables(tmp_path: Path, suffix: str) -> None:
 
     data = f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"
     for image, expected in ((file.as_uri(), str(file)), (data, data)):
-        assert twinlens.load_pairs(write(image))[0]["image"] == expected
-        assert twinlens.load_pairs(write(image), skip_corrupt=True)[0]["image"].getpixel((0, 0)) == (255, 0, 0)
+        assert load_pairs(write(image))[0]["image"] == expected
+        assert load_pairs(write(image), skip_corrupt=True)[0]["image"].getpixel((0, 0)) == (255, 0, 0)
     for wrong in ("A" * 6000, (tmp_path / "gone.png").as_uri()):
         with pytest.raises(FileNotFoundError) as caught:
-            twinlens.load_pairs(write(wrong))
+            load_pairs(write(wrong))
         assert len(str(caught.value)) < 300
 
 
