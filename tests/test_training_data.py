@@ -30,7 +30,7 @@ from twinlens.processing import (
     SiglipProcessor,
     SiglipTokenizer,
 )
-from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes, load_pairs
+from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes
 from twinlens.training.streams import Sample, SkipCounter
 
 load_pairs: Any = twinlens.training.load_pairs  # what it returns depends on what it is given
