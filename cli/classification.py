@@ -1,5 +1,6 @@
 """`twinlens classify`: zero-shot classification of image files."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ def classify_command(
     model: Annotated[
         str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
     ],
-    images: Annotated[list[Path], typer.Argument(help="The image files to classify.", metavar="IMAGE")],
+    images: Annotated[list[str], typer.Argument(help="The image files or URLs to classify.", metavar="IMAGE")],
     labels: Annotated[
         str | None,
         typer.Option(
@@ -50,19 +51,19 @@ def classify_command(
     names = check_labels([*from_option, *(text.strip() for text in label or ())])
     if "{}" not in template:
         raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
-    if folders := [str(image) for image in images if image.is_dir()]:
+    if folders := [image for image in images if os.path.isdir(image)]:
         raise IsADirectoryError(
             f"Expected images, got the folder {folders[0]}: pass the images in it, {folders[0]}/*.png."
         )
-    if missing := [str(image) for image in images if not image.is_file()]:
-        raise FileNotFoundError(f"No such image: {', '.join(missing)}.")
+    if others := [image for image in images if not os.path.isfile(image)]:
+        _check_references(others)
     quiet_libraries()
     check_model(model)
     from ..inference import classify_images
 
     scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)
     results: list[dict[str, Any]] = [
-        {"image": str(image), "scores": dict(sorted(zip(names, row, strict=True), key=lambda pair: -pair[1]))}
+        {"image": image, "scores": dict(sorted(zip(names, row, strict=True), key=lambda pair: -pair[1]))}
         for image, row in zip(images, scores, strict=True)
     ]
     if as_json:
@@ -72,3 +73,12 @@ def classify_command(
         print(result["image"])
         for name, score in result["scores"].items():
             print(f"  {score:8.2%}  {name}")
+
+
+def _check_references(images: list[str]) -> None:
+    """Raise an error for what is neither a file nor a URL of one, before the model is loaded."""
+    from ..processing.image_input import open_image
+
+    for image in images:
+        if not image.lower().startswith(("http://", "https://")):  # these are downloaded once, by the processor
+            open_image(image)

@@ -59,11 +59,11 @@ def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
 
 
 def classify_images(
-    source: str | Path, images: Sequence[Path], texts: Sequence[str], tokenizer: Path | None = None
+    source: str | Path, images: Sequence[str | Path], texts: Sequence[str], tokenizer: Path | None = None
 ) -> list[list[float]]:
-    """Return the probabilities of all texts for each image file; `tokenizer` is for a source without a vocabulary.
+    """Return the probabilities of all texts for each image, which is a file or a URL.
 
-    Raises ValueError for texts that `check_labels` refuses.
+    `tokenizer` is for a source without a vocabulary. Raises ValueError for texts that `check_labels` refuses.
     """
     texts = check_labels(texts)
     model = load_exact_model(source)

@@ -53,15 +53,17 @@ class ImageItem:
 def flatten_images(images: Any, name: str = "") -> list[ImageItem]:
     """Return one flat list of the images in nested collections and four-dimensional batches, without opening any.
 
-    A collection is a list, a one-dimensional array of objects or texts, a column of a data set or any other iterable.
+    A collection is a list, an array of objects or texts, a column of a data set or any other iterable.
     """
     if isinstance(images, ImageItem):
         return flatten_images(images.image, images.name) if images.highest is None else [images]
+    if isinstance(images, np.ndarray) and images.ndim < 3 and images.dtype.kind in "OUST":
+        images = images.ravel().tolist()
     if isinstance(images, np.ndarray | torch.Tensor):
         if images.ndim == 4:
             highest = highest_float(images)
             return [ImageItem(image, name, highest) for image in images]
-        is_collection = isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU"
+        is_collection = False
     else:
         is_one = isinstance(images, str | bytes | bytearray | memoryview | Mapping) or hasattr(images, "read")
         is_collection = isinstance(images, Iterable) and not is_one
@@ -103,17 +105,13 @@ def open_image(source: object, exif_transpose: bool = False) -> Image.Image:
 
 def _open_text(text: str, exif_transpose: bool) -> Image.Image:
     """Open a URL, a path or base64."""
-    scheme = text[:8].lower()
+    scheme = text.lstrip()[:8].lower()
     if scheme.startswith("data:"):
-        data = unquote_to_bytes(text.partition(",")[2])
-        return _decode_bytes(data, f"a data URI of {len(text)} characters", exif_transpose)
-    name = text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
+        return _decode_bytes(text.encode(), f"a data URI of {len(text)} characters", exif_transpose)
+    name = short_name(text)
     if scheme.startswith(("http://", "https://")):
-        return _decode(BytesIO(_download(text, name)), name, exif_transpose)
-    path = text
-    if scheme.startswith("file:/"):
-        encoded = text[len("file:") :].removeprefix("//localhost").removeprefix("//")
-        path = encoded if os.path.exists(encoded) else url2pathname(encoded)
+        return _decode(BytesIO(_download(text.strip(), name)), name, exif_transpose)
+    path = local_path(text)
     if os.path.isfile(path):
         with open(path, "rb") as file:
             return _decode(file, name, exif_transpose)
@@ -123,6 +121,19 @@ def _open_text(text: str, exif_transpose: bool) -> Image.Image:
         name = f"a text of {len(text)} characters (taken for base64, because there is no such file)"
         return _decode(BytesIO(decoded), name, exif_transpose)
     raise FileNotFoundError(f"Expected an image file, got {name}, which is not there.")
+
+
+def local_path(text: str) -> str:
+    """Return the path in a file URL, and any other text as it is."""
+    if not text[:6].lower().startswith("file:/"):
+        return text
+    encoded = text[len("file:") :].removeprefix("//localhost").removeprefix("//")
+    return encoded if os.path.exists(encoded) else url2pathname(encoded)
+
+
+def short_name(text: str) -> str:
+    """Return the name by which errors call a path or URL; a longer text may be an image itself."""
+    return text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
 
 
 def _from_base64(text: str) -> bytes | None:
@@ -178,7 +189,9 @@ def _lock_of(source: object) -> Lock:
 
 
 def _decode_bytes(data: bytes, name: str, exif_transpose: bool) -> Image.Image:
-    """Decode the bytes of a file, or these in base64."""
+    """Decode the bytes of a file, or these in a data URI or in base64."""
+    if data[:16].lstrip()[:5].lower() == b"data:":
+        data = unquote_to_bytes(data.partition(b",")[2])
     if data.isascii() and (decoded := _from_base64(data.decode())) and _is_image(decoded):
         data = decoded
     return _decode(BytesIO(data), name, exif_transpose)

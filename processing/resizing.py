@@ -62,13 +62,13 @@ def resize_shorter_side(shorter_side: int, height: int, width: int) -> Size:
 def resize_within(shorter_side: int, longest_side: int, height: int, width: int) -> Size:
     """Return (height, width) with that shorter side, or a smaller one where the longer would be over `longest_side`.
 
-    The rounding of the smaller one is that of transformers (`get_size_with_aspect_ratio`).
+    The rounding of the smaller one is that of transformers (`get_size_with_aspect_ratio`), but for at least one pixel.
     """
     shorter, longer = min(height, width), max(height, width)
     if longer / shorter * shorter_side <= longest_side:
         return resize_shorter_side(shorter_side, height, width)
     exact = longest_side * shorter / longer
-    if (new_shorter := round(exact)) == shorter:
+    if (new_shorter := max(1, round(exact))) == shorter:
         return height, width
     new_longer = int(exact * longer / shorter)
     return (new_longer, new_shorter) if width < height else (new_shorter, new_longer)

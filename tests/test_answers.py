@@ -1,5 +1,6 @@
 """From a photograph to an answer: transformers' unchanged pipelines with our classes, and the command line."""
 
+import base64
 import json
 import re
 import shutil
@@ -225,6 +226,22 @@ def test_what_is_written_is_named_as_it_was_given(run, folders, tmp_path, monkey
     assert Path("again.pt").is_file()
 
 
+def test_classify_takes_urls_and_shows_no_payload(run, folders, photographs):
+    """A URL is answered as its file is; what holds no image is an error before the model is loaded."""
+    file = Path(photographs[0]).absolute()
+    answers = []
+    for image in (file, file.as_uri(), f"data:;base64,{base64.b64encode(file.read_bytes()).decode()}"):
+        code, output, errors = run("classify", folders["clip"], image, "--labels", "a cat,a dog", "--json")
+        assert (code, errors) == (0, "")
+        answers.append(json.loads(output)[0]["scores"])
+    assert answers[0] == answers[1] == answers[2]
+    payload = "A" * 5000
+    for image in (f"data:image/png;base64,{payload}", payload, "x y" * 2000):
+        code, output, errors = run("classify", folders["clip"], image, "--labels", "a cat")
+        assert (code, output) == (1, "")
+        assert len(errors) < 300
+
+
 def test_one_head_is_singular():
     tower = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 128}
     assert describe_tower(tower) == "64 wide, 2 layers, 1 head, MLP 128"
@@ -237,7 +254,10 @@ def test_one_head_is_singular():
         (["convert", "absent.npz", "out"], "absent.npz: no such file"),
         (["classify", "absent", "{clip}.pt", "--labels", "a"], "absent"),
         (["classify", "{clip}", "{clip}.pt", "--labels", "a"], "clip.pt"),
-        (["classify", "{clip}", "absent.jpg", "--labels", "a"], "No such image: absent.jpg."),
+        (
+            ["classify", "{clip}", "absent.jpg", "--labels", "a"],
+            "got absent.jpg, which is not there.",
+        ),
         (["classify", "{clip}", "{clip}", "--labels", "a"], "{clip}: pass the images in it, {clip}/*.png."),
         (["classify", "{clip}", "absent.jpg", "--labels", " , "], "Expected labels"),
         (["classify", "{clip}", "absent.jpg", "--labels", "a", "--template", "a"], "Expected a template with {}"),

@@ -173,6 +173,9 @@ class TestForms:
                 "in capitals": uri.replace("data:image/png;base64", "DATA:image/png;BASE64"),
                 "percent-encoded": uri.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
                 "without ;base64": uri.replace(";base64", ""),
+                "bytes of a data URI": uri.encode(),
+                "open file of a data URI": io.BytesIO(uri.encode()),
+                "data URI after spaces": f"\n {uri}",
                 "bytes": png,
                 "bytearray": bytearray(png),
                 "memoryview": memoryview(png),
@@ -183,7 +186,11 @@ class TestForms:
                 "file:// and a path": f"file://{path}",
                 "path": path,
                 "array of paths": np.array([str(path)]),
+                "array without dimensions": np.array(str(path)),
+                "array of two dimensions": np.array([[str(path)]]),
+                "array of bytes": np.array([plain.encode()]),
                 "array of objects": objects,
+                "table of objects": objects[None],
                 "generator": (item for item in [image]),
                 "column": column,
                 "undecoded": undecoded,
@@ -417,6 +424,15 @@ class TestOldFiles:
                 theirs = CLIPImageProcessorPil(do_center_crop=cropped, **settings)
                 assert torch.equal(found, theirs(image, return_tensors="pt")["pixel_values"]), (edges, image.size)
         assert "a shorter side of 7, or a longer side of 90 if it" in CLIPImageProcessor(**settings).describe()
+
+    @pytest.mark.parametrize("engine", ["pillow", "torch"])
+    def test_a_longest_edge_leaves_a_pixel(self, engine: str) -> None:
+        """Of a line, where the rounding of transformers leaves none."""
+        processor = CLIPImageProcessor(
+            size={"shortest_edge": 224, "longest_edge": 300}, resize_engine=engine, do_center_crop=False
+        )
+        shape = processor(Image.new("RGB", (700, 1), "red"))["pixel_values"].shape
+        assert shape == (1, 3, 1, 700)  # a shorter side that stays leaves the longer one, as in transformers
 
 
 class TestTorchEngine:

@@ -1,5 +1,6 @@
 """Training data: every kind of source, tars shared out and damaged, crops, and batches that depend on nothing else."""
 
+import base64
 import csv
 import io
 import json
@@ -250,6 +251,30 @@ class TestTables:
     def test_neither_path_nor_data_set(self):
         with pytest.raises(TypeError, match="Expected a path, a name or a data set of `datasets`, got int"):
             load_pairs(3)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_urls_in_tables(tmp_path: Path, suffix: str) -> None:
+    """They are read as the processors read them, and no error shows a payload."""
+    stored = io.BytesIO()
+    Image.new("RGB", (9, 9), "red").save(stored, "PNG")
+    file, table = tmp_path / "a b.png", tmp_path / f"table{suffix}"
+    file.write_bytes(stored.getvalue())
+
+    def write(image: str) -> str:
+        table.write_text(
+            json.dumps({"image": image, "text": "a"}) if suffix == ".jsonl" else f'image,text\n"{image}",a'
+        )
+        return str(table)
+
+    data = f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"
+    for image, expected in ((file.as_uri(), str(file)), (data, data)):
+        assert load_pairs(write(image))[0]["image"] == expected
+        assert load_pairs(write(image), skip_corrupt=True)[0]["image"].getpixel((0, 0)) == (255, 0, 0)
+    for wrong in ("A" * 6000, (tmp_path / "gone.png").as_uri()):
+        with pytest.raises(FileNotFoundError) as caught:
+            load_pairs(write(wrong))
+        assert len(str(caught.value)) < 300
 
 
 class TestDamagedImages:

@@ -16,7 +16,7 @@ from huggingface_hub import is_offline_mode
 from torch.utils.data import Dataset
 
 from ..catalogue.download import is_on_hub
-from ..processing.image_input import open_image
+from ..processing.image_input import local_path, open_image, short_name
 from .labelled_images import is_image
 from .streams import (
     UNREADABLE,
@@ -65,7 +65,8 @@ def load_pairs(
 
     - A folder holds `metadata.csv` or `metadata.jsonl` with the columns `file_name` and `text`; or images, each with a
       `.txt` file of the same name that has one caption per line; or it was written by `save_to_disk` of `datasets`.
-    - A table is a `.csv`, `.tsv` or `.jsonl` file. Paths of images in it are relative to the file.
+    - A table is a `.csv`, `.tsv` or `.jsonl` file. Paths of images in it are relative to the file;
+      http, https, file and data URLs are read too.
     - Tars are named with braces, `shards-{000..009}.tar`, and are streamed.
     - Any other string is the name of a data set on the Hub, which is streamed with `streaming`.
     - An object of `datasets` is used as it is; an `IterableDataset` is a stream.
@@ -241,12 +242,12 @@ def _pairs_from_table(file: Path, columns: Columns, skip_corrupt: bool) -> FileP
                 raise
             left_out.append(str(error))
             continue
-        if not image.startswith(("http://", "https://")):
-            image = str(file.parent / image)
+        if not image.lower().startswith(("http://", "https://", "data:")):
+            image = str(file.parent / local_path(image))
             if not os.path.isfile(image):
-                missing.append(f"{image} ({where})")
+                missing.append(f"{short_name(image)} ({where})")
                 if skip_corrupt:
-                    left_out.append(f"{image} ({where}) is not there.")
+                    left_out.append(f"{missing[-1]} is not there.")
                     continue
         images.append(image)
         texts.append(text)
