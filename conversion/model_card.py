@@ -227,7 +227,8 @@ def _preprocessing(processor: DualEncoderProcessor) -> str:
     images, description = processor.image_processor, processor.describe()
     fill = getattr(images, "fill_color", None)
     if getattr(images, "openai_order", False):
-        elsewhere = "converts to RGB before it resizes, lays transparency over white, rounds down"
+        before = "" if getattr(images, "rgb_first", False) else "converts to RGB before it resizes, "
+        elsewhere = f"{before}lays transparency over white, rounds the place of the crop down"
         elsewhere += ", fills up with 0" if fill else ""
     elif images.resize_engine == "official":
         elsewhere = "always resizes with antialiasing"

@@ -135,7 +135,8 @@ def _unsupported(stated: Mapping[str, Any], image_size: int) -> Iterator[str]:
         yield f"interpolation is {interpolation!r}, expected {' or '.join(map(repr, _RESAMPLE))}"
     if (resize_mode := stated.get("resize_mode", "shortest")) not in _RESIZE_MODES:
         yield f"resize_mode is {resize_mode!r}, expected {' or '.join(map(repr, _RESIZE_MODES))}"
-    levels = _per_channel(fill := stated.get("fill_color", 0))
+    fill = stated.get("fill_color", 0)
+    levels = fill if isinstance(fill, list | tuple) else [fill] * 3  # a list of one is none of open_clip's
     if len(levels) != 3 or not all(type(level) is int and 0 <= level <= 255 for level in levels):
         yield f"fill_color is {fill!r}, expected a level of 0..255, or three"
     if (mode := stated.get("mode", "RGB")) != "RGB":

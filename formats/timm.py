@@ -166,7 +166,7 @@ class TimmLayout(Layout):
 
     def image_settings(self, image_size: int, published: Mapping[str, Any]) -> dict[str, Any]:
         """Return mean, deviation, filter and crop as stated, with timm's defaults for what the JSON leaves open."""
-        cfg = {**self.sidecar_json, **(self.sidecar_json.get("pretrained_cfg") or {})}  # old files have it at the top
+        cfg = self.sidecar_json.get("pretrained_cfg", self.sidecar_json) or {}  # old files have it at the top
         if not (stated := {name: value for name, value in cfg.items() if value and name in _DEFAULT_PIXELS}):
             return {}
         stated = _DEFAULT_PIXELS | stated
@@ -180,4 +180,5 @@ class TimmLayout(Layout):
         if crop_mode == "border":
             stated["fill_color"] = [round(255 * value) for value in stated["mean"]]
         resized_size = math.floor(image_size / crop_pct)
-        return image_settings(stated, "pretrained_cfg", image_size=image_size, resized_size=resized_size)
+        settings = image_settings(stated, "pretrained_cfg", image_size=image_size, resized_size=resized_size)
+        return settings | {"rgb_first": True}  # as timm's readers of images do (data/dataset.py, `input_img_mode`)

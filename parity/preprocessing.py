@@ -163,9 +163,9 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
     if checkpoint.format == "open_clip":
         stated = {**checkpoint.published_pixels, **_truthy(json.get("preprocess_cfg") or {})}
     elif checkpoint.format == "timm":
-        stated = _truthy(json.get("pretrained_cfg") or {key: json[key] for key in json if key in _TIMM_FIELDS})
+        stated = _truthy(json.get("pretrained_cfg", json))  # old files have it at the top
     is_timm = checkpoint.format == "timm"
-    if stated.keys() & _TIMM_FIELDS:
+    if stated.keys() & (_TIMM_FIELDS if is_timm else _OPEN_CLIP_FIELDS):
         steps = (reference_pixels.timm_steps if is_timm else reference_pixels.open_clip_steps)(stated, size)
         name = "timm's create_transform" if is_timm else "open_clip's image_transform_v2"
         original = _timm_pixels if is_timm else _open_clip_pixels
@@ -178,14 +178,15 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
         bilinear = not is_single_tower(config) and config.text_config.pad_token_id == 0
         filter_of_hub = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
         steps, name, original = reference_pixels.hub_steps(steps, filter_of_hub), "the steps of the Hub's folders", None
-    # timm's transforms take RGB only, and so do open_clip's where they fill up with three levels.
-    rgb_only = is_timm or not isinstance(stated.get("fill_color", 0), int)
+    # open_clip's transforms take RGB only where they fill up with three levels.
+    rgb_only = not isinstance(stated.get("fill_color", 0), int)
     if original is not None and (installed := _installed(original, stated, size)):
         return installed._replace(rgb_only=rgb_only)
     return Reference(f"{name}, restated in NumPy", steps.apply, rgb_only)
 
 
-_TIMM_FIELDS = {"mean", "std", "interpolation", "crop_pct", "crop_mode", "resize_mode", "fill_color"}
+_OPEN_CLIP_FIELDS = {"mean", "std", "interpolation", "resize_mode", "fill_color", "mode", "size"}
+_TIMM_FIELDS = {"mean", "std", "interpolation", "crop_pct", "crop_mode"}
 
 
 def _truthy(fields: Any) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def _timm_pixels(stated: dict[str, Any], size: int) -> Reference:
 
     config = resolve_data_config(pretrained_cfg={**stated, "input_size": (3, size, size)})
     transform = create_transform(**config, is_training=False)
-    return Reference(f"timm {version('timm')}", lambda image: transform(image).numpy())
+    return Reference(f"timm {version('timm')}", lambda image: transform(image.convert("RGB")).numpy())
 
 
 def _text_reference(checkpoint: Checkpoint, folder: Path, choices: Choices) -> Reference:

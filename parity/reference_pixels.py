@@ -126,6 +126,7 @@ def timm_steps(stated: Mapping[str, Any], size: int) -> PixelSteps:
         stated.get("std") or (0.229, 0.224, 0.225),
         _FILTERS.get(stated.get("interpolation") or "", Image.Resampling.BICUBIC),
         tuple(round(255 * value) for value in mean),
+        own_mode=False,
     )
 
 
@@ -138,7 +139,7 @@ def hub_steps(official: PixelSteps, filter_of_hub: int) -> PixelSteps:
 def transformers_steps(settings: Mapping[str, Any]) -> PixelSteps | None:
     """Return the pixels that a `preprocessor_config.json` states; None where it is of a rarer form than restated here.
 
-    `resize_engine`, `openai_order` and `background` are twinlens' own words.
+    `resize_engine`, `openai_order`, `rgb_first` and `background` are twinlens' own words.
     """
     size, crop = settings.get("size"), settings.get("crop_size")
     numbers = [settings.get(name) for name in ("image_mean", "image_std", "resample")]
@@ -153,9 +154,9 @@ def transformers_steps(settings: Mapping[str, Any]) -> PixelSteps | None:
     crops = {*crop.values()} if cropped and isinstance(crop, dict) else sides
     if mode is None or len(sides) != 1 or len(crops) != 1 or (cropped and not isinstance(crop, dict)):
         return None
-    engine, own_mode = settings.get("resize_engine") or "pillow", bool(settings.get("openai_order"))
+    engine, openai_order = settings.get("resize_engine") or "pillow", bool(settings.get("openai_order"))
     background = settings.get("background") or ("ignore" if engine == "official" else (255, 255, 255))
-    if engine == "torch" or (engine == "official" and (own_mode or cropped)) or (mode != "squash" and not cropped):
+    if engine == "torch" or (engine == "official" and (openai_order or cropped)) or (mode != "squash" and not cropped):
         return None
     return PixelSteps(
         mode,
@@ -165,7 +166,7 @@ def transformers_steps(settings: Mapping[str, Any]) -> PixelSteps | None:
         numbers[1],
         numbers[2] if engine == "pillow" else None,
         settings.get("fill_color") or 0,
-        own_mode,
+        openai_order and not settings.get("rgb_first"),
         None if background == "ignore" else tuple(background),
-        half_to_even=own_mode,
+        half_to_even=openai_order,
     )

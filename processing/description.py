@@ -34,15 +34,15 @@ def describe_image_steps(settings: ImageSettings, engine: ResizeEngine) -> Itera
     else:
         yield "Files are opened by Pillow, their first frame; the EXIF orientation is ignored, as in the official code."
     to_rgb, values = [*_describe_conversion(settings)], [*_describe_values(settings)]
-    if not settings.openai_order:
+    if not settings.resizes_own_mode:
         yield from to_rgb
     if engine.takes_values:
         yield from values
     if settings.do_resize:
         filter_name = Image.Resampling(settings.resample).name.lower()
-        mode = ", in the image's own mode" if settings.openai_order else ""
+        mode = ", in the image's own mode" if settings.resizes_own_mode else ""
         yield f"Resized to {_describe_target(settings)}, {engine.description.format(filter=filter_name)}{mode}."
-    if settings.openai_order:
+    if settings.resizes_own_mode:
         yield from to_rgb
     if settings.do_center_crop:
         height, width = settings.crop_size["height"], settings.crop_size["width"]

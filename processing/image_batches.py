@@ -103,7 +103,7 @@ def stack_levels(images: list[Pixels]) -> Pixels:
 
 
 def convert_to_rgb(pixels: Pixels, engine: ResizeEngine, settings: ImageSettings) -> Pixels:
-    """Apply the background and convert to RGB, which in OpenAI's order waits until the image is resized."""
+    """Apply the background and convert to RGB, unless the image is resized in its own mode."""
     if isinstance(pixels, torch.Tensor):
         return pixels.expand(-1, 3, -1, -1) if settings.do_convert_rgb else pixels
     if engine.reads_top_byte:
@@ -112,7 +112,7 @@ def convert_to_rgb(pixels: Pixels, engine: ResizeEngine, settings: ImageSettings
         image_steps.warn_of_lost_levels(pixels)  # before a resize averages some of them away
     if settings.do_convert_rgb and settings.background != "ignore":
         pixels = image_steps.composite_over(pixels, settings.background)
-    if settings.do_convert_rgb and not settings.openai_order:
+    if settings.do_convert_rgb and not settings.resizes_own_mode:
         pixels = image_steps.to_rgb(pixels)
     return pixels
 

@@ -39,11 +39,13 @@ class WholeImageProcessorKwargs(DualEncoderImageProcessorKwargs, total=False):  
 
     openai_order: resize in the image's own mode and convert to RGB afterwards, and round the offset of the crop half to
         even, as `openai/CLIP` and open_clip do; transformers converts first and rounds down.
+    rgb_first: with `openai_order`, convert to RGB before the resize all the same, as timm does.
     fill_color: level of 0..255, or three (red, green, blue), of the crop where it is larger than the image; by default
         0. transformers has no such setting and fills with 0.
     """
 
     openai_order: bool | None
+    rgb_first: bool | None
     fill_color: int | tuple[int, ...] | list[int] | None
 
 
@@ -88,9 +90,15 @@ class ImageSettings:
     pin_memory: bool = False
     return_tensors: str | None = None
     openai_order: bool = False
+    rgb_first: bool = False
     fill_color: int | Color = 0
     patch_size: int = 0  # NaFlex; 0 for families that return whole images
     max_num_patches: int = 0  # NaFlex
+
+    @property
+    def resizes_own_mode(self) -> bool:
+        """Whether an image is resized in its own mode and converted to RGB afterwards."""
+        return self.openai_order and not self.rgb_first
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "ImageSettings":

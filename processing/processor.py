@@ -236,7 +236,7 @@ class DualEncoderProcessor(ProcessorMixin):
         if preprocessing == "official":
             image["resize_engine"] = "official"
         else:
-            image.pop("openai_order", None)
+            image = {name: value for name, value in image.items() if name not in ("openai_order", "rgb_first")}
         image_processor = cls.image_processor_type(**(image | image_settings))
         if text_cleanup is not None:
             if not cls.has_text_cleanup:

@@ -166,6 +166,7 @@ REFUSED = [
     ("clip", {"resize_mode": "longest", "fill_color": 256}, "fill_color is 256, expected a level of 0..255, or three"),
     ("siglip", {"fill_color": 0.5}, "fill_color is 0.5, expected a level"),
     ("siglip", {"fill_color": [1, 2]}, r"fill_color is \[1, 2\], expected a level"),
+    ("siglip", {"resize_mode": "longest", "fill_color": [7]}, r"fill_color is \[7\], expected a level"),
     ("siglip", {"resize_mode": "crop"}, "resize_mode is 'crop', expected 'shortest' or 'squash' or 'longest'"),
     ("clip", {"std": [0.5, 0.5, 0]}, r"std is \[0.5, 0.5, 0\], expected three numbers"),
     ("clip", {"resize_mode": ["squash"]}, r"resize_mode is \['squash'\], expected"),
@@ -237,15 +238,22 @@ def test_timm_states_crop_and_values(case: str, tmp_path: Path) -> None:
     stated, resized, fill = TIMM_CASES[case]
     stated = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "input_size": [3, 48, 48], **stated}
     folder = write_timm(tmp_path / "timm", stated)
-    image = cat().resize((90, 40))
-    levels = image.resize(resized, Image.Resampling.BILINEAR)
-    expected = Image.new("RGB", (48, 48), fill or None)
-    left, top = ((48 - side) // 2 if side < 48 else -round((side - 48) / 2) for side in resized)
-    expected.paste(levels, (left, top))
-    values = (np.asarray(expected, np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    photograph = cat().resize((90, 40))
+    transparent = photograph.copy()
+    transparent.putalpha(Image.linear_gradient("L").resize(photograph.size))
     convert(folder, tmp_path / "folder", verify=False, **TRUNK_OPTIONS)
-    ours = DualEncoderProcessor.from_pretrained(tmp_path / "folder")(images=image)["pixel_values"][0]
-    np.testing.assert_allclose(ours, values.transpose(2, 0, 1), rtol=0, atol=1e-6)
+    processor = DualEncoderProcessor.from_pretrained(tmp_path / "folder")
+    for image in (photograph, photograph.quantize(30), photograph.convert("1"), transparent):
+        levels = image.convert("RGB").resize(resized, Image.Resampling.BILINEAR)  # as timm's `ImageDataset` opens it
+        expected = Image.new("RGB", (48, 48), fill or None)
+        left, top = ((48 - side) // 2 if side < 48 else -round((side - 48) / 2) for side in resized)
+        expected.paste(levels, (left, top))
+        values = (np.asarray(expected, np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        ours = processor(images=image)["pixel_values"][0]
+        np.testing.assert_allclose(ours, values.transpose(2, 0, 1), rtol=0, atol=1e-6, err_msg=image.mode)
+    steps = processor.describe()
+    assert steps.index("Converted to RGB by Pillow; transparency is dropped.") < steps.index("Resized to")
+    assert "in the image's own mode" not in steps
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,20 @@ class TestCertificate:
         (tmp_path / "folder" / "official_layout.json").unlink()  # as in older folders
         assert checked(checkpoint, tmp_path / "folder").passed
 
+    def test_a_statement_of_its_size_alone(self, tmp_path: Path) -> None:
+        """It is a statement: the rest has open_clip's defaults, for the processor and for the certificate."""
+        (tmp_path / "source").mkdir()
+        content = {"model_cfg": TINY_SIGLIP_JSON, "preprocess_cfg": {"size": [48, 48]}}
+        (tmp_path / "source" / "open_clip_config.json").write_text(json.dumps(content))
+        write_tensors("safetensors", trunk_tensors(**TINY_TRUNK), tmp_path / "source" / "open_clip_model.safetensors")
+        checkpoint = read_checkpoint(tmp_path / "source", **TRUNK_OPTIONS)
+        processor = build_processor(checkpoint.config, checkpoint)
+        assert processor.image_processor.image_mean == (0.48145466, 0.4578275, 0.40821073)
+        images = check_preprocessing(checkpoint, tmp_path, processor, Choices()).images
+        assert images is not None
+        assert images.reference.startswith("open_clip")
+        assert images.error < 1e-6
+
     def test_convert_writes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(CLIPTokenizer, "clean", lambda self, text: text.strip())
         with pytest.raises(ParityError, match=r"The conversion is wrong: .*Ids of 12 texts: other for .*HTML entities"):
