@@ -63,7 +63,8 @@ def classify_images(
 ) -> list[list[float]]:
     """Return the probabilities of all texts for each image file; `tokenizer` is for a source without a vocabulary.
 
-    Raises ValueError for texts that `check_labels` refuses.
+    Equal texts have equal probabilities; with the softmax loss each of them takes its share, as in transformers'
+    pipeline. Raises ValueError for texts that `check_labels` refuses.
     """
     texts = check_labels(texts)
     model = load_exact_model(source)

@@ -9,7 +9,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import get_last_checkpoint
 
 from .._version import __version__
+from ..formats import absolute_path
 from ..inference import check_labels, load_exact_model, load_processor
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
@@ -41,7 +43,7 @@ from .labelled_images import image_classes
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
-from .sources import PairDataset, SkipUnreadable, load_pairs
+from .sources import FilePairs, PairDataset, SkipUnreadable, load_pairs
 from .streams import SkipCounter, Stream
 from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask, check_batches
 
@@ -72,7 +74,7 @@ def train(plan: TrainingPlan) -> TrainingResult:
     ValueError for a plan that cannot be run, all of them before training starts.
     """
     _check_packages()
-    output = Path(plan.output).expanduser().resolve()
+    output = absolute_path(plan.output)
     checkpoint = _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
     _check_output(output, model)
@@ -91,7 +93,7 @@ def train(plan: TrainingPlan) -> TrainingResult:
 def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     """Check and load all that the run needs, run one pair, and return the memory needed; nothing is written."""
     _check_packages()
-    output = Path(plan.output).expanduser().resolve()
+    output = absolute_path(plan.output)
     _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
     _check_output(output, model)
@@ -221,7 +223,7 @@ class _ProgressOnStderr(ProgressCallback):
 def _load_evaluation(
     plan: TrainingPlan, collator: ContrastiveCollator
 ) -> "tuple[PairDataset | None, ZeroShotTask | None]":
-    """Return the pairs and the task to measure on, if they are planned; the first of each can be read."""
+    """Return the pairs and the task to measure on, if they are planned; all images of files can be read."""
     eval_pairs, zero_shot = None, None
     if plan.eval_data:
         eval_pairs = load_pairs(
@@ -233,13 +235,25 @@ def _load_evaluation(
             skip_corrupt=plan.skip_corrupt,
         )
         _first_batch(eval_pairs, collator)
+        if isinstance(eval_pairs, FilePairs):
+            _check_images(dict.fromkeys(eval_pairs.images))
     if plan.zero_shot:
         images, names = image_classes(plan.zero_shot)
         check_labels(names)
-        for sample in map(images.__getitem__, range(len(images))):
-            open_image(sample["image"])
+        _check_images(images.files)
         zero_shot = ZeroShotTask(images, [[plan.template.replace("{}", name)] for name in names])
     return eval_pairs, zero_shot
+
+
+def _check_images(files: Iterable[str]) -> None:
+    """Raise the error of the first image that cannot be read: after the training it would come too late."""
+
+    def check(file: str) -> None:
+        open_image(file)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(check, files):
+            pass
 
 
 def _first_batch(pairs: PairDataset, collator: ContrastiveCollator) -> dict[str, Tensor]:
