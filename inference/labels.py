@@ -1,5 +1,6 @@
 """Labels in words: from an option or a file, and the check that every use of them makes."""
 
+import os
 from collections.abc import Iterable
 
 
@@ -31,7 +32,7 @@ def check_labels(labels: Iterable[str]) -> list[str]:
 
 def _read_lines(file: str) -> list[str]:
     try:
-        with open(file, encoding="utf-8-sig") as text:  # not Path.is_file: a pipe is no file
+        with open(os.path.expanduser(file), encoding="utf-8-sig") as text:  # not Path.is_file: a pipe is no file
             return text.read().split("\n")
     except OSError as error:
         raise type(error)(f"Expected a text file with a label on each line, got {file!r}: {error.strerror}.") from error

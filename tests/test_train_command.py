@@ -329,6 +329,7 @@ class TestChecks:
             ({"eval_data": "absent/pairs"}, "absent/pairs"),
             ({"eval_data": "{world}/damaged"}, "no format that Pillow knows"),
             ({"eval_data": "{world}/late"}, r"late/1\.png"),
+            ({"eval_data": "{world}/late-rows"}, r"Sample 1: .* no format that Pillow knows"),
             ({"data": "{world}/damaged", "batch_size": 2}, "no format that Pillow knows"),
             ({"eval_data": "{world}/test", "zero_shot": "{world}/classes"}, "no format that Pillow knows"),
             ({"text_column": "said"}, "a column named 'said'"),
@@ -347,6 +348,9 @@ class TestChecks:
                     (world / folder / f"{number}.txt").write_text("a caption")
             shutil.copytree(world / "damaged", world / "late")
             shutil.copy(world / "train" / "0.png", world / "late" / "0.png")
+            images = [{"bytes": file.read_bytes(), "path": None} for file in sorted((world / "late").glob("*.png"))]
+            rows = datasets.Dataset.from_dict({"image": images, "text": ["a", "b"]})
+            datasets.DatasetDict({"test": rows}).save_to_disk(str(world / "late-rows"))
             (world / "loop").symlink_to("loop")
             shutil.copytree(world / "model", world / "hollow")
             weights = load_file(world / "model" / "model.safetensors")

@@ -34,17 +34,18 @@ from ..formats import absolute_path
 from ..inference import check_labels, load_exact_model, load_processor
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from ..processing.image_batches import naming
 from ..processing.image_input import open_image
 from ..processing.sentence_transformers import save_sentence_transformers_files
 from .augmentation import RandomResizedCrop
 from .card import draw_curves, training_card
 from .collator import ContrastiveCollator
-from .labelled_images import image_classes
+from .labelled_images import LabelledImages, image_classes
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
-from .sources import FilePairs, PairDataset, SkipUnreadable, load_pairs
-from .streams import SkipCounter, Stream
+from .sources import ColumnPairs, FilePairs, PairDataset, SkipUnreadable, load_pairs
+from .streams import SkipCounter, Stream, check_caption
 from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask, check_batches
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class _ProgressOnStderr(ProgressCallback):
 def _load_evaluation(
     plan: TrainingPlan, collator: ContrastiveCollator
 ) -> "tuple[PairDataset | None, ZeroShotTask | None]":
-    """Return the pairs and the task to measure on, if they are planned; all images of files can be read."""
+    """Return the pairs and the task to measure on, if they are planned; all that is no stream can be read."""
     eval_pairs, zero_shot = None, None
     if plan.eval_data:
         eval_pairs = load_pairs(
@@ -236,23 +237,29 @@ def _load_evaluation(
         )
         _first_batch(eval_pairs, collator)
         if isinstance(eval_pairs, FilePairs):
-            _check_images(dict.fromkeys(eval_pairs.images))
+            _check_samples(eval_pairs, dict(zip(eval_pairs.image_ids, range(len(eval_pairs)), strict=True)).values())
+        elif isinstance(eval_pairs, ColumnPairs):
+            _check_samples(eval_pairs, range(len(eval_pairs)))
     if plan.zero_shot:
         images, names = image_classes(plan.zero_shot)
         check_labels(names)
-        _check_images(images.files)
+        _check_samples(images, range(len(images)))
         zero_shot = ZeroShotTask(images, [[plan.template.replace("{}", name)] for name in names])
     return eval_pairs, zero_shot
 
 
-def _check_images(files: Iterable[str]) -> None:
-    """Raise the error of the first image that cannot be read: after the training it would come too late."""
+def _check_samples(samples: FilePairs | ColumnPairs | LabelledImages, indices: Iterable[int]) -> None:
+    """Raise the error of the first of these samples that cannot be read: after the training it would come too late."""
 
-    def check(file: str) -> None:
-        open_image(file)
+    def check(index: int) -> None:
+        sample = samples[index]
+        with naming(f"Sample {index}"):
+            check_caption(sample.get("text", "a class"))
+            if isinstance(sample["image"], str | bytes):
+                open_image(sample["image"])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(check, files):
+        for _ in pool.map(check, indices):
             pass
 
 
