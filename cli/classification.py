@@ -1,6 +1,8 @@
 """`twinlens classify`: zero-shot classification of image files."""
 
 import os
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,14 +43,16 @@ def classify_command(
 ) -> None:
     """Classify images by labels in words.
 
-    SigLIP scores every label by itself, from 0% to 100%; the scores of CLIP add up to 100%.
+    SigLIP scores every label by itself, from 0% to 100%; the scores of CLIP add up to 100%. A label that is given more
+    than once counts once.
     """
     from ..inference import check_labels, read_labels
 
     if labels is None and not label:
         raise typer.BadParameter('Pass --labels "a cat,a dog", --labels @FILE, or --label once for each label.')
     from_option = [] if labels is None else read_labels(labels)
-    names = check_labels([*from_option, *(text.strip() for text in label or ())])
+    given = check_labels([*from_option, *(text.strip() for text in label or ())])
+    names = list(dict.fromkeys(given))
     if "{}" not in template:
         raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
     if folders := [image for image in images if os.path.isdir(image)]:
@@ -57,6 +61,9 @@ def classify_command(
         )
     if others := [image for image in images if not os.path.isfile(image)]:
         _check_references(others)
+    if repeated := [name for name, count in Counter(given).items() if count > 1]:
+        names_of_some = ", ".join(map(repr, repeated[:5])) + (", ..." if len(repeated) > 5 else "")
+        print(f"Given more than once, and counted once: {names_of_some}.", file=sys.stderr)
     quiet_libraries()
     check_model(model)
     from ..inference import classify_images

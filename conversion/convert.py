@@ -15,6 +15,7 @@ from ..formats import (
     Checkpoint,
     FormatError,
     LoadOptions,
+    absolute_path,
     check_options,
     read_source,
     readable_errors,
@@ -113,7 +114,7 @@ def convert(
     FileExistsError where the folder is not empty, FormatError for a source that cannot be converted.
     """
     check_options(options)
-    folder = Path(folder).expanduser().resolve()
+    folder = absolute_path(folder)
     _check_destination(Path(source), folder, overwrite)
     checkpoint, entry = read_source(source, progress=progress, **options)
     if isinstance(checkpoint.layout, OpenAITowerLayout):

@@ -15,6 +15,7 @@ from ..formats import (
     FormatError,
     Layout,
     OpenClipLayout,
+    absolute_path,
     differences,
     layout_from_dict,
     read_checkpoint,
@@ -56,7 +57,7 @@ def export(
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}.")
     if dtype not in (None, *get_args(ExportDType)):
         raise ValueError(f"dtype must be one of {', '.join(get_args(ExportDType))}, got {dtype!r}.")
-    folder, file = Path(folder), Path(file).expanduser().resolve()
+    folder, file = Path(folder), absolute_path(file)
     checkpoint = read_checkpoint(folder)
     config = checkpoint.config
     if is_single_tower(config):

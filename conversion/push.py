@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
-from ..formats import FormatError, read_json, readable_errors
+from ..formats import FormatError, absolute_path, read_json, readable_errors
 from ..formats.layout import LAYOUT_FILE
 from ..formats.transformers_folder import refuse_other_model_types
 
@@ -79,7 +79,7 @@ def push(
     nothing of the network. `token` is the stored one unless given. Raises ValueError for a folder that is not complete
     or whose certificate says "fail", PermissionError where the Hub refuses, OSError where it cannot be reached.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = absolute_path(folder)
     try:
         validate_repo_id(repository)
     except HFValidationError as error:

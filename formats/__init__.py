@@ -2,7 +2,7 @@
 
 from .big_vision import BigVisionLayout
 from .checkpoint import LAYOUTS, Checkpoint, is_checkpoint_file, layout_from_dict, read_checkpoint, to_official
-from .errors import FormatError, readable_errors
+from .errors import FormatError, absolute_path, readable_errors
 from .geometry import differences
 from .inspection import inspect_source
 from .layout import Layout, read_json
@@ -28,6 +28,7 @@ __all__ = [
     "OpenClipLayout",
     "TimmLayout",
     "TransformersLayout",
+    "absolute_path",
     "check_options",
     "differences",
     "inspect_source",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
 from os import PathLike
+from pathlib import Path
 from pickle import UnpicklingError
 
 from safetensors import SafetensorError
@@ -15,6 +16,14 @@ class FormatError(ValueError):
 
 class SeveralModelsError(FormatError):
     """A file holds several models, or weights beside those of one, and does not say which are meant."""
+
+
+def absolute_path(path: str | PathLike[str]) -> Path:
+    """Return a path without `~` and links. Raises OSError for links in a circle, and for a `~` that is nobody's."""
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:
+        raise OSError(f"{path} leads nowhere: {error}. Choose another path.") from error
 
 
 @contextmanager

@@ -146,9 +146,9 @@ def read_json(path: Path, default: Any = None) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path.name} cannot be read: {error}") from error
+        raise FormatError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise FormatError(f"{path.name} holds a {type(content).__name__}, expected an object.")
+        raise FormatError(f"{path} holds a {type(content).__name__}, expected an object.")
     return content
 
 

@@ -1,6 +1,6 @@
 """Labels in words: from an option or a file, and the check that every use of them makes."""
 
-from collections import Counter
+import os
 from collections.abc import Iterable
 
 
@@ -19,10 +19,7 @@ def read_labels(option: str) -> list[str]:
 
 
 def check_labels(labels: Iterable[str]) -> list[str]:
-    """Return the labels as a list. Raises ValueError unless there are some, all are texts, and no two are equal.
-
-    Two equal labels would share one probability under the softmax loss.
-    """
+    """Return the labels as a list. Raises ValueError unless there are some and all are texts."""
     if isinstance(labels, str):
         raise ValueError(f"Expected a list of labels, got the text {labels!r}.")
     labels = list(labels)
@@ -30,14 +27,12 @@ def check_labels(labels: Iterable[str]) -> list[str]:
         raise ValueError("Expected at least one label, got none.")
     if wrong := [label for label in labels if not isinstance(label, str) or not label.strip()]:
         raise ValueError(f"Expected labels in words, got {wrong[0]!r}.")
-    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
-        raise ValueError(f"Expected different labels, got {', '.join(map(repr, repeated[:5]))} more than once.")
     return labels
 
 
 def _read_lines(file: str) -> list[str]:
     try:
-        with open(file, encoding="utf-8-sig") as text:  # not Path.is_file: a pipe is no file
+        with open(os.path.expanduser(file), encoding="utf-8-sig") as text:  # not Path.is_file: a pipe is no file
             return text.read().split("\n")
     except OSError as error:
         raise type(error)(f"Expected a text file with a label on each line, got {file!r}: {error.strerror}.") from error

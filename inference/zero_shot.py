@@ -63,7 +63,8 @@ def classify_images(
 ) -> list[list[float]]:
     """Return the probabilities of all texts for each image, which is a file or a URL.
 
-    `tokenizer` is for a source without a vocabulary. Raises ValueError for texts that `check_labels` refuses.
+    `tokenizer` is for a source without a vocabulary. Equal texts have equal probabilities; with the softmax loss each
+    of them takes its share, as in transformers' pipeline. Raises ValueError for texts that `check_labels` refuses.
     """
     texts = check_labels(texts)
     model = load_exact_model(source)

@@ -328,10 +328,14 @@ class TestChecks:
             ({"batch_size": 25}, "A batch has 25 pairs, and there are 24 pairs to train on: .* of at most 24"),
             ({"eval_data": "absent/pairs"}, "absent/pairs"),
             ({"eval_data": "{world}/damaged"}, "no format that Pillow knows"),
+            ({"eval_data": "{world}/late"}, r"late/1\.png"),
+            ({"eval_data": "{world}/late-rows"}, r"Sample 1: .* no format that Pillow knows"),
             ({"data": "{world}/damaged", "batch_size": 2}, "no format that Pillow knows"),
             ({"eval_data": "{world}/test", "zero_shot": "{world}/classes"}, "no format that Pillow knows"),
             ({"text_column": "said"}, "a column named 'said'"),
             ({"output": "{world}/train/0.png/out"}, "is a file"),
+            ({"output": "{world}/loop/out"}, "leads nowhere: Symlink loop"),
+            ({"output": "~nobody-of-that-name/out"}, "leads nowhere: Could not determine home directory"),
             ({"model": "{world}/hollow"}, r"has not the weights of a SiglipModel: 1 missing keys \(logit_bias\)"),
         ],
     )
@@ -342,6 +346,12 @@ class TestChecks:
                 for number in range(2):
                     (world / folder / f"{number}.png").write_bytes(b"nothing")
                     (world / folder / f"{number}.txt").write_text("a caption")
+            shutil.copytree(world / "damaged", world / "late")
+            shutil.copy(world / "train" / "0.png", world / "late" / "0.png")
+            images = [{"bytes": file.read_bytes(), "path": None} for file in sorted((world / "late").glob("*.png"))]
+            rows = datasets.Dataset.from_dict({"image": images, "text": ["a", "b"]})
+            datasets.DatasetDict({"test": rows}).save_to_disk(str(world / "late-rows"))
+            (world / "loop").symlink_to("loop")
             shutil.copytree(world / "model", world / "hollow")
             weights = load_file(world / "model" / "model.safetensors")
             del weights["logit_bias"]
@@ -364,7 +374,7 @@ class TestChecks:
             check_batches(pairs, 1, loss)
             assert "A batch of one pair" in caplog.text
         check_batches(pairs, 1, loss, processes=2)
-        with pytest.raises(ValueError, match=r"2 pairs for each of 2 processes, .* 3 pairs .* at most 1\."):
+        with pytest.raises(ValueError, match=r"2 pairs for each of 2 processes, .* 3 pairs .* at most 1, or"):
             check_batches(pairs, 2, loss, processes=2)
 
     @pytest.mark.parametrize("package", ["matplotlib.figure", "tensorboard"])

@@ -178,17 +178,21 @@ class TestTables:
             ("t.csv", "image,text\n000.png,a\nb.png,b\n", FileNotFoundError, r"1 of 2 .*b.png \(row 2 of .*t.csv\)"),
             ("t.csv", "image,text\n000.png\n", ValueError, r"Row 1 of .*t.csv: Expected a caption .*, got None"),
             ("t.csv", "image,text\n,a\n", ValueError, r"Row 1 of .*t.csv: Expected the path of an image, got ''"),
+            ("t.csv", "image,text\n000.png,a red, big star\n", ValueError, r"Row 1 of .* got ' big star' after them"),
+            ("t.csv", "image,text\n000.png,a,,\nb.png,b\n", FileNotFoundError, r"1 of 2"),
+            ("t.csv", "image,text\n000.png,\udce9toile\n", ValueError, r"t.csv is not UTF-8, save it as that"),
+            ("t.jsonl", '{"text": "\udce9"}', ValueError, r"Row 1 of .*t.jsonl is not UTF-8"),
             ("t.csv", "image,text\n", ValueError, r"Expected image-caption pairs, got .*t.csv without any"),
             ("t.csv", 'image,text\n"a', ValueError, r"t.csv is not a sound .csv file: unexpected end of data"),
             ("t.jsonl", '{"image": "000.png", "text": []}\n', ValueError, r"Row 1 of .*: Expected a caption"),
             ("t.jsonl", "{}\n{", ValueError, r"with the image, .* in row 1 of .*t.jsonl, got none"),
-            ("t.jsonl", "[1]\n", ValueError, r"t.jsonl is not a sound .jsonl file: line 1 is no JSON object"),
-            ("t.jsonl", "\n{\n", ValueError, r"t.jsonl is not a sound .jsonl file: line 2 is no JSON object but '{'"),
+            ("t.jsonl", "[1]\n", ValueError, r"Row 1 of .*t.jsonl is no JSON object but .\[1\]"),
+            ("t.jsonl", "\n{\n", ValueError, r"Row 2 of .*t.jsonl is no JSON object but '{'"),
         ],
     )  # fmt: skip
     def test_wrong_tables(self, tmp_path, name, content, error, message):
         write_images(tmp_path, 1)
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
         with pytest.raises(error, match=message):
             load_pairs(tmp_path / name)
 
@@ -226,6 +230,31 @@ class TestTables:
             image.unlink()
         with pytest.raises(ValueError, match=r"without any: 6 cannot be read, the first: .*000\.png"):
             load_pairs(file, skip_corrupt=True)
+
+    @pytest.mark.parametrize(
+        ("name", "damaged"),
+        [
+            ("t.jsonl", b'{"image": "001.png", "te'),
+            ("t.jsonl", b'{"image": "001.png", "text": "\xe9"}'),
+            ("t.jsonl", b"[" * 100_000),
+            ("t.csv", b"001.png,a red, big star"),
+        ],
+        ids=["half", "latin-1", "deep", "comma"],
+    )
+    def test_damaged_rows_are_left_out_and_counted(self, tmp_path, name, damaged):
+        write_images(tmp_path, 3)
+        sound = [(f"00{number}.png", f"no. {number}") for number in (0, 2)]
+        if name == "t.csv":
+            lines = [f"{image},{text}".encode() for image, text in sound]
+        else:
+            lines = [json.dumps({"image": image, "text": text}).encode() for image, text in sound]
+        header = [b"image,text"] if name == "t.csv" else []
+        (tmp_path / name).write_bytes(b"\n".join([*header, lines[0], damaged, lines[1]]))
+        with pytest.raises(ValueError, match="Row 2 of"):
+            load_pairs(tmp_path / name)
+        pairs = load_pairs(tmp_path / name, skip_corrupt=True)
+        assert [pairs[index]["text"] for index in range(len(pairs))] == ["no. 0", "no. 2"]
+        assert pairs.skipped == 1
 
     def test_captions_beside_images_are_left_out_and_counted(self, tmp_path):
         write_images(tmp_path, 3)

@@ -1,5 +1,6 @@
 """Labelled images from folders, one folder for each class."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -12,7 +13,7 @@ def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
     """Return labelled images and the names of their classes.
 
     `folder` has one folder of images for each class, named after it; `_` in a name stands for a space. Labels follow
-    the order of the names.
+    the order of the names. Raises ValueError for a folder without images, and where two names are equal.
     """
     folder = Path(folder)
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -20,7 +21,10 @@ def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
     if not files:
         raise ValueError(f"Expected a folder with a folder of images for each class, got {folder} without any.")
     paths, labels = zip(*files, strict=True)
-    return LabelledImages(paths, labels), [path.name.replace("_", " ") for path in classes]
+    names = [path.name.replace("_", " ") for path in classes]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"Expected one folder for each class in {folder}, got several for {repeated[0]!r}.")
+    return LabelledImages(paths, labels), names
 
 
 class LabelledImage(TypedDict):

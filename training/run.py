@@ -9,7 +9,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,20 +30,22 @@ from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import get_last_checkpoint
 
 from .._version import __version__
+from ..formats import absolute_path
 from ..inference import check_labels, load_exact_model, load_processor
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from ..processing.image_batches import naming
 from ..processing.image_input import open_image
 from ..processing.sentence_transformers import save_sentence_transformers_files
 from .augmentation import RandomResizedCrop
 from .card import draw_curves, training_card
 from .collator import ContrastiveCollator
-from .labelled_images import image_classes
+from .labelled_images import LabelledImages, image_classes
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
-from .sources import PairDataset, SkipUnreadable, load_pairs
-from .streams import SkipCounter, Stream
+from .sources import ColumnPairs, FilePairs, PairDataset, SkipUnreadable, load_pairs
+from .streams import SkipCounter, Stream, check_caption
 from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask, check_batches
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ def train(plan: TrainingPlan) -> TrainingResult:
     ValueError for a plan that cannot be run, all of them before training starts.
     """
     _check_packages()
-    output = Path(plan.output).expanduser().resolve()
+    output = absolute_path(plan.output)
     checkpoint = _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
     _check_output(output, model)
@@ -91,7 +94,7 @@ def train(plan: TrainingPlan) -> TrainingResult:
 def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     """Check and load all that the run needs, run one pair, and return the memory needed; nothing is written."""
     _check_packages()
-    output = Path(plan.output).expanduser().resolve()
+    output = absolute_path(plan.output)
     _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
     _check_output(output, model)
@@ -221,7 +224,7 @@ class _ProgressOnStderr(ProgressCallback):
 def _load_evaluation(
     plan: TrainingPlan, collator: ContrastiveCollator
 ) -> "tuple[PairDataset | None, ZeroShotTask | None]":
-    """Return the pairs and the task to measure on, if they are planned; the first of each can be read."""
+    """Return the pairs and the task to measure on, if they are planned; all that is no stream can be read."""
     eval_pairs, zero_shot = None, None
     if plan.eval_data:
         eval_pairs = load_pairs(
@@ -233,13 +236,31 @@ def _load_evaluation(
             skip_corrupt=plan.skip_corrupt,
         )
         _first_batch(eval_pairs, collator)
+        if isinstance(eval_pairs, FilePairs):
+            _check_samples(eval_pairs, dict(zip(eval_pairs.image_ids, range(len(eval_pairs)), strict=True)).values())
+        elif isinstance(eval_pairs, ColumnPairs):
+            _check_samples(eval_pairs, range(len(eval_pairs)))
     if plan.zero_shot:
         images, names = image_classes(plan.zero_shot)
         check_labels(names)
-        for sample in map(images.__getitem__, range(len(images))):
-            open_image(sample["image"])
+        _check_samples(images, range(len(images)))
         zero_shot = ZeroShotTask(images, [[plan.template.replace("{}", name)] for name in names])
     return eval_pairs, zero_shot
+
+
+def _check_samples(samples: FilePairs | ColumnPairs | LabelledImages, indices: Iterable[int]) -> None:
+    """Raise the error of the first of these samples that cannot be read: after the training it would come too late."""
+
+    def check(index: int) -> None:
+        sample = samples[index]
+        with naming(f"Sample {index}"):
+            check_caption(sample.get("text", "a class"))
+            if isinstance(sample["image"], str | bytes):
+                open_image(sample["image"])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(check, indices):
+            pass
 
 
 def _first_batch(pairs: PairDataset, collator: ContrastiveCollator) -> dict[str, Tensor]:

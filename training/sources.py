@@ -233,7 +233,7 @@ def _pairs_from_table(file: Path, columns: Columns, skip_corrupt: bool) -> FileP
     images, texts = [], []
     left_out: list[str] = []
     missing: list[str] = []
-    for number, row in enumerate(_rows(file, columns), 1):
+    for number, row in _rows(file, columns):
         where = f"row {number} of {file}"
         try:
             image, text = _check_row(row, columns, where)
@@ -256,10 +256,18 @@ def _pairs_from_table(file: Path, columns: Columns, skip_corrupt: bool) -> FileP
     return FilePairs(images, texts, file, left_out)
 
 
-def _check_row(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, Caption]:
+def _check_row(row: Mapping[str | None, Any] | bytes, columns: Columns, where: str) -> tuple[str, Caption]:
     """Return the path of the image and the caption in a row. Raises ValueError with the row for anything else."""
-    image, text = (row[column] for column in _choose_columns(list(row), columns, where))
+    if isinstance(row, bytes):
+        row = _parse_json_line(row, where)
+    image, text = (
+        row[column] for column in _choose_columns([name for name in row if name is not None], columns, where)
+    )
     try:
+        if any(surplus := row.get(None, ())):
+            raise ValueError(
+                f"Expected as many fields as in the header, got {surplus[-1]!r} after them. Quote captions."
+            )
         check_caption(text)
         if not isinstance(image, str) or not image:
             raise ValueError(f"Expected the path of an image, got {image!r}.")
@@ -279,29 +287,36 @@ def _choose_delimiter(header: str, usual: str, columns: Columns) -> str:
     return usual
 
 
-def _rows(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+def _rows(file: Path, columns: Columns) -> "Iterator[tuple[int, Mapping[str | None, Any] | bytes]]":
+    """Yield the rows of a table with their numbers: of a .jsonl file the lines as they are, else the fields by column.
+
+    Fields beyond those of the header are a list under None.
+    """
     usual = TABLE_DELIMITERS[file.suffix.lower()]
+    if usual is None:
+        with file.open("rb") as json_lines:
+            yield from ((number, line) for number, line in enumerate(json_lines, 1) if line.strip())
+        return
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            if usual is not None:
-                header = lines.readline()
-                delimiter = _choose_delimiter(header, usual, columns)
-                yield from csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
-                return
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _parse_json_line(line, number)
+            header = lines.readline()
+            delimiter = _choose_delimiter(header, usual, columns)
+            yield from enumerate(csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True), 1)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8, save it as that: {error}") from error
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{file} is not a sound {file.suffix} file: {error}") from error
 
 
-def _parse_json_line(line: str, number: int) -> dict[str, Any]:
+def _parse_json_line(line: bytes, where: str) -> dict[str | None, Any]:
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"R{where[1:]} is not UTF-8: {error}") from error
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise ValueError(f"line {number} is no JSON object but {line.strip()[:40]!r}")
+        raise ValueError(f"R{where[1:]} is no JSON object but {line.decode('utf-8-sig').strip()[:40]!r}.")
     return row
 
 

@@ -310,7 +310,7 @@ def check_batches(pairs: Any, batch_size: int, loss: str, *, processes: int = 1,
         each = f" for each of {processes} processes" if processes > 1 else ""
         raise ValueError(
             f"A batch has {batch_size} pairs{each}, and there are {len(pairs)} pairs to train on: choose a batch size "
-            f"of at most {len(pairs) // processes}."
+            f"of at most {len(pairs) // processes}, or bring more pairs."
         )
 
 
