@@ -85,7 +85,7 @@ class TestSmallestSettings:
         ours = twinlens.CLIPTokenizer.from_official()
         ours.save_pretrained(tmp_path)
         theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
-        cases = processing.compare_tokenizers("CLIP", ours, theirs, processing.random_captions(10))
+        cases = processing.compare_tokenizers("CLIP", ours, {"transformers": theirs}, processing.random_captions(10))
         assert [(case["variant"], case["captions"]) for case in cases] == [("twinlens", 10), ("transformers", 10)]
 
     def test_training(self, monkeypatch):

@@ -693,7 +693,7 @@ class TestInputsAndSettings:
             (np.full((6, 6, 3), 256), ValueError, "got values of 256..256"),
             (np.full((6, 6, 3), np.nan), ValueError, "got values of nan..nan"),
             ([cat(), None], TypeError, "Image 1 of 2: Expected PIL images.* got NoneType"),
-            (np.array([["cat"]]), TypeError, "Expected numbers as levels, got an array of <U3"),
+            (np.array([["cat"]]), FileNotFoundError, "got cat, which is not there"),
             (torch.zeros(3, 6, 7, dtype=torch.complex64), TypeError, "real numbers as levels, got .*complex64"),
         ],
         ids=(

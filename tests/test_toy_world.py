@@ -260,6 +260,7 @@ class TestVocabularies:
         expected = [(reference.encode(text.lower())[:15] + [1] * 16)[:16] for text in texts_of_the_world()]
         assert siglip_tokenizer()(texts_of_the_world())["input_ids"] == expected
 
+    @pytest.mark.thorough
     def test_merges(self) -> None:
         module = released_module("openai-clip==1.0.1", "clip/simple_tokenizer.py")
         reference = module.SimpleTokenizer(str(ASSETS / MERGES))

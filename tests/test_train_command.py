@@ -244,7 +244,10 @@ class TestRun:
             train(plan(world, tmp_path / "new", resume=True))
         assert not (tmp_path / "new").exists()
 
-    @pytest.mark.parametrize("settings", [{"lora_rank": 2}, {"freeze": "image"}, {"from_scratch": True}])
+    @pytest.mark.parametrize(
+        "settings",
+        [{"lora_rank": 2}, pytest.param({"freeze": "image"}, marks=pytest.mark.thorough), {"from_scratch": True}],
+    )
     def test_switches(self, world, tmp_path, settings):
         train(plan(world, tmp_path / "out", learning_rate=1e-3, warmup=0.0, **settings))
         before = load_file(world / "model" / "model.safetensors")
