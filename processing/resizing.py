@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import PIL
 import torch
 import torch.nn.functional as F
@@ -241,8 +243,8 @@ def resize_tensorflow(levels: torch.Tensor, height: int, width: int, resample: i
 
     Bilinear between the four nearest pixels whatever the scale, in float32 (`tf.image.resize`, then `tf.cast`).
     """
-    top, bottom, down = _neighbours(levels.shape[-2], height, levels.device)
-    left, right, across = _neighbours(levels.shape[-1], width, levels.device)
+    top, bottom, down = (torch.from_numpy(x).to(levels.device) for x in _neighbours(levels.shape[-2], height))
+    left, right, across = (torch.from_numpy(x).to(levels.device) for x in _neighbours(levels.shape[-1], width))
 
     def rows(index: torch.Tensor) -> torch.Tensor:
         pixels = levels.index_select(-2, index)
@@ -253,17 +255,16 @@ def resize_tensorflow(levels: torch.Tensor, height: int, width: int, resample: i
     return (lower - upper).mul_(down[:, None]).add_(upper).to(torch.uint8)
 
 
-def _neighbours(
-    old_length: int, new_length: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+@lru_cache(maxsize=64)  # photographs come in few sizes
+def _neighbours(old_length: int, new_length: int) -> tuple[npt.NDArray[Any], ...]:
     """Return the old pixels before and after each new one along an axis, and how far it lies beyond the first."""
-    scale = torch.tensor(old_length, dtype=torch.float32) / new_length
-    positions = (torch.arange(new_length, dtype=torch.float32) + 0.5) * scale - 0.5
-    before = positions.floor()
+    scale = np.float32(old_length) / np.float32(new_length)
+    positions = (np.arange(new_length, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    before = np.floor(positions)
     return (
-        before.clamp(min=0).long().to(device),
-        positions.ceil().clamp(max=old_length - 1).long().to(device),
-        (positions - before).to(device),
+        before.clip(min=0).astype(np.int64),
+        np.ceil(positions).clip(max=old_length - 1).astype(np.int64),
+        positions - before,
     )
 
 
