@@ -76,12 +76,15 @@ def texts(result: Result) -> list[Row]:
         "SigLIP, T5 32k": "SigLIP (T5, 32k pieces)",
         "SigLIP 2, Gemma 256k": "SigLIP 2 (Gemma, 256k pieces)",
     }
-    rows = [["", "twinlens, µs", "transformers, µs", "speed over transformers"]]
+    peers = "transformers", "sentencepiece"
+    rows = [["", "twinlens, µs", *(f"{peer}, µs" for peer in peers), *(f"speed over {peer}" for peer in peers)]]
     cases = by_case(result, "case", "variant")
     for case, name in vocabularies.items():
-        ours, theirs = cases[case, "twinlens"], cases.get((case, "transformers"))
-        compared = [number(theirs["us_each"], 1), number(ours["speed_over_transformers"], 1)] if theirs else ["", ""]
-        rows.append([name, number(ours["us_each"], 1), *compared])
+        ours = cases[case, "twinlens"]
+        theirs = [number(cases[case, peer]["us_each"], 1) if (case, peer) in cases else "" for peer in peers]
+        speeds = [ours.get(f"speed_over_{peer}") for peer in peers]
+        speeds = ["" if speed is None else number(speed, 1) for speed in speeds]
+        rows.append([name, number(ours["us_each"], 1), *theirs, *speeds])
     return rows
 
 
