@@ -41,9 +41,14 @@ from . import (
 )
 from ._version import __version__ as __version__
 from .configuration import CLIPConfig as CLIPConfig
+from .configuration import CLIPResNetConfig as CLIPResNetConfig
+from .configuration import CLIPResNetVisionConfig as CLIPResNetVisionConfig
 from .configuration import CLIPTextConfig as CLIPTextConfig
 from .configuration import CLIPVisionConfig as CLIPVisionConfig
 from .configuration import DualEncoderConfig as DualEncoderConfig
+from .configuration import Siglip2Config as Siglip2Config
+from .configuration import Siglip2TextConfig as Siglip2TextConfig
+from .configuration import Siglip2VisionConfig as Siglip2VisionConfig
 from .configuration import SiglipConfig as SiglipConfig
 from .configuration import SiglipTextConfig as SiglipTextConfig
 from .configuration import SiglipVisionConfig as SiglipVisionConfig

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import fields
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
@@ -69,7 +69,7 @@ class StrictConfig(PreTrainedConfig):
         That is one of this class, transformers' own, for a tower that of a dual encoder with such a tower, or, for a
         dual encoder, that of its image tower alone. Raises TypeError for a configuration of another model.
         """
-        if isinstance(config, cls):
+        if isinstance(config, cls) and config.model_type == cls.model_type:
             return config
         values = cls._own_part(config.to_dict()) if isinstance(config, PreTrainedConfig) else {}
         if values.get("model_type") != cls.model_type:
@@ -122,17 +122,11 @@ class StrictConfig(PreTrainedConfig):
 
 @strict
 class TowerConfig(StrictConfig):
-    """Fields and traits of one transformer encoder."""
+    """One tower, of whatever architecture: its width, and its part of a dual encoder's `config.json`."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
-    attention_dropout: float | int = 0.0
+    hidden_size: int = 768  # of the tokens that the tower returns
 
-    initialization: ClassVar[Literal["clip", "siglip"]]  # a scheme of modeling.initialization
+    initialization: ClassVar[str]  # a scheme of modeling.initialization
 
     @classmethod
     def _own_part(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -159,9 +153,28 @@ class TowerConfig(StrictConfig):
 
     def validate_architecture(self) -> None:
         """Raise ValueError, with both values, where two fields contradict each other."""
-        for name in ("hidden_size", "intermediate_size", "num_attention_heads"):
+        self._check_at_least_1("hidden_size")
+
+    def _check_at_least_1(self, *names: str) -> None:
+        for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@strict
+class TransformerConfig(TowerConfig):
+    """Fields and traits of one transformer encoder."""
+
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float | int = 0.0
+
+    def validate_architecture(self) -> None:
+        super().validate_architecture()
+        self._check_at_least_1("intermediate_size", "num_attention_heads")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got hidden_size={self.hidden_size} "
@@ -171,23 +184,51 @@ class TowerConfig(StrictConfig):
 
 @strict
 class VisionConfig(TowerConfig):
-    """The image tower: a square image cut into square patches."""
+    """An image tower, of whatever architecture."""
 
     base_config_key = "vision_config"
 
     num_channels: int = 3
-    image_size: int = 224
+
+    num_class_tokens: ClassVar[int] = 0  # learned tokens before those of the image
+    flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
+    pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
+
+
+@strict
+class ViTConfig(TransformerConfig, VisionConfig):
+    """A vision transformer: an image cut into square patches."""
+
     patch_size: int = 16
 
-    has_class_token: ClassVar[bool]  # a learned token before the patches
     patch_bias: ClassVar[bool]
     pre_norm: ClassVar[bool]  # a norm between embeddings and encoder
     norm_first: ClassVar[bool]  # True: norm, then pool; False: pool, then norm (and no norm on `last_hidden_state`)
-    pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
-        if not 1 <= self.patch_size <= self.image_size:
+        self._check_at_least_1("patch_size")
+
+    @property
+    def grid_size(self) -> int:
+        """Patches per side of the grid that the table of positions is for."""
+        raise NotImplementedError
+
+    @property
+    def num_positions(self) -> int:
+        """The rows of the position table: class tokens, then patches."""
+        return self.num_class_tokens + self.grid_size**2
+
+
+@strict
+class SquareViTConfig(ViTConfig):
+    """A vision transformer for square images of one size."""
+
+    image_size: int = 224
+
+    def validate_architecture(self) -> None:
+        super().validate_architecture()
+        if self.patch_size > self.image_size:
             raise ValueError(
                 f"patch_size must be between 1 and image_size, got patch_size={self.patch_size} "
                 f"and image_size={self.image_size}."
@@ -198,19 +239,9 @@ class VisionConfig(TowerConfig):
         """Patches per side; pixels that fill no whole patch are dropped, as the official patch convolutions do."""
         return self.image_size // self.patch_size
 
-    @property
-    def num_class_tokens(self) -> int:
-        """The number of tokens before the patches."""
-        return int(self.has_class_token)
-
-    @property
-    def num_positions(self) -> int:
-        """The number of tokens, and rows of the position table: class tokens, then patches."""
-        return self.num_class_tokens + self.grid_size**2
-
 
 @strict
-class TextConfig(TowerConfig):
+class TextConfig(TransformerConfig):
     """The text tower. Special ids must lie inside the vocabulary."""
 
     base_config_key = "text_config"
@@ -260,7 +291,8 @@ class DualEncoderConfig(StrictConfig):
         vision_config: Any = None
     initializer_factor: float | int = 1.0
 
-    projection: ClassVar[bool]  # bias-free linear maps of both pooled outputs to `projection_dim`
+    visual_projection: ClassVar[bool]  # a bias-free linear map of the pooled image to `projection_dim`
+    text_projection: ClassVar[bool]  # the same for the text
     logit_shape: ClassVar[tuple[int, ...]]  # the shape of `logit_scale` and `logit_bias` in checkpoints
     logit_bias_init_value: ClassVar[float | None]  # None: the family has no bias
     loss: ClassVar[str]  # a name in losses.LOSSES

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .base import DualEncoderConfig, TextConfig, VisionConfig
+from .base import DualEncoderConfig, SquareViTConfig, TextConfig
 
 # The size of OpenAI's vocabulary. Its last two ids are the start and the end of text; added tokens follow them.
 VOCABULARY_SIZE = 49408
@@ -15,7 +15,7 @@ HIGHEST_ID = 2
 
 
 @strict
-class CLIPVisionConfig(VisionConfig):
+class CLIPVisionConfig(SquareViTConfig):
     """The image tower of CLIP; defaults are those of ViT-B/32."""
 
     model_type = "clip_vision_model"
@@ -28,7 +28,7 @@ class CLIPVisionConfig(VisionConfig):
     initializer_factor: float | int = 1.0
 
     initialization = "clip"
-    has_class_token = True
+    num_class_tokens = 1
     patch_bias = False
     pre_norm = True
     norm_first = False
@@ -85,7 +85,8 @@ class CLIPConfig(DualEncoderConfig):
     projection_dim: int = 512
     logit_scale_init_value: float | int = 2.6592
 
-    projection = True
+    visual_projection = True
+    text_projection = True
     logit_shape = ()
     logit_bias_init_value = None
     loss = "softmax"

@@ -5,26 +5,30 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .base import DualEncoderConfig, TextConfig, VisionConfig
+from .base import DualEncoderConfig, SquareViTConfig, TextConfig, ViTConfig
 
 # transformers' SigLIP configuration carries CLIP's ids, which lie outside SigLIP's 32000 pieces, into every folder.
 _IDS_COPIED_FROM_CLIP = (49406, 49407)
 
 
 @strict
-class SiglipVisionConfig(VisionConfig):
-    """The image tower of SigLIP; defaults are those of B/16 at 224."""
-
-    model_type = "siglip_vision_model"
+class SiglipViTConfig(ViTConfig):
+    """What the image towers of SigLIP have in common, for squares of one size and for images of any."""
 
     vision_use_head: bool = True
 
     initialization = "siglip"
-    has_class_token = False
     patch_bias = True
     pre_norm = False
     norm_first = True
     pooling = "attention"
+
+
+@strict
+class SiglipVisionConfig(SiglipViTConfig, SquareViTConfig):
+    """The image tower of SigLIP; defaults are those of B/16 at 224."""
+
+    model_type = "siglip_vision_model"
 
 
 @strict
@@ -62,7 +66,8 @@ class SiglipConfig(DualEncoderConfig):
     # Section 3.2 of the paper; transformers starts both at 0.
     logit_scale_init_value = math.log(10)
     logit_bias_init_value = -10.0
-    projection = False
+    visual_projection = False
+    text_projection = False
     logit_shape = (1,)
     loss = "sigmoid"
     max_logit_scale = None

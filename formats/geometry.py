@@ -116,7 +116,7 @@ def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
     """Return a configuration's sizes under the names that the rules have for them: the reverse of reading a file."""
     vision, text = config.vision_config, config.text_config
     sizes = {
-        "embed": config.projection_dim if config.projection else text.projection_size,
+        "embed": config.projection_dim if config.text_projection else text.projection_size,
         "vision.patch": vision.patch_size,
         "vision.positions": vision.num_positions,
         "text.vocabulary": text.vocab_size,

@@ -70,7 +70,7 @@ def _geometry(config: DualEncoderConfig) -> dict[str, Any]:
         "patch": vision.patch_size,
         **tower_geometry("image", _tower(vision)),
         **tower_geometry("text", _tower(text)),
-        "embedding": config.projection_dim if config.projection else text.projection_size,
+        "embedding": config.projection_dim if config.text_projection else text.projection_size,
         "text length": text.max_position_embeddings,
         "vocabulary": text.vocab_size,
         "pad id": text.pad_token_id,

@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
-from ..configuration import TextConfig, TowerConfig
+from ..configuration import TextConfig, TransformerConfig
 from .initialization import linear
 from .pickling import PickledWithoutHooks
 
@@ -44,7 +44,7 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
 
     is_causal = False  # for kernels that are called without this argument
 
-    def __init__(self, config: TowerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -76,7 +76,7 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
 class Attention(MultiHeadAttention):
     """Self-attention."""
 
-    def __init__(self, config: TowerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.q_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
         self.k_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
@@ -90,12 +90,12 @@ class Attention(MultiHeadAttention):
 class PoolingAttention(MultiHeadAttention):
     """Attention of a probe to tokens, under the parameter names of `torch.nn.MultiheadAttention`."""
 
-    def __init__(self, config: TowerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * config.hidden_size, config.hidden_size))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * config.hidden_size))
 
-    def initialize_own_parameters(self, config: TowerConfig) -> None:
+    def initialize_own_parameters(self, config: TransformerConfig) -> None:
         bound = (3 / config.hidden_size) ** 0.5  # Xavier for each of query, key and value
         init.uniform_(self.in_proj_weight, -bound, bound)
         init.zeros_(self.in_proj_bias)

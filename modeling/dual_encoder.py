@@ -45,8 +45,9 @@ class DualEncoderModel(EncoderPreTrainedModel):
         config = self.config
         self.text_model: TextTower = self.text_class._from_config(config.text_config)
         self.vision_model: VisionTower = self.vision_class._from_config(config.vision_config)
-        if config.projection:
+        if config.visual_projection:
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        if config.text_projection:
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(config.logit_shape))  # the logarithm of the factor
         if config.has_logit_bias:
@@ -114,7 +115,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Return the image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
-        if self.config.projection:
+        if self.config.visual_projection:
             outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
 
@@ -130,7 +131,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         """Return the text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
         outputs = self.text_model(*inputs, return_dict=True, **kwargs)
-        if self.config.projection:
+        if self.config.text_projection:
             outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from ..configuration import TextConfig, VisionConfig
+from ..configuration import SquareViTConfig, TextConfig
 
 
 class VisionEmbeddings(nn.Module):
     """Patches as a convolution, a class token where the family has one, learned positions."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: SquareViTConfig) -> None:
         super().__init__()
         self.config = config
-        if config.has_class_token:
+        if config.num_class_tokens:
             self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
         channels = config.num_channels, config.hidden_size
         self.patch_embedding = nn.Conv2d(*channels, config.patch_size, config.patch_size, bias=config.patch_bias)
         self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
 
-    def initialize_own_parameters(self, config: VisionConfig) -> None:
-        if config.has_class_token:
+    def initialize_own_parameters(self, config: SquareViTConfig) -> None:
+        if config.num_class_tokens:
             init.normal_(self.class_embedding, std=config.hidden_size**-0.5 * config.initializer_factor)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
@@ -30,7 +30,7 @@ class VisionEmbeddings(nn.Module):
         pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixel_values)  # (batch, width, rows, columns)
         embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
-        if self.config.has_class_token:
+        if self.config.num_class_tokens:
             class_token = self.class_embedding.expand(pixel_values.shape[0], 1, -1)
             embeddings = torch.cat([class_token, embeddings], dim=1)  # (batch, 1 + patches, width)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)

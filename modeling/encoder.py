@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..configuration import TowerConfig
+from ..configuration import TransformerConfig
 from .attention import Attention
 from .initialization import linear
 from .pickling import PickledWithoutHooks
@@ -19,7 +19,7 @@ CHUNK_TOKENS = 1024
 class MLP(nn.Module):
     """Two linear layers with an activation between them."""
 
-    def __init__(self, config: TowerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = linear(config.hidden_size, config.intermediate_size, "mlp_in")
@@ -32,7 +32,7 @@ class MLP(nn.Module):
 class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):
     """One pre-norm transformer block."""
 
-    def __init__(self, config: TowerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = Attention(config)
@@ -48,7 +48,7 @@ class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):
 class Encoder(nn.Module):
     """A stack of blocks. The keyword `attention_mask` is None or what `create_causal_mask` and its like return."""
 
-    def __init__(self, config: TowerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 

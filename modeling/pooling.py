@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.import_utils import is_tracing
 
-from ..configuration import VisionConfig
+from ..configuration import ViTConfig
 from .attention import PoolingAttention
 from .encoder import MLP
 
@@ -23,14 +23,14 @@ _CHECKED: "WeakSet[PreTrainedModel]" = WeakSet()
 class AttentionPoolingHead(nn.Module):
     """Attention pool over patches, then a residual MLP (`MAPHead_0` in big_vision)."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.attention = PoolingAttention(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def initialize_own_parameters(self, config: VisionConfig) -> None:
+    def initialize_own_parameters(self, config: ViTConfig) -> None:
         init.xavier_uniform_(self.probe)
 
     def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> Tensor:

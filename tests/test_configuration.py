@@ -136,7 +136,7 @@ def test_traits_stay_out_of_the_json(family):
     for trait in (
         "pooling",
         "causal",
-        "has_class_token",
+        "num_class_tokens",
         "norm_first",
         "logit_shape",
         "initialization",

@@ -1,0 +1,59 @@
+"""CLIP with a ResNet as its image tower (arXiv:2103.00020, section 2.4), which transformers has no class for."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from .base import VisionConfig
+from .clip import CLIPConfig, CLIPTextConfig
+
+
+@strict
+class CLIPResNetVisionConfig(VisionConfig):
+    """The ResNet of CLIP (`ModifiedResNet` in openai/CLIP), with attention pooling; defaults are those of RN50."""
+
+    model_type = "clip_resnet_vision_model"
+
+    hidden_size: int = 2048  # channels behind the last stage, 32 times those of the stem
+    depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)  # residual blocks in each of the four stages
+    num_attention_heads: int = 32  # of the attention pooling
+    image_size: int = 224
+    projection_dim: int = 1024  # to which the attention pooling maps
+
+    initialization = "clip"
+    pooling = "attention"
+
+    def validate_architecture(self) -> None:
+        super().validate_architecture()
+        self._check_at_least_1("num_attention_heads", "projection_dim")
+        if self.hidden_size % 32 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of 32 and of num_attention_heads, got hidden_size={self.hidden_size} "
+                f"and num_attention_heads={self.num_attention_heads}."
+            )
+        if len(self.depths) != 4 or min(self.depths) < 1:
+            raise ValueError(f"depths must be four numbers of at least 1, got {self.depths}.")
+        if self.image_size < self.patch_size:
+            raise ValueError(f"image_size must be at least {self.patch_size}, got {self.image_size}.")
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per side of the square that one token stands for: the stride of the whole network."""
+        return 32
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens per side."""
+        return self.image_size // self.patch_size
+
+
+@strict
+class CLIPResNetConfig(CLIPConfig):
+    """CLIP with a ResNet: the image tower's pooling projects, so that the text alone has a projection."""
+
+    model_type = "clip_resnet"
+    sub_configs: ClassVar = {"vision_config": CLIPResNetVisionConfig, "text_config": CLIPTextConfig}
+
+    projection_dim: int = 1024
+
+    visual_projection = False
