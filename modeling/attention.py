@@ -43,10 +43,10 @@ class Packing:
     ) -> tuple[Tensor, None]:
         """Return (1, tokens, heads, head_dim) for heads (1, heads, tokens, head_dim) of the sequence.
 
-        A GPU has a kernel for 16 bits that does it at once; `kernel` is called for each length, without a mask.
+        That is one call where PyTorch has a kernel for it. Otherwise `kernel` is called for each length.
         """
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (tokens, heads, head_dim) each
-        if query.is_cuda and query.dtype.itemsize == 2 and not kwargs["dropout"]:
+        if has_varlen_kernel(module, q) and not kwargs["dropout"]:
             ends, longest = self.ends.to(q.device), self.groups[-1][1]
             output: Any = varlen_attn(q, k, v, ends, ends, longest, longest)
             return output[None], None
@@ -85,6 +85,13 @@ def image_mask(
     mask_config = _EAGER_CONFIG if needs_eager(tokens, output_attentions) else config
     may_look = tokens.device.type == "cpu"
     return create_bidirectional_mask(mask_config, queries, token_mask, tokens, allow_is_bidirectional_skip=may_look)
+
+
+def has_varlen_kernel(module: nn.Module, x: Tensor) -> bool:
+    """Return whether PyTorch's kernel takes sequences `x` of different lengths: Flash Attention, on recent GPUs."""
+    if module.config._attn_implementation != "sdpa" or not x.is_cuda or x.dtype.itemsize != 2 or x.shape[-1] % 8:
+        return False
+    return torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 def needs_eager(x: Tensor, output_attentions: bool) -> bool:
