@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .base import DualEncoderConfig, TowerConfig
 from .clip import CLIPConfig
 from .siglip import SiglipConfig
+from .siglip2 import Siglip2Config
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs  # part of `typing` from Python 3.13 on
@@ -59,6 +60,14 @@ _FAMILIES = (
         vision_model="SiglipVisionModel",
         processor="SiglipProcessor",
         official_formats=("big_vision", "open_clip"),
+    ),
+    Family(
+        title="SigLIP 2 NaFlex",
+        config=Siglip2Config,
+        model="Siglip2Model",
+        vision_model="Siglip2VisionModel",
+        processor="Siglip2Processor",
+        official_formats=("big_vision",),
     ),
 )
 FAMILIES = {family.model_type: family for family in _FAMILIES}

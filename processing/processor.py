@@ -329,6 +329,14 @@ class Siglip2Processor(SiglipProcessor):
     image_processor: Siglip2ImageProcessor
     image_processor_type = Siglip2ImageProcessor
 
+    @classmethod
+    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        text = config.text_config
+        return (
+            {"patch_size": config.vision_config.patch_size},
+            {"model_max_length": text.max_position_embeddings, "pad_token_id": text.pad_token_id},
+        )
+
 
 def holds_image_settings(folder: Path) -> bool:
     """Return whether a folder states its pixels: in a file of their own, or as transformers 5 saves a processor."""
@@ -339,20 +347,11 @@ def holds_image_settings(folder: Path) -> bool:
 _CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)
 
 
-_PROCESSOR_BY_MODEL_TYPE = {
-    **{model_type: family.processor for family in FAMILIES.values() for model_type in family.model_types},
-    # NaFlex, which has no model in this package and so no entry in FAMILIES.
-    "siglip2": "Siglip2Processor",
-    "siglip2_vision_model": "Siglip2Processor",
-    "siglip2_text_model": "Siglip2Processor",
-}
-
-
 def _names(processor_class: type[DualEncoderProcessor]) -> Iterator[str]:
     """Yield the names of a processor in its sources: the `model_type`s that it is for, its image processor's two."""
-    for model_type, processor in _PROCESSOR_BY_MODEL_TYPE.items():
-        if processor == processor_class.__name__:
-            yield model_type
+    for family in FAMILIES.values():
+        if family.processor == processor_class.__name__:
+            yield from family.model_types
     image_processor = processor_class.image_processor_type.__name__
     yield image_processor
     yield image_processor.replace("ImageProcessor", "FeatureExtractor")  # in folders of 2021
