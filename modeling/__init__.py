@@ -1,4 +1,4 @@
-"""Models: one encoder, two families, transformers' class names."""
+"""Models: one encoder for all families, transformers' class names."""
 
 from ..losses import SigmoidLoss, SoftmaxLoss, sigmoid_loss, softmax_loss
 from .clip import (
@@ -11,6 +11,7 @@ from .clip import (
 )
 from .dual_encoder import DualEncoderModel
 from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel
+from .siglip2 import Siglip2ForImageClassification, Siglip2Model, Siglip2TextModel, Siglip2VisionModel
 
 __all__ = [
     "CLIPForImageClassification",
@@ -20,6 +21,10 @@ __all__ = [
     "CLIPVisionModel",
     "CLIPVisionModelWithProjection",
     "DualEncoderModel",
+    "Siglip2ForImageClassification",
+    "Siglip2Model",
+    "Siglip2TextModel",
+    "Siglip2VisionModel",
     "SiglipForImageClassification",
     "SiglipModel",
     "SiglipTextModel",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
@@ -32,6 +32,23 @@ def text_mask(
     # create_causal_mask reads the kernel, and no more, from a configuration.
     mask_config = _EAGER_CONFIG if needs_eager(inputs_embeds, output_attentions) else config
     return create_causal_mask(mask_config, inputs_embeds, attention_mask, past_key_values=None)
+
+
+def padding_mask(
+    config: TransformerConfig, queries: Tensor, keys: Tensor, token_mask: Tensor | None, output_attentions: bool
+) -> Mask:
+    """Return the mask that hides from `queries` those of `keys` (batch, length, width) where `token_mask` is 0.
+
+    `token_mask` is (batch, length). The mask is None where nothing is hidden, as far as that is known without waiting
+    for a GPU.
+    """
+    if token_mask is None:
+        return None
+    mask_config = _EAGER_CONFIG if needs_eager(keys, output_attentions) else config
+    may_look = keys.device.type == "cpu"
+    return create_bidirectional_mask(
+        mask_config, queries, token_mask, encoder_hidden_states=keys, allow_is_bidirectional_skip=may_look
+    )
 
 
 def needs_eager(x: Tensor, output_attentions: bool) -> bool:

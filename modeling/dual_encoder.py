@@ -4,7 +4,7 @@ pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projecti
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -70,12 +70,13 @@ class DualEncoderModel(EncoderPreTrainedModel):
             )
         return cls if cls.config_class.model_type else getattr(import_module(__package__), family_of(model_type).model)
 
-    def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
-        """Encode images (images, channels, height, width) as unit vectors (images, dim), in float32 for any weights.
+    def encode_image(self, pixel_values: Tensor, **inputs: object) -> Tensor:
+        """Encode images as unit vectors (images, dim), in float32 for any weights.
 
-        Other inputs, such as a processor's for texts, are ignored.
+        `inputs` are those of the image tower; others, such as a processor's for texts, are ignored.
         """
-        outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True)
+        inputs = {name: value for name, value in inputs.items() if name in self.vision_model.input_names}
+        outputs = self.get_image_features(pixel_values, return_dict=True, **inputs)
         return l2_normalize(outputs.pooler_output)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
@@ -111,10 +112,10 @@ class DualEncoderModel(EncoderPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
+        self, pixel_values: Tensor, *inputs: Any, **kwargs: ModelKwargs
     ) -> BaseModelOutputWithPooling:
         """Return the image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        outputs = self.vision_model(pixel_values, *inputs, return_dict=True, **kwargs)
         if self.config.visual_projection:
             outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
@@ -153,16 +154,27 @@ class DualEncoderModel(EncoderPreTrainedModel):
         With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold. Training
         with it makes no logits, whose memory grows with the square of the batch.
         """
-        has_text = input_ids is not None or inputs_embeds is not None
-        if pixel_values is None and not has_text:
+        texts = (input_ids, attention_mask, position_ids, inputs_embeds)
+        return self.compare((pixel_values, interpolate_pos_encoding), texts, return_loss, group, **kwargs)
+
+    def compare(
+        self,
+        images: tuple[Any, ...],
+        texts: tuple[Tensor | None, ...],
+        return_loss: bool | None,
+        group: ProcessGroup | None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Do what `forward` says, for the inputs of `get_image_features` and `get_text_features` in their order."""
+        has_text = texts[0] is not None or texts[-1] is not None  # ids or embeddings
+        if images[0] is None and not has_text:
             raise ValueError("A dual encoder needs pixel_values, input_ids or both, got neither.")
         vision_outputs = image_embeds = text_outputs = text_embeds = logits_per_image = None
-        if pixel_values is not None:
-            vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        if images[0] is not None:
+            vision_outputs = self.get_image_features(*images, return_dict=True, **kwargs)
             image_embeds = l2_normalize(vision_outputs.pooler_output)  # (images, dim)
         if has_text:
-            inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-            text_outputs = self.get_text_features(*inputs, return_dict=True, **kwargs)
+            text_outputs = self.get_text_features(*texts, return_dict=True, **kwargs)
             text_embeds = l2_normalize(text_outputs.pooler_output)  # (texts, dim)
         if image_embeds is not None and text_embeds is not None and not (return_loss and self.training):
             logits_per_image = self.logits(image_embeds, text_embeds)  # (images, texts)

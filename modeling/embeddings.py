@@ -5,8 +5,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.utils.import_utils import is_tracing
 
-from ..configuration import SquareViTConfig, TextConfig
+from ..configuration import SquareViTConfig, TextConfig, ViTConfig
+
+HINT = "Use the checkpoint's processor, which cuts images of any size into patches."
 
 
 class VisionEmbeddings(nn.Module):
@@ -60,6 +63,74 @@ class VisionEmbeddings(nn.Module):
             )
 
 
+class PatchEmbeddings(nn.Module):
+    """Ready-made patches through a linear layer; the square table of positions resized to the grid of each image."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
+
+    def forward(
+        self, pixel_values: Tensor, pixel_attention_mask: Tensor | None, spatial_shapes: Tensor | None
+    ) -> Tensor:
+        grids = self.check(pixel_values, pixel_attention_mask, spatial_shapes).to(pixel_values.device)
+        if pixel_attention_mask is not None:  # padding can hold anything, and 0 times NaN is NaN
+            is_padding = pixel_attention_mask.to(pixel_values.device).eq(0)
+            pixel_values = pixel_values.masked_fill(is_padding[..., None], 0)
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # (images, tokens, width)
+        return patches + self.positions(grids, patches.shape[1]).to(patches.dtype)
+
+    def positions(self, grids: Tensor, tokens: int) -> Tensor:
+        """Return positions (images, tokens, width) in float32, for `grids` (images, 2) of rows and columns of patches.
+
+        The table is resized bilinearly with antialias, as in big_vision. Padding has the position of the first patch.
+        """
+        side = self.config.grid_size
+        table = self.position_embedding(torch.arange(side * side, device=grids.device))  # (positions, width)
+        rows, columns = grids.clamp(min=1)[..., None].unbind(1)  # (images, 1) each
+        token = torch.arange(tokens, device=grids.device)
+        token = token * (token < rows * columns)  # (images, tokens)
+        with torch.autocast(grids.device.type, enabled=False):
+            of_rows = resize_weights(token // columns, rows, side)  # (images, tokens, side)
+            of_columns = resize_weights(token % columns, columns, side)
+            weights = of_rows[..., :, None] * of_columns[..., None, :]  # (images, tokens, side, side)
+            return weights.flatten(2) @ table.float()
+
+    def check(self, pixel_values: Tensor, pixel_attention_mask: Tensor | None, spatial_shapes: Tensor | None) -> Tensor:
+        """Return `spatial_shapes`. Raise ValueError for inputs that do not fit each other or the checkpoint."""
+        values = self.patch_embedding.in_features
+        if pixel_values.ndim != 3 or pixel_values.shape[2] != values:
+            expected = f"(images, patches, {values})"
+            raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}. {HINT}")
+        images, tokens = pixel_values.shape[:2]
+        if spatial_shapes is None:
+            raise ValueError(f"spatial_shapes, the rows and columns of patches of each image, are missing. {HINT}")
+        for name, given, shape in (
+            ("spatial_shapes", spatial_shapes, (images, 2)),
+            ("pixel_attention_mask", pixel_attention_mask, (images, tokens)),
+        ):
+            if given is not None and given.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(given.shape)}. {HINT}")
+        is_known = all(given is None or given.device.type == "cpu" for given in (pixel_attention_mask, spatial_shapes))
+        if is_known and not is_tracing(pixel_values):
+            self.check_values(tokens, pixel_attention_mask, spatial_shapes)
+        return spatial_shapes
+
+    def check_values(self, tokens: int, mask: Tensor | None, grids: Tensor) -> None:
+        """Raise ValueError for an image without patches, with more than its grid has, or with a grid of too many."""
+        patches = grids.clamp(min=0).prod(dim=-1)  # (images,)
+        counted = torch.full_like(patches, tokens) if mask is None else mask.ne(0).sum(dim=-1)
+        wrong = (counted < 1) | (counted > patches) | (patches > tokens)
+        if wrong.any():
+            image = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"Image {image} has a grid of {grids[image].tolist()} patches (spatial_shapes), but {counted[image]} "
+                f"of its {tokens} tokens are no padding (pixel_attention_mask). {HINT}"
+            )
+
+
 class TextEmbeddings(nn.Module):
     """Token and position embeddings."""
 
@@ -97,6 +168,19 @@ class TextEmbeddings(nn.Module):
         shape = (inputs_embeds.shape[0], missing)
         padding = torch.full(shape, cast(int, self.config.pad_token_id), device=inputs_embeds.device)
         return torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
+
+
+def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
+    """Return what each of `side` values adds to the values at `index` (images, n) when they are resized to `size`.
+
+    Those are the weights (images, n, side) of the triangle filter, antialiased, with the pixels' centres at halves: of
+    `interpolate(mode="bilinear", antialias=True)` in PyTorch and `jax.image.resize(method="bilinear")`.
+    """
+    scale = (side / size)[..., None]  # (images, 1, 1)
+    centers = (index[..., None] + 0.5) * scale  # (images, n, 1)
+    distances = (torch.arange(side, device=index.device) + 0.5 - centers).abs() / scale.clamp(min=1)
+    weights = (1 - distances).clamp(min=0)
+    return weights / weights.sum(dim=-1, keepdim=True)
 
 
 def flatten_texts(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

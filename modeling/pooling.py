@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration import ViTConfig
-from .attention import PoolingAttention
+from .attention import PoolingAttention, padding_mask
 from .encoder import MLP
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,13 @@ class AttentionPoolingHead(nn.Module):
     def initialize_own_parameters(self, config: ViTConfig) -> None:
         init.xavier_uniform_(self.probe)
 
-    def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> Tensor:
-        pooled, _ = self.attention(self.probe, hidden_states, output_attentions=output_attentions)  # (batch, 1, width)
+    def forward(
+        self, hidden_states: Tensor, token_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> Tensor:
+        mask = padding_mask(self.attention.config, self.probe, hidden_states, token_mask, output_attentions)
+        pooled, _ = self.attention(
+            self.probe, hidden_states, attention_mask=mask, output_attentions=output_attentions
+        )  # (batch, 1, width)
         return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]  # (batch, width)
 
 
@@ -53,9 +58,13 @@ def pool_last_token(tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any
 
 
 def pool_by_attention(
-    tower: PreTrainedModel, hidden_states: Tensor, output_pooling_attentions: bool = False, **inputs: Any
+    tower: PreTrainedModel,
+    hidden_states: Tensor,
+    token_mask: Tensor | None = None,
+    output_pooling_attentions: bool = False,
+    **inputs: Any,
 ) -> Tensor:
-    return tower.head(hidden_states, output_attentions=output_pooling_attentions)
+    return tower.head(hidden_states, token_mask, output_attentions=output_pooling_attentions)
 
 
 def pool_first_eos(

@@ -1,13 +1,15 @@
 """The two towers, and the image tower under a classifier."""
 
-import torch
+from inspect import signature
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
 from ..formats.transformers_folder import POSITION_IDS_BUFFERS
-from .attention import text_mask
-from .embeddings import TextEmbeddings, VisionEmbeddings, flatten_texts
+from .attention import padding_mask, text_mask
+from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
 from .former_names import AcceptsFormerNames, former_module
 from .pooling import POOLERS, AttentionPoolingHead
@@ -29,12 +31,17 @@ class VisionTower(AcceptsFormerNames):
     input_modalities = ("image",)
     _input_embed_layer = "patch_embedding"
     _keys_to_ignore_on_load_unexpected = {r"^text_model\."} | NON_TOWER_KEYS
+    input_names: tuple[str, ...]  # what `forward` takes of what a processor returns
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.input_names = tuple(name for name in signature(cls.forward).parameters if name not in ("self", "kwargs"))
 
     def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
         super().__init__(config)
         config = self.config
         self.pooled = pooled and getattr(config, "vision_use_head", True)
-        self.embeddings = VisionEmbeddings(config)
+        self.embeddings = (PatchEmbeddings if config.flexible_size else VisionEmbeddings)(config)
         if config.pre_norm:  # misspelt in every CLIP checkpoint of transformers
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = Encoder(config)
@@ -54,14 +61,24 @@ class VisionTower(AcceptsFormerNames):
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> BaseModelOutputWithPooling:
         """Encode images (batch, channels, height, width), as the checkpoint's processor makes them."""
-        kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)  # (batch, tokens, width)
+        return self.encode_tokens(hidden_states, **kwargs)
+
+    def encode_tokens(
+        self, hidden_states: Tensor, token_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Do what follows the embeddings (batch, tokens, width); `token_mask` (batch, tokens) is 0 for padding."""
+        kwargs.setdefault("output_attentions", self.config.output_attentions)
         if self.config.pre_norm:
             hidden_states = self.pre_layrnorm(hidden_states)
+        if token_mask is not None:
+            outputs = kwargs["output_attentions"]
+            kwargs["attention_mask"] = padding_mask(self.config, hidden_states, hidden_states, token_mask, outputs)
         hidden_states = self.encoder(hidden_states, **kwargs)
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs) if self.pooled else None  # (batch, width)
+        inputs = {**kwargs, "token_mask": token_mask}
+        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs) if self.pooled else None  # (batch, width)
         if pooled is not None and not self.config.norm_first:
             pooled = self.post_layernorm(pooled)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
@@ -141,9 +158,19 @@ class ImageClassifier(EncoderPreTrainedModel):
         **kwargs: ModelKwargs,
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
+        return self.classify(self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs), labels)
+
+    def classify(
+        self, outputs: BaseModelOutputWithPooling, labels: Tensor | None, token_mask: Tensor | None = None
+    ) -> ImageClassifierOutput:
+        """Classify the mean of those patches in the tower's outputs that `token_mask` (batch, tokens) does not hide."""
         patches = outputs.last_hidden_state[:, self.config.vision_config.num_class_tokens :]
-        logits = self.classifier(torch.mean(patches, dim=1))  # (batch, num_labels)
+        if token_mask is None:
+            mean = patches.mean(dim=1)
+        else:
+            weights = token_mask.to(patches)[..., None]  # (batch, tokens, 1)
+            mean = (patches * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        logits = self.classifier(mean)  # (batch, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
