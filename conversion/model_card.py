@@ -231,7 +231,8 @@ def _preprocessing(processor: DualEncoderProcessor) -> str:
         elsewhere = f"{before}lays transparency over white, rounds the place of the crop down"
         elsewhere += ", fills up with 0" if fill else ""
     elif images.resize_engine == "official":
-        elsewhere = "always resizes with antialiasing"
+        by_values = images.resize_engines["official"].takes_values
+        elsewhere = "rounds to levels of 0..255 as it resizes" if by_values else "always resizes with antialiasing"
     else:
         alike = (
             f"but plain transformers fills up with 0, not {fill}" if fill else "in twinlens and in transformers alike"
