@@ -67,7 +67,7 @@ _FAMILIES = (
         model="Siglip2Model",
         vision_model="Siglip2VisionModel",
         processor="Siglip2Processor",
-        official_formats=(),
+        official_formats=("big_vision",),
     ),
 )
 FAMILIES = {family.model_type: family for family in _FAMILIES}

@@ -96,14 +96,14 @@ def _describe_file(file: Path) -> dict[str, Any]:
 def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
     shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     fields = {
-        "vision": ("image_size", "patch_size", *shared),
+        "vision": ("image_size", "num_patches", "patch_size", *shared),
         "text": ("max_position_embeddings", "vocab_size", *shared),
     }
     geometry = {}
     for part, names in fields.items():
         key = f"{part}_config"  # a tower alone is its own configuration
         if (tower := config if config.base_config_key == key else getattr(config, key, None)) is not None:
-            geometry[part] = {name: getattr(tower, name) for name in names}
+            geometry[part] = {name: getattr(tower, name) for name in names if hasattr(tower, name)}
     return {"family": config.model_type, "geometry": geometry}
 
 

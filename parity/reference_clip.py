@@ -14,6 +14,7 @@ from .reference_layers import (
     Array,
     Block,
     Ids,
+    Images,
     Reference,
     Settings,
     TowerReference,
@@ -37,8 +38,8 @@ class _ImageTower(NamedTuple):
     norm_after: WeightAndBias
     projection: Array  # (width, dim)
 
-    def forward(self, pixels: Array, settings: Settings) -> TowerReference:
-        x = embed_patches(pixels, self.patch_kernel)
+    def forward(self, images: Images, settings: Settings) -> TowerReference:
+        x = embed_patches(images.pixels, self.patch_kernel)
         class_token = np.broadcast_to(self.class_token, (len(x), 1, x.shape[-1]))
         x = np.concatenate([class_token, x], axis=1) + self.positions
         states = encode(layer_norm(x, self.norm_before, settings.eps), self.blocks, settings)
@@ -76,7 +77,7 @@ def _end_of_text(ids: Ids, end: int | None) -> Ids:
     return np.where(found, position, ids.shape[1] - 1)
 
 
-def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+def openai_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP under OpenAI's names. open_clip's own towers differ in activation, heads and epsilon."""
     weight = weights_below(tensors)
     text_prefix = "text." if "text.ln_final.weight" in tensors else ""  # open_clip's CustomTextCLIP
@@ -119,13 +120,13 @@ def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: F
         end = len(text_tower.tokens) - 1  # `<|endoftext|>` of clip/simple_tokenizer.py, the highest id that it gives
     end_of_text = _end_of_text(ids, None if end == 2 else end)  # 2: see below
     return _reference(
-        image_tower.forward(pixels, image_settings),
+        image_tower.forward(images, image_settings),
         text_tower.forward(ids, end_of_text, text_settings),
         weight("logit_scale"),
     )
 
 
-def transformers_clip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+def transformers_clip_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP under transformers' names."""
     weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
     vision, text = config.vision_config, config.text_config
@@ -148,7 +149,7 @@ def transformers_clip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Id
     # Old folders say 2, which is not the id: their end of text, too, has the highest.
     end_of_text = _end_of_text(ids, None if text.eos_token_id == 2 else text.eos_token_id)
     return _reference(
-        image_tower.forward(pixels, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
+        image_tower.forward(images, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
         text_tower.forward(
             ids, end_of_text, Settings(text.num_attention_heads, text.hidden_act, text.layer_norm_eps, causal=True)
         ),

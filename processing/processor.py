@@ -329,6 +329,14 @@ class Siglip2Processor(SiglipProcessor):
     image_processor: Siglip2ImageProcessor
     image_processor_type = Siglip2ImageProcessor
 
+    @classmethod
+    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        text = config.text_config
+        return (
+            {"patch_size": config.vision_config.patch_size},
+            {"model_max_length": text.max_position_embeddings, "pad_token_id": text.pad_token_id},
+        )
+
 
 def holds_image_settings(folder: Path) -> bool:
     """Return whether a folder states its pixels: in a file of their own, or as transformers 5 saves a processor."""
