@@ -3,8 +3,9 @@
 pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projection -> unit vector
 """
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,26 @@ class DualEncoderModel(EncoderPreTrainedModel):
         outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True)
         return l2_normalize(outputs.pooler_output)
 
+    def encode_patches(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
+        """Encode every patch as a unit vector in the common space: (images, rows, columns, dim), in float32.
+
+        These are the patches of `last_hidden_state`, each projected alone: see `project_tokens`.
+        """
+        norm, inputs = self.config.vision_config.norm_first, {"interpolate_pos_encoding": interpolate_pos_encoding}
+        (features,) = self.forward_features(pixel_values, (-1,), norm, **inputs)  # (images, width, rows, columns)
+        return self.project_tokens(features.permute(0, 2, 3, 1))
+
+    def project_tokens(self, hidden_states: Tensor) -> Tensor:
+        """Return unit vectors (..., dim), float32, of tokens (..., width) of the image tower's `last_hidden_state`.
+
+        Each is pooled as if there were no other token: by an attention pooling head whose attention is on it alone, and
+        by the final norm as if it were the class token. So do its vectors become comparable with those of texts.
+        """
+        pooled = self.vision_model.pool(hidden_states.flatten(0, -2)[:, None])  # (tokens, width)
+        if self.config.projection:
+            pooled = self.visual_projection(pooled)
+        return l2_normalize(pooled).unflatten(0, hidden_states.shape[:-1])
+
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
         """Encode token ids (texts, length) as unit vectors (texts, dim), in float32 for any weights.
 
@@ -85,6 +106,17 @@ class DualEncoderModel(EncoderPreTrainedModel):
         """
         outputs = self.get_text_features(input_ids, attention_mask, return_dict=True)
         return l2_normalize(outputs.pooler_output)
+
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        layers: Sequence[int] = (-2,),
+        norm: bool = False,
+        as_map: bool = True,
+        **inputs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the image tower's hidden states of patches at `layers`: see its own `forward_features`."""
+        return self.vision_model.forward_features(pixel_values, layers, norm, as_map, **inputs)
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """Return logits (images, texts) of unit vectors (images, dim) and (texts, dim), always in float32.

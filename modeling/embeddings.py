@@ -35,6 +35,10 @@ class VisionEmbeddings(nn.Module):
             embeddings = torch.cat([class_token, embeddings], dim=1)  # (batch, 1 + patches, width)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
+    def grid(self, pixel_values: Tensor, **inputs: object) -> tuple[int, int]:
+        """Return how many rows and columns of patches the tower makes of each image."""
+        return pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
+
     def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
         """Return the position table (1, tokens, width), resized to `grid` as in transformers: bicubic, no antialias."""
         table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]

@@ -1,5 +1,8 @@
 """The two towers, and the image tower under a classifier."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -55,16 +58,53 @@ class VisionTower(AcceptsFormerNames):
     ) -> BaseModelOutputWithPooling:
         """Encode images (batch, channels, height, width), as the checkpoint's processor makes them."""
         kwargs.setdefault("output_attentions", self.config.output_attentions)
-        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)  # (batch, tokens, width)
-        if self.config.pre_norm:
-            hidden_states = self.pre_layrnorm(hidden_states)
-        hidden_states = self.encoder(hidden_states, **kwargs)
+        hidden_states = self.encoder(self.embed(pixel_values, interpolate_pos_encoding), **kwargs)
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs) if self.pooled else None  # (batch, width)
-        if pooled is not None and not self.config.norm_first:
-            pooled = self.post_layernorm(pooled)
+        pooled = self.pool(hidden_states, **kwargs) if self.pooled else None  # (batch, width)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Return the hidden states (batch, tokens, width) that enter the encoder."""
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
+        return self.pre_layrnorm(hidden_states) if self.config.pre_norm else hidden_states
+
+    def pool(self, hidden_states: Tensor, **inputs: Any) -> Tensor:
+        """Pool `last_hidden_state` (batch, tokens, width) to (batch, width); `inputs` are those of `forward`."""
+        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)
+        return pooled if self.config.norm_first else self.post_layernorm(pooled)
+
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        layers: Sequence[int] = (-2,),
+        norm: bool = False,
+        as_map: bool = True,
+        **inputs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the hidden states of the patches at `layers`: (batch, width, rows, columns) each, without class token.
+
+        Layers are counted as in transformers' `hidden_states`: 0 is what enters the encoder, -1 what the last layer
+        returns. Layers behind the last one asked for are not run. `norm` applies the tower's final norm. Without
+        `as_map`, the form is (batch, patches, width). `inputs` are further ones of `forward`.
+        """
+        count = len(self.encoder.layers) + 1
+        if not layers or not all(-count <= layer < count for layer in layers):
+            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
+        indices = [layer % count for layer in layers]
+        hidden_states = self.embed(pixel_values, **inputs)
+        features = {0: hidden_states}
+        for index, layer in enumerate(self.encoder.layers[: max(indices)], start=1):
+            hidden_states = layer(hidden_states)
+            if index in indices:
+                features[index] = hidden_states
+        patches = [features[index][:, self.config.num_class_tokens :] for index in indices]
+        if norm:
+            patches = [self.post_layernorm(states) for states in patches]
+        if as_map:
+            grid = self.embeddings.grid(pixel_values, **inputs)
+            patches = [states.transpose(1, 2).unflatten(2, grid) for states in patches]
+        return tuple(patches)
 
 
 class TextTower(AcceptsFormerNames):

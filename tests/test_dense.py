@@ -1,0 +1,132 @@
+"""Dense features: hidden states as maps, patches in the common space, similarity maps, and other resolutions."""
+
+from random import Random
+
+import pytest
+import torch
+from helpers.families import FAMILIES, VISION, model, pixels, twins
+
+import twinlens
+from twinlens.inference import encode_image_and_patches, similarity_map
+from twinlens.toy_world import KINDS, describe_kind, draw_scene, render
+
+GRID = VISION["image_size"] // VISION["patch_size"]
+
+
+def bundled(family: str) -> tuple[twinlens.DualEncoderModel, twinlens.DualEncoderProcessor]:
+    name = f"{family.lower()}-shapes"
+    loaded = twinlens.DualEncoderModel.from_pretrained(name).eval()
+    return loaded, twinlens.DualEncoderProcessor.from_pretrained(name)
+
+
+class TestForwardFeatures:
+    @pytest.mark.parametrize("family", FAMILIES)
+    @torch.inference_mode()
+    def test_they_are_the_hidden_states_of_transformers(self, family: str) -> None:
+        ours, theirs = twins(family, "VisionModel", "eager")
+        images = torch.randn(2, 3, 40, 24)
+        expected = theirs(images, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
+        layers = (-2, 0, 2, -3)
+        maps = ours.forward_features(images, layers, interpolate_pos_encoding=True)
+        flat = ours.forward_features(images, layers, as_map=False, interpolate_pos_encoding=True)
+        normed = ours.forward_features(images, layers, norm=True, as_map=False, interpolate_pos_encoding=True)
+        assert len(maps) == len(flat) == len(normed) == len(layers)
+        for layer, as_map, tokens, norm in zip(layers, maps, flat, normed, strict=True):
+            patches = expected[layer][:, ours.config.num_class_tokens :]
+            assert torch.equal(tokens, patches)
+            assert as_map.shape == (2, VISION["hidden_size"], 5, 3)
+            assert torch.equal(as_map[:, :, 4, 1], patches[:, 4 * 3 + 1])
+            assert torch.equal(norm, theirs.post_layernorm(patches))
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_layers_behind_the_last_one_are_not_run(self, family: str) -> None:
+        tower = model(family).vision_model
+        images = pixels()
+        expected = tower.forward_features(images)[0]
+        tower.encoder.layers[-1] = None  # type: ignore[assignment]  # calling it fails
+        assert torch.equal(tower.forward_features(images)[0], expected)
+        with pytest.raises(TypeError):
+            tower.forward_features(images, layers=(-1,))
+
+    def test_layers_that_do_not_exist_are_refused(self) -> None:
+        for layers in ((3,), (0, -4), ()):
+            with pytest.raises(ValueError, match="indices from -3 to 2"):
+                model("CLIP").forward_features(pixels(), layers=layers)
+
+
+class TestEncodePatches:
+    @torch.inference_mode()
+    def test_siglip_is_the_value_path_of_its_head(self) -> None:
+        """The head's output before its MLP is the sum of the values of patches, weighted by its attention."""
+        ours, theirs = twins("Siglip")
+        images = pixels()
+        tower = theirs.vision_model
+        head, attention = tower.head, tower.head.attention
+        tokens = tower(images).last_hidden_state
+        _, weights = attention(head.probe.expand(2, -1, -1), tokens, tokens, average_attn_weights=False)
+        width, heads = VISION["hidden_size"], VISION["num_attention_heads"]
+        values = torch.nn.functional.linear(
+            tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+        )
+
+        def rest_of_head(values: torch.Tensor) -> torch.Tensor:
+            pooled = attention.out_proj(values)
+            return pooled + head.mlp(head.layernorm(pooled))
+
+        expected = torch.nn.functional.normalize(rest_of_head(values), dim=-1).view(2, GRID, GRID, width)
+        torch.testing.assert_close(ours.encode_patches(images), expected, rtol=0, atol=2e-6)
+        by_head = values.unflatten(-1, (heads, -1))  # (batch, patches, heads, head_dim)
+        pooled = torch.einsum("bhqp,bphd->bqhd", weights, by_head).flatten(2)
+        image_embeds = torch.nn.functional.normalize(rest_of_head(pooled)[:, 0], dim=-1)
+        torch.testing.assert_close(ours.encode_image(images), image_embeds, rtol=0, atol=2e-6)
+
+    @torch.inference_mode()
+    def test_clip_is_the_final_norm_and_projection(self) -> None:
+        ours, theirs = twins("CLIP")
+        images = pixels()
+        tokens = theirs.vision_model(images).last_hidden_state
+        expected = theirs.visual_projection(theirs.vision_model.post_layernorm(tokens))
+        expected = torch.nn.functional.normalize(expected, dim=-1)
+        patches = ours.encode_patches(images)
+        torch.testing.assert_close(patches, expected[:, 1:].view(2, GRID, GRID, -1), rtol=0, atol=2e-6)
+        torch.testing.assert_close(ours.encode_image(images), expected[:, 0], rtol=0, atol=2e-6)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @torch.inference_mode()
+    def test_of_other_sizes_and_of_low_precision(self, family: str) -> None:
+        instance = model(family)
+        wide = instance.encode_patches(torch.randn(1, 3, 17, 41), interpolate_pos_encoding=True, input_ids=None)
+        assert wide.shape[:3] == (1, 2, 5)
+        half = instance.bfloat16().encode_patches(pixels())
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half.norm(dim=-1), torch.ones(2, GRID, GRID))
+
+
+class TestSimilarityMap:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_shows_where_a_thing_is(self, family: str) -> None:
+        """The most similar patch lies nearer to the thing in the text than to the other one, in drawings of two."""
+        loaded, processor = bundled(family)
+        random = Random(1)
+        scenes = [draw_scene(random, random.sample(KINDS, 2), "pair") for _ in range(40)]
+        inputs = processor(images=[render(scene) for scene in scenes])
+        image_embeds, patches = encode_image_and_patches(loaded, inputs)
+        assert torch.equal(image_embeds, loaded.encode_image(**inputs))
+        right = 0
+        for scene, vectors in zip(scenes, patches, strict=True):
+            texts = loaded.encode_text(**processor(text=[describe_kind(thing.kind) for thing in scene.things]))
+            for thing, other, text in zip(scene.things, reversed(scene.things), texts, strict=True):
+                row, column = divmod(int((vectors @ text).argmax()), vectors.shape[1])
+                y, x = (row + 0.5) / vectors.shape[0], (column + 0.5) / vectors.shape[1]
+                distances = [(x - it.x) ** 2 + (y - it.y) ** 2 for it in (thing, other)]
+                right += distances[0] < distances[1]
+        assert right >= 0.85 * 2 * len(scenes)  # 0.93 for both of 400 other scenes; a wrong map has about 0.5
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_is_the_cosine_with_each_text(self, family: str) -> None:
+        loaded, processor = bundled(family)
+        image, texts = render(draw_scene(Random(2))), ["a red star", "a blue ring"]
+        maps = similarity_map(loaded, processor, image, texts)
+        _, patches = encode_image_and_patches(loaded, processor(images=image))
+        expected = patches[0] @ loaded.encode_text(**processor(text=texts)).T
+        torch.testing.assert_close(maps, expected.permute(2, 0, 1).detach(), rtol=0, atol=1e-6)
