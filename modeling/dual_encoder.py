@@ -94,7 +94,9 @@ class DualEncoderModel(EncoderPreTrainedModel):
         Each is pooled as if there were no other token: by an attention pooling head whose attention is on it alone, and
         by the final norm as if it were the class token. So do its vectors become comparable with those of texts.
         """
-        pooled = self.vision_model.pool(hidden_states.flatten(0, -2)[:, None])  # (tokens, width)
+        tokens = hidden_states.flatten(0, -2)[:, None]  # (tokens, 1, width)
+        # With maps, which only the eager kernel makes: the kernels of CUDA take no more than 65,535 sequences.
+        pooled = self.vision_model.pool(tokens, output_pooling_attentions=True)  # (tokens, width)
         if self.config.projection:
             pooled = self.visual_projection(pooled)
         return l2_normalize(pooled).unflatten(0, hidden_states.shape[:-1])
