@@ -18,14 +18,19 @@ from transformers.utils import ModelOutput
 from ..configuration import FAMILIES, DualEncoderConfig, family_of, loader_of
 from ..losses import LOSSES
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
-from .towers import TextTower, VisionTower
+from .towers import POOLING_HEAD_KEYS, TextTower, VisionTower
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def l2_normalize(embeds: Tensor) -> Tensor:
-    """Return vectors (batch, dim) of length 1, in float32."""
+def l2_normalize(embeds: Tensor | None) -> Tensor:
+    """Return vectors (batch, dim) of length 1, in float32. Raises ValueError for the None of a tower without pooling."""
+    if embeds is None:
+        raise ValueError(
+            "The image tower has no pooling head (config.vision_config.vision_use_head is False), so it embeds neither "
+            "images nor patches in the space of texts. It has their features: see forward_features."
+        )
     return nn.functional.normalize(embeds.float(), dim=-1)
 
 
@@ -55,7 +60,9 @@ class DualEncoderModel(EncoderPreTrainedModel):
             self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
         self.post_init()
         # post_init has added the towers' own keys to ignore, among them the weights of the other tower.
-        self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected)
+        self._keys_to_ignore_on_load_unexpected = type(self)._keys_to_ignore_on_load_unexpected | (
+            set() if self.vision_model.pooled else POOLING_HEAD_KEYS
+        )
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":

@@ -18,6 +18,7 @@ from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, c
 
 # The keys of a dual encoder outside its towers: not reported when one tower is loaded from its checkpoint.
 NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
+POOLING_HEAD_KEYS = {r"^(vision_model\.)?head\."}  # not reported where a model does without its head
 
 
 class VisionTower(AcceptsFormerNames):
@@ -46,6 +47,8 @@ class VisionTower(AcceptsFormerNames):
         if self.pooled and config.pooling == "attention":
             self.head = AttentionPoolingHead(config)
         self.post_init()
+        if not self.pooled:
+            self._keys_to_ignore_on_load_unexpected = self._keys_to_ignore_on_load_unexpected | POOLING_HEAD_KEYS
 
     @property
     def vision_model(self) -> "VisionTower":
@@ -61,7 +64,7 @@ class VisionTower(AcceptsFormerNames):
         hidden_states = self.encoder(self.embed(pixel_values, interpolate_pos_encoding), **kwargs)
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        pooled = self.pool(hidden_states, **kwargs) if self.pooled else None  # (batch, width)
+        pooled = self.pool(hidden_states, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
     def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
@@ -69,8 +72,13 @@ class VisionTower(AcceptsFormerNames):
         hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
         return self.pre_layrnorm(hidden_states) if self.config.pre_norm else hidden_states
 
-    def pool(self, hidden_states: Tensor, **inputs: Any) -> Tensor:
-        """Pool `last_hidden_state` (batch, tokens, width) to (batch, width); `inputs` are those of `forward`."""
+    def pool(self, hidden_states: Tensor, **inputs: Any) -> Tensor | None:
+        """Pool `last_hidden_state` (batch, tokens, width) to (batch, width), in a tower that has pooling.
+
+        `inputs` are those of `forward`.
+        """
+        if not self.pooled:
+            return None
         pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)
         return pooled if self.config.norm_first else self.post_layernorm(pooled)
 
