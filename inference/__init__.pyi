@@ -7,6 +7,7 @@ from .embedding import embed_texts as embed_texts
 from .labels import check_labels as check_labels
 from .labels import read_labels as read_labels
 from .maps import encode_image_and_patches as encode_image_and_patches
+from .maps import encode_patches as encode_patches
 from .maps import similarity_map as similarity_map
 from .zero_shot import classify_images as classify_images
 from .zero_shot import load_exact_model as load_exact_model

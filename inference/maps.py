@@ -1,26 +1,55 @@
 """Maps of an image, one value for each patch: how similar it is to a text."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..modeling import DualEncoderModel
+from ..modeling.dual_encoder import l2_normalize
 from ..modeling.encoder import EncoderLayer
 from ..processing import DualEncoderProcessor
 from .embedding import embed_texts
+
+
+def encode_patches(model: DualEncoderModel, inputs: Mapping[str, Any]) -> Tensor:
+    """Return unit vectors (images, rows, columns, dim) of all patches in the common space, in float32.
+
+    They are the patches of `last_hidden_state`, each projected alone: see `project_tokens`. `inputs` are those of
+    `encode_image`.
+    """
+    norm = model.vision_model.config.norm_first
+    (features,) = model.forward_features(**image_inputs(model, inputs), layers=(-1,), norm=norm)
+    return project_tokens(model, features.permute(0, 2, 3, 1))
+
+
+def project_tokens(model: DualEncoderModel, tokens: Tensor) -> Tensor:
+    """Return unit vectors (..., dim), in float32, of tokens (..., width) of the image tower's `last_hidden_state`.
+
+    Each becomes what the image would be if this token were the only one to pool. For an attention pooling head that is
+    its value path, because all attention is on this token; for CLIP it is the final norm and projection, as if it were
+    the class token.
+    """
+    sequences = tokens.flatten(0, -2)[:, None]  # (tokens, 1, width)
+    # With maps, which only the eager kernel makes: the kernels of CUDA take no more than 65,535 sequences.
+    pooled = model.vision_model.pool(sequences, output_pooling_attentions=True)
+    if pooled is not None and model.config.visual_projection:
+        pooled = model.visual_projection(pooled)
+    return l2_normalize(pooled).unflatten(0, tokens.shape[:-1])
 
 
 @torch.no_grad()
 def encode_image_and_patches(model: DualEncoderModel, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Return unit vectors (images, dim) of images and (images, rows, columns, dim) of their patches, from one forward.
 
-    `inputs` are a processor's for images. The first are those of `encode_image`. A patch of `encode_patches` has seen
-    the whole image, and says more about the image than about its place. So here a patch is what the attention of the
-    last half of the layers adds to its token, where a token attends to those whose keys are like its own, and without
-    MLPs: as in CLIP Surgery (arXiv:2304.05653), with keys as in NACLIP (arXiv:2404.08181). docs/maps.md compares both.
+    The former are those of `encode_image`. The latter are not those of `encode_patches`, which have seen the whole
+    image and say little about their own place. Here a patch is what attention adds to its token in the last half of the
+    layers, where a token attends to those that have keys like its own, and without MLPs: as in CLIP Surgery
+    (arXiv:2304.05653), with keys as in NACLIP (arXiv:2404.08181). docs/maps.md has a comparison.
     """
+    inputs = image_inputs(model, inputs)
     outputs = model.get_image_features(**inputs, output_hidden_states=True, return_dict=True)
     tower, config = model.vision_model, model.vision_model.config
     layers = list(zip(cast("list[EncoderLayer]", tower.encoder.layers), outputs.hidden_states[:-1], strict=True))
@@ -32,8 +61,14 @@ def encode_image_and_patches(model: DualEncoderModel, inputs: Mapping[str, Any])
     tokens = torch.stack(added).sum(dim=0)
     if config.norm_first:
         tokens = tower.post_layernorm(tokens)
-    patches = model.project_tokens(tokens).unflatten(1, tower.embeddings.grid(**inputs))
-    return torch.nn.functional.normalize(outputs.pooler_output.float(), dim=-1), patches
+    patches = project_tokens(model, tokens).unflatten(1, tower.embeddings.grid(**inputs))
+    return l2_normalize(outputs.pooler_output), patches
+
+
+def image_inputs(model: DualEncoderModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a processor's outputs that the image tower takes."""
+    names = signature(model.vision_model.forward).parameters
+    return {name: value for name, value in inputs.items() if name in names}
 
 
 def similarity_map(

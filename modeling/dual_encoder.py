@@ -3,7 +3,6 @@
 pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projection -> unit vector
 """
 
-from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def l2_normalize(embeds: Tensor | None) -> Tensor:
-    """Return vectors (batch, dim) of length 1, in float32. Raises ValueError for the None of a tower without pooling."""
+    """Return vectors (..., dim) of length 1, in float32. Raises ValueError for None, of a tower without pooling."""
     if embeds is None:
         raise ValueError(
-            "The image tower has no pooling head (config.vision_config.vision_use_head is False), so it embeds neither "
-            "images nor patches in the space of texts. It has their features: see forward_features."
+            "An image tower without pooling head (vision_use_head=False) has features (see forward_features), but no "
+            "embeddings in the space of texts."
         )
     return nn.functional.normalize(embeds.float(), dim=-1)
 
@@ -86,28 +85,6 @@ class DualEncoderModel(EncoderPreTrainedModel):
         outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True)
         return l2_normalize(outputs.pooler_output)
 
-    def encode_patches(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
-        """Encode every patch as a unit vector in the common space: (images, rows, columns, dim), in float32.
-
-        These are the patches of `last_hidden_state`, each projected alone: see `project_tokens`.
-        """
-        norm, inputs = self.config.vision_config.norm_first, {"interpolate_pos_encoding": interpolate_pos_encoding}
-        (features,) = self.forward_features(pixel_values, (-1,), norm, **inputs)  # (images, width, rows, columns)
-        return self.project_tokens(features.permute(0, 2, 3, 1))
-
-    def project_tokens(self, hidden_states: Tensor) -> Tensor:
-        """Return unit vectors (..., dim), float32, of tokens (..., width) of the image tower's `last_hidden_state`.
-
-        Each is pooled as if there were no other token: by an attention pooling head whose attention is on it alone, and
-        by the final norm as if it were the class token. So do its vectors become comparable with those of texts.
-        """
-        tokens = hidden_states.flatten(0, -2)[:, None]  # (tokens, 1, width)
-        # With maps, which only the eager kernel makes: the kernels of CUDA take no more than 65,535 sequences.
-        pooled = self.vision_model.pool(tokens, output_pooling_attentions=True)  # (tokens, width)
-        if self.config.projection:
-            pooled = self.visual_projection(pooled)
-        return l2_normalize(pooled).unflatten(0, hidden_states.shape[:-1])
-
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
         """Encode token ids (texts, length) as unit vectors (texts, dim), in float32 for any weights.
 
@@ -116,16 +93,9 @@ class DualEncoderModel(EncoderPreTrainedModel):
         outputs = self.get_text_features(input_ids, attention_mask, return_dict=True)
         return l2_normalize(outputs.pooler_output)
 
-    def forward_features(
-        self,
-        pixel_values: Tensor,
-        layers: Sequence[int] = (-2,),
-        norm: bool = False,
-        as_map: bool = True,
-        **inputs: Any,
-    ) -> tuple[Tensor, ...]:
-        """Return the image tower's hidden states of patches at `layers`: see its own `forward_features`."""
-        return self.vision_model.forward_features(pixel_values, layers, norm, as_map, **inputs)
+    def forward_features(self, *inputs: Any, **options: Any) -> tuple[Tensor, ...]:
+        """Return hidden states of patches: see `forward_features` of the image tower."""
+        return self.vision_model.forward_features(*inputs, **options)
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """Return logits (images, texts) of unit vectors (images, dim) and (texts, dim), always in float32.

@@ -61,16 +61,14 @@ class VisionTower(AcceptsFormerNames):
     ) -> BaseModelOutputWithPooling:
         """Encode images (batch, channels, height, width), as the checkpoint's processor makes them."""
         kwargs.setdefault("output_attentions", self.config.output_attentions)
-        hidden_states = self.encoder(self.embed(pixel_values, interpolate_pos_encoding), **kwargs)
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)  # (batch, tokens, width)
+        if self.config.pre_norm:
+            hidden_states = self.pre_layrnorm(hidden_states)
+        hidden_states = self.encoder(hidden_states, **kwargs)
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        pooled = self.pool(hidden_states, **kwargs)
+        pooled = self.pool(hidden_states, **kwargs)  # (batch, width)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
-
-    def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        """Return the hidden states (batch, tokens, width) that enter the encoder."""
-        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
-        return self.pre_layrnorm(hidden_states) if self.config.pre_norm else hidden_states
 
     def pool(self, hidden_states: Tensor, **inputs: Any) -> Tensor | None:
         """Pool `last_hidden_state` (batch, tokens, width) to (batch, width), in a tower that has pooling.
@@ -90,29 +88,24 @@ class VisionTower(AcceptsFormerNames):
         as_map: bool = True,
         **inputs: Any,
     ) -> tuple[Tensor, ...]:
-        """Return the hidden states of the patches at `layers`: (batch, width, rows, columns) each, without class token.
+        """Return the hidden states of the patches at each of `layers`, as (batch, width, rows, columns).
 
-        Layers are counted as in transformers' `hidden_states`: 0 is what enters the encoder, -1 what the last layer
-        returns. Layers behind the last one asked for are not run. `norm` applies the tower's final norm. Without
-        `as_map`, the form is (batch, patches, width). `inputs` are further ones of `forward`.
+        Layers are indices into transformers' `hidden_states`, without running those behind the last one: 0 is what
+        enters the encoder, -1 what the last layer returns. `norm` applies the tower's final norm. Without `as_map`, the
+        form is (batch, patches, width). `inputs` are further ones of `forward`.
         """
         count = len(self.encoder.layers) + 1
         if not layers or not all(-count <= layer < count for layer in layers):
             raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
         indices = [layer % count for layer in layers]
-        hidden_states = self.embed(pixel_values, **inputs)
-        features = {0: hidden_states}
-        for index, layer in enumerate(self.encoder.layers[: max(indices)], start=1):
-            hidden_states = layer(hidden_states)
-            if index in indices:
-                features[index] = hidden_states
-        patches = [features[index][:, self.config.num_class_tokens :] for index in indices]
+        outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
+        features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
         if norm:
-            patches = [self.post_layernorm(states) for states in patches]
+            features = [self.post_layernorm(states) for states in features]
         if as_map:
             grid = self.embeddings.grid(pixel_values, **inputs)
-            patches = [states.transpose(1, 2).unflatten(2, grid) for states in patches]
-        return tuple(patches)
+            features = [states.transpose(1, 2).unflatten(2, grid) for states in features]
+        return tuple(features)
 
 
 class TextTower(AcceptsFormerNames):

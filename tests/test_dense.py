@@ -1,13 +1,16 @@
 """Dense features: hidden states as maps, patches in the common space, similarity maps, and other resolutions."""
 
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from helpers.families import FAMILIES, VISION, model, pixels, twins
+import transformers
+from helpers.families import FAMILIES, IDS, TEXT, VISION, model, pixels, twins
+from torch import nn
 
 import twinlens
-from twinlens.inference import encode_image_and_patches, similarity_map
+from twinlens.inference import encode_image_and_patches, encode_patches, similarity_map
 from twinlens.toy_world import KINDS, describe_kind, draw_scene, render
 
 GRID = VISION["image_size"] // VISION["patch_size"]
@@ -41,12 +44,12 @@ class TestForwardFeatures:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_layers_behind_the_last_one_are_not_run(self, family: str) -> None:
         tower = model(family).vision_model
-        images = pixels()
-        expected = tower.forward_features(images)[0]
-        tower.encoder.layers[-1] = None  # type: ignore[assignment]  # calling it fails
+        expected = tower.forward_features(images := pixels())[0]
+        calls: list[nn.Module] = []
+        for layer in tower.encoder.layers:
+            layer.register_forward_hook(lambda layer, *_: calls.append(layer))
         assert torch.equal(tower.forward_features(images)[0], expected)
-        with pytest.raises(TypeError):
-            tower.forward_features(images, layers=(-1,))
+        assert calls == [*tower.encoder.layers][:-1]
 
     def test_layers_that_do_not_exist_are_refused(self) -> None:
         for layers in ((3,), (0, -4), ()):
@@ -74,7 +77,7 @@ class TestEncodePatches:
             return pooled + head.mlp(head.layernorm(pooled))
 
         expected = torch.nn.functional.normalize(rest_of_head(values), dim=-1).view(2, GRID, GRID, width)
-        torch.testing.assert_close(ours.encode_patches(images), expected, rtol=0, atol=2e-6)
+        torch.testing.assert_close(encode_patches(ours, {"pixel_values": images}), expected, rtol=0, atol=2e-6)
         by_head = values.unflatten(-1, (heads, -1))  # (batch, patches, heads, head_dim)
         pooled = torch.einsum("bhqp,bphd->bqhd", weights, by_head).flatten(2)
         image_embeds = torch.nn.functional.normalize(rest_of_head(pooled)[:, 0], dim=-1)
@@ -87,7 +90,7 @@ class TestEncodePatches:
         tokens = theirs.vision_model(images).last_hidden_state
         expected = theirs.visual_projection(theirs.vision_model.post_layernorm(tokens))
         expected = torch.nn.functional.normalize(expected, dim=-1)
-        patches = ours.encode_patches(images)
+        patches = encode_patches(ours, {"pixel_values": images})
         torch.testing.assert_close(patches, expected[:, 1:].view(2, GRID, GRID, -1), rtol=0, atol=2e-6)
         torch.testing.assert_close(ours.encode_image(images), expected[:, 0], rtol=0, atol=2e-6)
 
@@ -95,9 +98,11 @@ class TestEncodePatches:
     @torch.inference_mode()
     def test_of_other_sizes_and_of_low_precision(self, family: str) -> None:
         instance = model(family)
-        wide = instance.encode_patches(torch.randn(1, 3, 17, 41), interpolate_pos_encoding=True, input_ids=None)
+        wide = encode_patches(
+            instance, {"pixel_values": torch.randn(1, 3, 17, 41), "interpolate_pos_encoding": True, "input_ids": None}
+        )
         assert wide.shape[:3] == (1, 2, 5)
-        half = instance.bfloat16().encode_patches(pixels())
+        half = encode_patches(instance.bfloat16(), {"pixel_values": pixels()})
         assert half.dtype == torch.float32
         torch.testing.assert_close(half.norm(dim=-1), torch.ones(2, GRID, GRID))
 
@@ -130,3 +135,46 @@ class TestSimilarityMap:
         _, patches = encode_image_and_patches(loaded, processor(images=image))
         expected = patches[0] @ loaded.encode_text(**processor(text=texts)).T
         torch.testing.assert_close(maps, expected.permute(2, 0, 1).detach(), rtol=0, atol=1e-6)
+
+
+class TestWithoutPoolingHead:
+    """`vision_use_head=False`, as in vision-language models."""
+
+    def test_loads_a_whole_checkpoint_in_silence(self, tmp_path: Path) -> None:
+        whole = model("Siglip")
+        whole.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+        whole.vision_model.save_pretrained(tmp_path / "tower")
+        both = twinlens.SiglipConfig.from_pretrained(tmp_path / "sharded")
+        both.vision_config.vision_use_head = False
+        for source, official in ((tmp_path / "sharded", False), (tmp_path / "tower", False), ("siglip-shapes", True)):
+            tower, info = twinlens.SiglipVisionModel.from_pretrained(
+                source, vision_use_head=False, dtype=torch.bfloat16, output_loading_info=True
+            )
+            assert not any(info.values())
+            assert tower.dtype == torch.bfloat16
+            assert not any(name.startswith("head.") for name in tower.state_dict())
+            if not official:
+                features = tower.float()(images := pixels()).last_hidden_state
+                expected = whole.bfloat16().float().vision_model(images).last_hidden_state
+                assert torch.equal(features, expected)
+        _, info = twinlens.SiglipModel.from_pretrained(tmp_path / "sharded", config=both, output_loading_info=True)
+        assert not any(info.values())
+
+    def test_comes_back_without_its_head_and_reports_one_that_is_missing(self, tmp_path: Path) -> None:
+        settings = twinlens.SiglipVisionConfig(**VISION, vision_use_head=False)
+        twinlens.SiglipVisionModel(settings).save_pretrained(tmp_path)
+        for library in (twinlens, transformers):
+            _, info = library.SiglipVisionModel.from_pretrained(tmp_path, output_loading_info=True)
+            assert not any(info.values())
+        _, info = twinlens.SiglipVisionModel.from_pretrained(tmp_path, vision_use_head=True, output_loading_info=True)
+        assert "head.probe" in info["missing_keys"]
+
+    def test_embeds_nothing_and_says_why(self) -> None:
+        both = twinlens.SiglipConfig(
+            text_config=TEXT | IDS["Siglip"], vision_config=VISION | {"vision_use_head": False}
+        )
+        headless = twinlens.SiglipModel(both)
+        assert headless.forward_features(pixels())[0].shape == (2, VISION["hidden_size"], GRID, GRID)
+        for encode in (headless.encode_image, lambda images: encode_patches(headless, {"pixel_values": images})):
+            with pytest.raises(ValueError, match="vision_use_head=False"):
+                encode(pixels())
