@@ -1,12 +1,23 @@
 """From pixels and token ids to the first hidden states, with checks that keep wrong input from passing silently."""
 
-from typing import cast
+import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration import SquareViTConfig, TextConfig
+
+# How a table of positions is resized: arguments of `interpolate`. The method is named after the code that has it:
+# `resample_posemb` of big_vision, which is scipy.ndimage.zoom(order=1), `resize_pos_embed` of open_clip, and
+# `interpolate_pos_encoding` of transformers.
+RESAMPLING_METHODS: dict[str, dict[str, Any]] = {
+    "big_vision": {"mode": "bilinear", "align_corners": True},
+    "open_clip": {"mode": "bicubic", "antialias": True},
+    "transformers": {"mode": "bicubic"},
+}
 
 
 class VisionEmbeddings(nn.Module):
@@ -40,15 +51,18 @@ class VisionEmbeddings(nn.Module):
         return pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
 
     def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
-        """Return the position table (1, tokens, width), resized to `grid` as in transformers: bicubic, no antialias."""
+        """Return the position table (1, tokens, width), resized to `grid` as in transformers."""
         table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
-        side = self.config.grid_size
-        if grid is None or tuple(grid) == (side, side):
-            return table
-        class_position, table = table.tensor_split([self.config.num_class_tokens], dim=1)
-        table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
-        table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
-        return torch.cat([class_position, table.flatten(2).transpose(1, 2)], dim=1)
+        return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
+
+    @torch.no_grad()
+    def resize_positions(self, image_size: int, method: str) -> None:
+        """Replace the position table by one for images of another size: see the model's method of this name."""
+        old, grid = self.position_embedding.weight, (image_size // self.config.patch_size,) * 2
+        table = old[None].to(torch.promote_types(old.dtype, torch.float32))
+        table = resize_table(table, self.config.num_class_tokens, grid, method)[0].to(old.dtype)
+        self.position_embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
+        self.position_embedding.num_embeddings = len(table)
 
     def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
         """Raise ValueError for images of another shape than the checkpoint was trained on."""
@@ -101,6 +115,17 @@ class TextEmbeddings(nn.Module):
         shape = (inputs_embeds.shape[0], missing)
         padding = torch.full(shape, cast(int, self.config.pad_token_id), device=inputs_embeds.device)
         return torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
+
+
+def resize_table(table: Tensor, num_class_tokens: int, grid: Sequence[int], method: str) -> Tensor:
+    """Return a position table (1, tokens, width) of a square grid for another one; positions of class tokens stay."""
+    side = math.isqrt(table.shape[1] - num_class_tokens)
+    if tuple(grid) == (side, side):
+        return table
+    class_positions, table = table.tensor_split([num_class_tokens], dim=1)
+    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
+    table = nn.functional.interpolate(table, size=tuple(grid), **RESAMPLING_METHODS[method])
+    return torch.cat([class_positions, table.flatten(2).transpose(1, 2)], dim=1)
 
 
 def flatten_texts(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

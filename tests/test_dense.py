@@ -1,12 +1,17 @@
 """Dense features: hidden states as maps, patches in the common space, similarity maps, and other resolutions."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 import transformers
 from helpers.families import FAMILIES, IDS, TEXT, VISION, model, pixels, twins
+from numpy.typing import NDArray
 from torch import nn
 
 import twinlens
@@ -178,3 +183,106 @@ class TestWithoutPoolingHead:
         for encode in (headless.encode_image, lambda images: encode_patches(headless, {"pixel_values": images})):
             with pytest.raises(ValueError, match="vision_use_head=False"):
                 encode(pixels())
+
+
+def zoom_weights(old: int, new: int) -> NDArray[np.float64]:
+    """Weights (new, old) of scipy.ndimage.zoom(order=1), whose first and last samples lie on the old ones."""
+    return scipy.ndimage.zoom(np.eye(old), (new / old, 1), order=1)
+
+
+def cubic_weights(old: int, new: int, antialias: bool) -> NDArray[np.float64]:
+    """Weights (new, old) of cubic convolution with pixel centres at halves.
+
+    With antialias as in Pillow and torch: a = -0.5, the filter as wide as a new pixel, cut off at the border. Without
+    it as in torch and OpenCV: a = -0.75, four values, of which those beyond the border are those on it.
+    """
+    scale, a = old / new, -0.5 if antialias else -0.75
+    width = max(scale, 1.0) if antialias else 1.0
+    weights = np.zeros((new, old))
+    for place in range(new):
+        center = (place + 0.5) * scale
+        for other in (
+            range(old) if antialias else range(int(np.floor(center - 0.5)) - 1, int(np.floor(center - 0.5)) + 3)
+        ):
+            x = abs(other + 0.5 - center) / width
+            near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+            weights[place, min(max(other, 0), old - 1)] += near if x <= 1 else far if x < 2 else 0
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+RESAMPLINGS: dict[str, Callable[[int, int], NDArray[np.float64]]] = {
+    "big_vision": zoom_weights,
+    "open_clip": partial(cubic_weights, antialias=True),
+    "transformers": partial(cubic_weights, antialias=False),
+}
+OFFICIAL = {"CLIP": "open_clip", "Siglip": "big_vision"}
+
+
+class TestResizePositions:
+    @pytest.mark.parametrize("side", [7, 9, 3, 1])
+    @pytest.mark.parametrize("method", [*RESAMPLINGS, None])
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_values_are_those_of_the_formulas(self, family: str, method: str | None, side: int) -> None:
+        instance = model(family)
+        embedding = instance.vision_model.embeddings.position_embedding
+        old = embedding.weight.detach().clone()
+        size = side * VISION["patch_size"] + 5  # pixels that fill no patch are dropped
+        assert instance.resize_positions(size, method) is instance
+        assert instance.config.vision_config.image_size == instance.vision_model.config.image_size == size
+        classes = instance.config.vision_config.num_class_tokens
+        weights = RESAMPLINGS[method or OFFICIAL[family]](GRID, side)
+        grid = old[classes:].double().numpy().reshape(GRID, GRID, -1)
+        expected = np.einsum("ia,jb,abw->ijw", weights, weights, grid).reshape(side * side, -1)
+        assert torch.equal(embedding.weight[:classes], old[:classes])
+        np.testing.assert_allclose(embedding.weight[classes:].detach(), expected, rtol=0, atol=1e-6)  # of float32
+        assert instance.encode_image(pixels(2, size)).shape[0] == 2
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_loads_in_transformers_at_the_new_size(self, family: str, tmp_path: Path) -> None:
+        ours = model(family)
+        expected = ours.vision_model(images := pixels(2, 56), interpolate_pos_encoding=True).last_hidden_state
+        ours.resize_positions(56, "transformers").save_pretrained(tmp_path)
+        theirs, info = getattr(transformers, f"{family}Model").from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"] | info["mismatched_keys"]
+        for outputs in (theirs.vision_model(images), ours.vision_model(images)):
+            torch.testing.assert_close(outputs.last_hidden_state, expected, rtol=0, atol=2e-6)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_same_grid_changes_no_bit(self, family: str) -> None:
+        instance = model(family)
+        before = {name: weight.clone() for name, weight in instance.state_dict().items()}
+        after = instance.resize_positions(VISION["image_size"] + 3).state_dict()
+        assert all(torch.equal(after[name], weight) for name, weight in before.items())
+        assert instance.config.vision_config.image_size == VISION["image_size"] + 3
+
+    def test_keeps_dtype_and_freezing_and_trains(self) -> None:
+        exact, half = model("CLIP"), model("CLIP").bfloat16()
+        half.vision_model.embeddings.requires_grad_(False)
+        positions = [it.resize_positions(56).vision_model.embeddings.position_embedding for it in (exact, half)]
+        assert positions[1].weight.dtype == torch.bfloat16
+        assert not positions[1].weight.requires_grad
+        rounded = model("CLIP").bfloat16().float().resize_positions(56).vision_model.embeddings.position_embedding
+        assert torch.equal(positions[1].weight, rounded.weight.bfloat16())  # computed in float32, then rounded once
+        exact.encode_image(pixels(2, 56)).sum().backward()
+        assert positions[0].weight.grad is not None
+        assert positions[0].weight.grad.shape == (50, VISION["hidden_size"])
+
+    @pytest.mark.parametrize("kind", ["VisionModel", "VisionModelWithProjection", "ForImageClassification"])
+    def test_of_models_with_one_tower(self, kind: str) -> None:
+        instance = model("CLIP", kind).resize_positions(48)
+        config = instance.config if kind != "ForImageClassification" else instance.config.vision_config
+        assert config.image_size == 48
+        instance(pixels(1, 48))
+
+    def test_refuses_what_it_cannot_do(self) -> None:
+        instance = model("Siglip")
+        weights = {name: weight.clone() for name, weight in instance.state_dict().items()}
+        for size in (7, 0, -8, 32.0, "32", (32, 32)):
+            with pytest.raises(ValueError, match="whole number of pixels per side, at least the 8 of a patch"):
+                instance.resize_positions(size)
+        with pytest.raises(
+            ValueError, match="method must be one of big_vision, open_clip, transformers, got 'bicubic'"
+        ):
+            instance.resize_positions(64, "bicubic")
+        assert instance.config.vision_config.image_size == VISION["image_size"]
+        assert all(torch.equal(weight, weights[name]) for name, weight in instance.state_dict().items())
