@@ -1,4 +1,4 @@
-"""Maps of an image, one value for each patch: how similar it is to a text."""
+"""Maps of an image, one value for each patch: how similar it is to a text, and how much the model attends to it."""
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -71,6 +71,7 @@ def image_inputs(model: DualEncoderModel, inputs: Mapping[str, Any]) -> dict[str
     return {name: value for name, value in inputs.items() if name in names}
 
 
+@torch.no_grad()
 def similarity_map(
     model: DualEncoderModel, processor: DualEncoderProcessor, image: Any, texts: Sequence[str]
 ) -> Tensor:
@@ -78,5 +79,59 @@ def similarity_map(
 
     An image is anything that the processor takes as one. See `encode_image_and_patches` for what a patch is.
     """
-    _, patches = encode_image_and_patches(model, processor(images=image).to(model.device))
+    _, patches = encode_image_and_patches(model, _inputs_of_one(model, processor, image))
     return torch.einsum("rcd,td->trc", patches[0].cpu(), embed_texts(model, processor, texts))
+
+
+@torch.no_grad()
+def pooling_attention(model: DualEncoderModel, processor: DualEncoderProcessor, image: Any) -> Tensor:
+    """Return how much the embedding of an image attends to every patch: (rows, columns), float32 on the CPU.
+
+    That is the attention of the pooling head (SigLIP), or in the last layer that of the class token (CLIP), which also
+    attends to itself; the mean over the heads.
+    """
+    inputs = _inputs_of_one(model, processor, image)
+    layers, pooling = _attention(model, inputs)
+    return _to_grid(model, inputs, layers[-1][0] if pooling is None else pooling)
+
+
+@torch.no_grad()
+def attention_rollout(model: DualEncoderModel, processor: DualEncoderProcessor, image: Any) -> Tensor:
+    """Return how much of every patch reaches the embedding of an image: (rows, columns), float32 on the CPU.
+
+    This is attention roll-out (arXiv:2005.00928): the product of the attention maps of all layers and of the pooling
+    head, each the mean over the heads; half of a layer's map is the identity, for the residual connection.
+    """
+    inputs = _inputs_of_one(model, processor, image)
+    layers, pooling = _attention(model, inputs)
+    reached = torch.eye(len(layers[0]), device=layers[0].device)  # (tokens, tokens of the image)
+    for attention in layers:
+        reached = (attention @ reached + reached) / 2
+    return _to_grid(model, inputs, reached[0] if pooling is None else pooling @ reached)
+
+
+def _inputs_of_one(model: DualEncoderModel, processor: DualEncoderProcessor, image: Any) -> dict[str, Any]:
+    """Return the inputs of the image tower for one image. Raises ValueError for several."""
+    inputs = image_inputs(model, processor(images=image).to(model.device))
+    if (count := len(inputs["pixel_values"])) != 1:
+        raise ValueError(f"A map is of one image, got {count}.")
+    return inputs
+
+
+def _attention(model: DualEncoderModel, inputs: Mapping[str, Any]) -> tuple[list[Tensor], Tensor | None]:
+    """Return the attention maps (tokens, tokens) of all layers for one image, and the pooling head's (tokens,) if any.
+
+    They are means over the heads.
+    """
+    outputs = model.vision_model(**inputs, output_attentions=True, output_pooling_attentions=True, return_dict=True)
+    layers = [attention[0].float().mean(dim=0) for attention in outputs.attentions]
+    if model.vision_model.config.pooling != "attention":
+        return layers, None
+    return layers, outputs.pooling_attentions[0][0, :, 0].float().mean(dim=0)
+
+
+def _to_grid(model: DualEncoderModel, inputs: Mapping[str, Any], weights: Tensor) -> Tensor:
+    """Return the weights of patches out of those (tokens,) of all tokens, as (rows, columns)."""
+    grid = model.vision_model.embeddings.grid(**inputs)
+    patches = weights[model.vision_model.config.num_class_tokens :][: grid[0] * grid[1]]
+    return patches.unflatten(0, grid).cpu()

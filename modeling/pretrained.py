@@ -1,7 +1,7 @@
 """The base of all models: transformers' switches, its decorators with types, and first weights."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -64,7 +64,8 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrained
         "width": 384}`. Raises ValueError for less than a patch, another method, or a tower that takes images of any
         size.
         """
-        tower = cast(Any, self).vision_model
+        model: Any = self
+        tower = model.vision_model
         if tower.config.flexible_size:
             raise ValueError(
                 f"A {type(tower).__name__} resizes its positions to each image, and has no size to change."
@@ -76,7 +77,7 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrained
         if method not in RESAMPLING_METHODS:
             raise ValueError(f"method must be one of {', '.join(RESAMPLING_METHODS)}, got {method!r}.")
         tower.embeddings.resize_positions(image_size, method)
-        for config in (tower.config, getattr(self.config, "vision_config", self.config)):
+        for config in (tower.config, getattr(model.config, "vision_config", model.config)):
             config.image_size = image_size
         return self
 
