@@ -201,6 +201,9 @@ class ViTConfig(TransformerConfig, VisionConfig):
 
     patch_size: int = 16
 
+    position_resampling: ClassVar[
+        str
+    ]  # of the family's official code: a name in modeling.embeddings.RESAMPLING_METHODS
     patch_bias: ClassVar[bool]
     pre_norm: ClassVar[bool]  # a norm between embeddings and encoder
     norm_first: ClassVar[bool]  # True: norm, then pool; False: pool, then norm (and no norm on `last_hidden_state`)

@@ -17,14 +17,19 @@ from transformers.utils import ModelOutput
 from ..configuration import FAMILIES, DualEncoderConfig, family_of, loader_of
 from ..losses import LOSSES
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
-from .towers import ImageTower, TextTower
+from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def l2_normalize(embeds: Tensor) -> Tensor:
-    """Return vectors (batch, dim) of length 1, in float32."""
+def l2_normalize(embeds: Tensor | None) -> Tensor:
+    """Return vectors (..., dim) of length 1, in float32. Raises ValueError for None, of a tower without pooling."""
+    if embeds is None:
+        raise ValueError(
+            "An image tower without pooling head (vision_use_head=False) has features (see forward_features), but no "
+            "embeddings in the space of texts."
+        )
     return nn.functional.normalize(embeds.float(), dim=-1)
 
 
@@ -54,7 +59,9 @@ class DualEncoderModel(EncoderPreTrainedModel):
             self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
         self.post_init()
         # post_init has added the towers' own keys to ignore, among them the weights of the other tower.
-        self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected)
+        self._keys_to_ignore_on_load_unexpected = type(self)._keys_to_ignore_on_load_unexpected | (
+            set() if self.vision_model.pooled else POOLING_HEAD_KEYS
+        )
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
@@ -86,6 +93,10 @@ class DualEncoderModel(EncoderPreTrainedModel):
         """
         outputs = self.get_text_features(input_ids, attention_mask, return_dict=True)
         return l2_normalize(outputs.pooler_output)
+
+    def forward_features(self, *inputs: Any, **options: Any) -> tuple[Tensor, ...]:
+        """Return hidden states of patches: see `forward_features` of the image tower."""
+        return self.vision_model.forward_features(*inputs, **options)
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """Return logits (images, texts) of unit vectors (images, dim) and (texts, dim), always in float32.

@@ -1,7 +1,8 @@
 """From pixels and token ids to the first hidden states, with checks that keep wrong input from passing silently."""
 
+import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,15 @@ from transformers import initialization as init
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig, ViTConfig
+
+# How a table of positions is resized: arguments of `interpolate`. The method is named after the code that has it:
+# `resample_posemb` of big_vision, which is scipy.ndimage.zoom(order=1), `resize_pos_embed` of open_clip, and
+# `interpolate_pos_encoding` of transformers.
+RESAMPLING_METHODS: dict[str, dict[str, Any]] = {
+    "big_vision": {"mode": "bilinear", "align_corners": True},
+    "open_clip": {"mode": "bicubic", "antialias": True},
+    "transformers": {"mode": "bicubic"},
+}
 
 
 class VisionEmbeddings(nn.Module):
@@ -37,23 +47,23 @@ class VisionEmbeddings(nn.Module):
             embeddings = torch.cat([class_token, embeddings], dim=1)  # (batch, 1 + patches, width)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
+    def grid(self, pixel_values: Tensor, **inputs: object) -> tuple[int, int]:
+        """Return how many rows and columns of patches the tower makes of each image."""
+        return pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
+
     def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
-        """Return the position table (1, tokens, width), resized to `grid` where one is given."""
+        """Return the position table (1, tokens, width), resized to `grid` as in transformers."""
         table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
-        return table if grid is None else resize_positions(table, self.config.grid_size, grid)
+        return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
 
-
-def resize_positions(table: Tensor, side: int, grid: Sequence[int]) -> Tensor:
-    """Return a position table (1, leading + side * side, width) for a grid (rows, columns).
-
-    It is resized as in transformers: bicubic, without antialias.
-    """
-    if tuple(grid) == (side, side):
-        return table
-    leading, table = table.tensor_split([table.shape[1] - side**2], dim=1)
-    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
-    table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
-    return torch.cat([leading, table.flatten(2).transpose(1, 2)], dim=1)
+    @torch.no_grad()
+    def resize_positions(self, image_size: int, method: str) -> None:
+        """Replace the position table by one for images of another size: see the model's method of this name."""
+        old, grid = self.position_embedding.weight, (image_size // self.config.patch_size,) * 2
+        table = old[None].to(torch.promote_types(old.dtype, torch.float32))
+        table = resize_table(table, self.config.num_class_tokens, grid, method)[0].to(old.dtype)
+        self.position_embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
+        self.position_embedding.num_embeddings = len(table)
 
 
 def check_images(
@@ -182,6 +192,17 @@ def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
     distances = (torch.arange(side, device=index.device) + 0.5 - centers).abs() / scale.clamp(min=1)
     weights = (1 - distances).clamp(min=0)
     return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def resize_table(table: Tensor, num_class_tokens: int, grid: Sequence[int], method: str) -> Tensor:
+    """Return a position table (1, tokens, width) of a square grid for another one; positions of class tokens stay."""
+    side = math.isqrt(table.shape[1] - num_class_tokens)
+    if tuple(grid) == (side, side):
+        return table
+    class_positions, table = table.tensor_split([num_class_tokens], dim=1)
+    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
+    table = nn.functional.interpolate(table, size=tuple(grid), **RESAMPLING_METHODS[method])
+    return torch.cat([class_positions, table.flatten(2).transpose(1, 2)], dim=1)
 
 
 def flatten_texts(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

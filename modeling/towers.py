@@ -1,5 +1,6 @@
 """The two towers, and the image tower under a classifier."""
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -18,6 +19,7 @@ from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, c
 
 # The keys of a dual encoder outside its towers: not reported when one tower is loaded from its checkpoint.
 NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
+POOLING_HEAD_KEYS = {r"^(vision_model\.)?head\."}  # not reported where a model does without its head
 
 
 class ImageTower(AcceptsFormerNames):
@@ -57,6 +59,8 @@ class VisionTower(ImageTower):
         if self.pooled and config.pooling == "attention":
             self.head = AttentionPoolingHead(config)
         self.post_init()
+        if not self.pooled:
+            self._keys_to_ignore_on_load_unexpected = self._keys_to_ignore_on_load_unexpected | POOLING_HEAD_KEYS
 
     @property
     def vision_model(self) -> "VisionTower":
@@ -92,11 +96,45 @@ class VisionTower(ImageTower):
             hidden_states = self.encoder(hidden_states, **{"attention_mask": mask, **kwargs})
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        inputs = {**kwargs, "token_mask": token_mask}
-        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs) if self.pooled else None  # (batch, width)
-        if pooled is not None and not self.config.norm_first:
-            pooled = self.post_layernorm(pooled)
+        pooled = self.pool(hidden_states, token_mask=token_mask, **kwargs)  # (batch, width)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def pool(self, hidden_states: Tensor, **inputs: Any) -> Tensor | None:
+        """Pool `last_hidden_state` (batch, tokens, width) to (batch, width), in a tower that has pooling.
+
+        `inputs` are those of `forward`.
+        """
+        if not self.pooled:
+            return None
+        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)
+        return pooled if self.config.norm_first else self.post_layernorm(pooled)
+
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        layers: Sequence[int] = (-2,),
+        norm: bool = False,
+        as_map: bool = True,
+        **inputs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the hidden states of the patches at each of `layers`, as (batch, width, rows, columns).
+
+        Layers are indices into transformers' `hidden_states`, without running those behind the last one: 0 is what
+        enters the encoder, -1 what the last layer returns. `norm` applies the tower's final norm. Without `as_map`, the
+        form is (batch, patches, width). `inputs` are further ones of `forward`.
+        """
+        count = len(self.encoder.layers) + 1
+        if not layers or not all(-count <= layer < count for layer in layers):
+            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
+        indices = [layer % count for layer in layers]
+        outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
+        features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
+        if norm:
+            features = [self.post_layernorm(states) for states in features]
+        if as_map:
+            grid = self.embeddings.grid(pixel_values, **inputs)
+            features = [states.transpose(1, 2).unflatten(2, grid) for states in features]
+        return tuple(features)
 
 
 class TextTower(AcceptsFormerNames):
