@@ -34,8 +34,18 @@ can_return_tuple = typed(generic.can_return_tuple)  # a tuple for `return_dict=F
 capture_outputs = typed(output_capturing.capture_outputs(tie_last_hidden_states=False))  # hidden states, attention maps
 
 
-class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
-    """The base of towers, heads and dual encoders."""
+class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
+    """A model that `from_pretrained` loads from any source, and that can always be pickled."""
+
+    if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
+
+        def eval(self) -> Self: ...
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+
+
+class EncoderPreTrainedModel(LoadableModel):
+    """The base of towers, heads and dual encoders that have the encoder of this package."""
 
     supports_gradient_checkpointing = True
     _supports_flash_attn = True
@@ -50,12 +60,6 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrained
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         # transformers' own configuration of the same model is accepted, e.g. inside a vision-language model.
         super().__init__(self.config_class.from_config(config), *args, **kwargs)
-
-    if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
-
-        def eval(self) -> Self: ...
-
-        def to(self, *args: Any, **kwargs: Any) -> Self: ...
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
