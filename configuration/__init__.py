@@ -18,7 +18,6 @@ from .other_families import (
     check_tower,
     max_text_length,
     other_family_of,
-    refusal_of_conversion,
     title_of,
 )
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
@@ -54,6 +53,5 @@ __all__ = [
     "loader_of",
     "max_text_length",
     "other_family_of",
-    "refusal_of_conversion",
     "title_of",
 ]

@@ -92,14 +92,3 @@ def check_tower(config: PreTrainedConfig, kind: str) -> None:
         )
     if getattr(config, "hidden_size", None) is None:
         raise ValueError(f"Expected a {kind} tower whose configuration has a hidden_size, got a {name} without one.")
-
-
-def refusal_of_conversion(model_type: object) -> str | None:
-    """Return why a model of transformers' other families is neither converted nor verified; None for other types."""
-    if not isinstance(model_type, str) or model_type not in OTHER_FAMILIES:
-        return None
-    family = OTHER_FAMILIES[model_type]
-    return (
-        f"{family.title} ({model_type!r}) has no official format here, and a folder of transformers needs no "
-        "conversion: DualEncoderModel.from_pretrained loads it"
-    )

@@ -92,9 +92,9 @@ def __getattr__(name: str) -> type[OtherFamilyModel]:
 
 
 def _output_class(model: Any) -> Any:
-    """Return the class of a model's outputs, which its `forward` declares, alone or as `tuple | CLASS`."""
+    """Return the class of a model's outputs, which its `forward` declares, alone or beside `tuple`; or None."""
     declared = inspect.signature(model.forward).return_annotation
-    return [declared, *get_args(declared)][-1]
+    return next((kind for kind in (declared, *get_args(declared)) if hasattr(kind, "__dataclass_fields__")), None)
 
 
 def join_towers(vision: Source, text: Source, projection_dim: int, loss: str) -> OtherFamilyModel:
