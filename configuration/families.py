@@ -1,7 +1,7 @@
 """The table of families: the names of a family's classes in every room, and the formats of its official checkpoints.
 
-No other place asks which family it has. "Adding a family" in docs/architecture.md lists the steps, of which an entry in
-`_FAMILIES` is the first.
+No other place asks which family it has; `other_families.py` has those that only transformers writes. "Adding a family"
+in docs/architecture.md lists the steps, of which an entry in `_FAMILIES` is the first.
 """
 
 from dataclasses import dataclass

@@ -18,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
+from ..configuration import OTHER_FAMILIES
 from ..formats import FormatError, absolute_path, read_json, readable_errors
 from ..formats.layout import LAYOUT_FILE
 from ..formats.transformers_folder import refuse_other_model_types
@@ -152,7 +153,8 @@ def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> N
     if "model_type" not in config:
         problems.append("it has no config.json with a model_type")
     try:
-        refuse_other_model_types(config)
+        if config.get("model_type") not in [*OTHER_FAMILIES]:
+            refuse_other_model_types(config)
     except FormatError as error:
         problems.append(f"it is of another kind: {str(error).rstrip('.')}")
     parts = read_json(folder / "model.safetensors.index.json", {}).get("weight_map", {})

@@ -66,7 +66,7 @@ def encode_image_and_patches(model: DualEncoderModel, inputs: Mapping[str, Any])
 
 def image_inputs(model: DualEncoderModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a processor's outputs that the image tower takes."""
-    return {name: value for name, value in inputs.items() if name in model.vision_model.input_names}
+    return {name: value for name, value in inputs.items() if name in model.image_input_names}
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
     A model with the sigmoid loss scores each text independently; with the softmax loss the probabilities of an image
     sum to 1.
     """
-    return logits.sigmoid() if model.config.loss == "sigmoid" else logits.softmax(dim=-1)
+    return logits.sigmoid() if model.traits.loss == "sigmoid" else logits.softmax(dim=-1)
 
 
 def classify_images(

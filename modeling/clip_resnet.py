@@ -13,7 +13,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
-from .dual_encoder import DualEncoderModel
+from .dual_encoder import TowerPair
 from .embeddings import check_images, resize_table
 from .pickling import PickledWithoutHooks
 from .pretrained import ModelKwargs, capture_outputs
@@ -153,7 +153,7 @@ class CLIPResNetVisionModel(ImageTower):
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
 
-class CLIPResNetModel(DualEncoderModel):
+class CLIPResNetModel(TowerPair):
     """CLIP (arXiv:2103.00020) with a ResNet."""
 
     config: CLIPResNetConfig

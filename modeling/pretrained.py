@@ -35,8 +35,18 @@ can_return_tuple = typed(generic.can_return_tuple)  # a tuple for `return_dict=F
 capture_outputs = typed(output_capturing.capture_outputs(tie_last_hidden_states=False))  # hidden states, attention maps
 
 
-class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
-    """The base of towers, heads and dual encoders."""
+class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
+    """A model that `from_pretrained` loads from any source, and that can always be pickled."""
+
+    if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
+
+        def eval(self) -> Self: ...
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+
+
+class EncoderPreTrainedModel(LoadableModel):
+    """The base of towers, heads and dual encoders that have the encoder of this package."""
 
     supports_gradient_checkpointing = True
     _supports_flash_attn = True
@@ -80,12 +90,6 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrained
         for config in (tower.config, getattr(model.config, "vision_config", model.config)):
             config.image_size = image_size
         return self
-
-    if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
-
-        def eval(self) -> Self: ...
-
-        def to(self, *args: Any, **kwargs: Any) -> Self: ...
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
