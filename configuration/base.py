@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .known_names import KNOWN_NAMES
+from .known_names import KNOWN_NAMES, VISION_LANGUAGE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -204,6 +204,10 @@ class ViTConfig(TransformerConfig, VisionConfig):
     patch_bias: ClassVar[bool]
     pre_norm: ClassVar[bool]  # a norm between embeddings and encoder
     norm_first: ClassVar[bool]  # True: norm, then pool; False: pool, then norm (and no norm on `last_hidden_state`)
+
+    @classmethod
+    def _unknown_names(cls, names: Iterable[str]) -> list[str]:
+        return super()._unknown_names(set(names) - VISION_LANGUAGE)
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
