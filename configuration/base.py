@@ -194,6 +194,10 @@ class VisionConfig(TowerConfig):
     flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
 
+    @classmethod
+    def _unknown_names(cls, names: Iterable[str]) -> list[str]:
+        return super()._unknown_names(set(names) - VISION_LANGUAGE)
+
 
 @strict
 class ViTConfig(TransformerConfig, VisionConfig):
@@ -204,10 +208,6 @@ class ViTConfig(TransformerConfig, VisionConfig):
     patch_bias: ClassVar[bool]
     pre_norm: ClassVar[bool]  # a norm between embeddings and encoder
     norm_first: ClassVar[bool]  # True: norm, then pool; False: pool, then norm (and no norm on `last_hidden_state`)
-
-    @classmethod
-    def _unknown_names(cls, names: Iterable[str]) -> list[str]:
-        return super()._unknown_names(set(names) - VISION_LANGUAGE)
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
