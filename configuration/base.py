@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
-from .known_names import KNOWN_NAMES
+from .known_names import KNOWN_NAMES, VISION_LANGUAGE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -193,6 +193,10 @@ class VisionConfig(TowerConfig):
     num_class_tokens: ClassVar[int] = 0  # learned tokens before those of the image
     flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
+
+    @classmethod
+    def _unknown_names(cls, names: Iterable[str]) -> list[str]:
+        return super()._unknown_names(set(names) - VISION_LANGUAGE)
 
 
 @strict
