@@ -89,6 +89,13 @@ def loader_of(model_type: object) -> str | None:
     return None
 
 
+def in_transformers(model_type: str) -> bool:
+    """Return whether transformers has a class for a `model_type`; if not, a folder of such a model carries its code."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
 def describe_model_type(model_type: object) -> str:
     """Return a `model_type` with the kind of model that it stands for in transformers: "'bert' (a Bert model)"."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES

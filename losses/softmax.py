@@ -25,7 +25,7 @@ def softmax_loss(
     logits would take more than 256 MB. Raises ValueError where inputs are not unit vectors of matching shapes.
     """
     scalars = {"logit_scale": logit_scale}
-    return analytic_loss(_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
+    return analytic_loss(_softmax_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
 
 
 class SoftmaxLoss(nn.Module):
@@ -39,7 +39,7 @@ class SoftmaxLoss(nn.Module):
         return softmax_loss(image_embeds, text_embeds, logit_scale, chunk_size=self.chunk_size, group=self.group)
 
 
-def _loss_and_gradients(
+def _softmax_loss_and_gradients(
     images: Tensor,
     texts: Tensor,
     log_scale: Tensor,

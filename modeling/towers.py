@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
-from ..formats.transformers_folder import POSITION_IDS_BUFFERS
+from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import text_mask
 from .embeddings import TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
