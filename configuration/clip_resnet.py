@@ -20,7 +20,8 @@ class CLIPResNetVisionConfig(VisionConfig):
     image_size: int = 224
     projection_dim: int = 1024  # to which the attention pooling maps
 
-    initialization = "clip"
+    initialization = "resnet"
+    attention_dropout: ClassVar[float] = 0.0
     pooling = "attention"
 
     def validate_architecture(self) -> None:
@@ -33,8 +34,8 @@ class CLIPResNetVisionConfig(VisionConfig):
             )
         if len(self.depths) != 4 or min(self.depths) < 1:
             raise ValueError(f"depths must be four numbers of at least 1, got {self.depths}.")
-        if self.image_size < self.patch_size:
-            raise ValueError(f"image_size must be at least {self.patch_size}, got {self.image_size}.")
+        if self.grid_size < 1:
+            raise ValueError(f"image_size must be at least {self.patch_size - 1}, got {self.image_size}.")
 
     @property
     def patch_size(self) -> int:
@@ -43,8 +44,18 @@ class CLIPResNetVisionConfig(VisionConfig):
 
     @property
     def grid_size(self) -> int:
-        """Tokens per side."""
-        return self.image_size // self.patch_size
+        """Tokens per side: the first convolution rounds an odd number of pixels up, the pooling after it down."""
+        return (self.image_size + 1) // self.patch_size
+
+    @property
+    def num_positions(self) -> int:
+        """The rows of the table of positions: the mean of all tokens, then the tokens."""
+        return 1 + self.grid_size**2
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Stages, each of which is one layer of the encoder."""
+        return len(self.depths)
 
 
 @strict

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .base import DualEncoderConfig, TowerConfig
 from .clip import CLIPConfig
+from .clip_resnet import CLIPResNetConfig
 from .siglip import SiglipConfig
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ _FAMILIES = (
         config=CLIPConfig,
         model="CLIPModel",
         vision_model="CLIPVisionModel",
+        processor="CLIPProcessor",
+        official_formats=("openai", "open_clip"),
+    ),
+    Family(
+        title="CLIP (ResNet)",
+        config=CLIPResNetConfig,
+        model="CLIPResNetModel",
+        vision_model="CLIPResNetVisionModel",
         processor="CLIPProcessor",
         official_formats=("openai", "open_clip"),
     ),

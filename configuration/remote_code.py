@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .._version import __version__
 from .base import DualEncoderConfig, TowerConfig
-from .families import Family, family_of, is_single_tower, loader_of
+from .families import Family, family_of, is_single_tower
 
 _PACKAGE = Path(__file__).parent.parent
 # What only twinlens itself has a use for. A class that is left out gives its place as a base to its own bases.
@@ -29,6 +29,11 @@ _LEFT_OUT = {
     "VisionTower.vision_model",
 }
 _TABLE_OF_FAMILIES = "_FAMILIES"  # of which one entry is left
+_HEADS = {  # how the names of a dual encoder's classes end, by Auto class
+    "AutoModel": "Model",
+    "AutoModelForZeroShotImageClassification": "Model",
+    "AutoModelForImageClassification": "ForImageClassification",
+}
 _HEADER = '''\
 # Written by twinlens {version} from its modules in {room}/. Change them there, not here.
 # Licensed under the Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0
@@ -38,11 +43,11 @@ _MAX_LINE = 120
 
 
 def auto_map(config: DualEncoderConfig | TowerConfig) -> dict[str, str]:
-    """Return what `config.json` says of the files of `remote_code`: the class of this model for each Auto class."""
-    family = family_of(config)
-    model = f"{_file_name('modeling', family)}.{loader_of(config.model_type)}"
-    names = {"AutoConfig": f"{_file_name('configuration', family)}.{type(config).__name__}", "AutoModel": model}
-    return names if is_single_tower(config) else names | {"AutoModelForZeroShotImageClassification": model}
+    """Return what `config.json` says of the files of `remote_code`: the class and its file for each Auto class."""
+    family, model = family_of(config), type(config).__name__.removesuffix("Config")
+    names = {"AutoConfig": f"{_file_name('configuration', family)}.{type(config).__name__}"}
+    heads = {"AutoModel": "Model"} if is_single_tower(config) else _HEADS
+    return names | {name: f"{_file_name('modeling', family)}.{model}{head}" for name, head in heads.items()}
 
 
 @lru_cache
@@ -52,7 +57,8 @@ def remote_code(family: Family) -> dict[str, str]:
     Raises ValueError for code that cannot be made flat.
     """
     bundle = _Bundle(family)
-    for name in (family.model, family.vision_model):
+    dual_encoder = family.model.removesuffix("Model")
+    for name in (family.vision_model, *(dual_encoder + head for head in _HEADS.values())):
         bundle.require(_module("modeling/__init__"), name)
     return {f"{_file_name(room, family)}.py": bundle.text_of(room) for room in bundle.imports}
 

@@ -9,12 +9,16 @@ from .clip import (
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
 )
+from .clip_resnet import CLIPResNetForImageClassification, CLIPResNetModel, CLIPResNetVisionModel
 from .dual_encoder import DualEncoderModel
 from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel
 
 __all__ = [
     "CLIPForImageClassification",
     "CLIPModel",
+    "CLIPResNetForImageClassification",
+    "CLIPResNetModel",
+    "CLIPResNetVisionModel",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     "CLIPVisionModel",

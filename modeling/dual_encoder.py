@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from ..configuration import FAMILIES, DualEncoderConfig, family_of, loader_of
 from ..losses import LOSSES
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
-from .towers import TextTower, VisionTower
+from .towers import ImageTower, TextTower
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,7 +36,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
 
     config: DualEncoderConfig
     input_modalities = ("image", "text")
-    vision_class: type[VisionTower]
+    vision_class: type[ImageTower]
     text_class: type[TextTower]
     output_class: type[ModelOutput]
 
@@ -44,7 +44,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
         super().__init__(config)
         config = self.config
         self.text_model: TextTower = self.text_class._from_config(config.text_config)
-        self.vision_model: VisionTower = self.vision_class._from_config(config.vision_config)
+        self.vision_model: ImageTower = self.vision_class._from_config(config.vision_config)
         if config.visual_projection:
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         if config.text_projection:

@@ -1,12 +1,13 @@
 """From pixels and token ids to the first hidden states, with checks that keep wrong input from passing silently."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from ..configuration import SquareViTConfig, TextConfig
+from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig
 
 
 class VisionEmbeddings(nn.Module):
@@ -26,7 +27,7 @@ class VisionEmbeddings(nn.Module):
             init.normal_(self.class_embedding, std=config.hidden_size**-0.5 * config.initializer_factor)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        self.check(pixel_values, interpolate_pos_encoding)
+        check_images(self.config, pixel_values, interpolate_pos_encoding)
         pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixel_values)  # (batch, width, rows, columns)
         embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
@@ -36,28 +37,38 @@ class VisionEmbeddings(nn.Module):
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
     def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
-        """Return the position table (1, tokens, width), resized to `grid` as in transformers: bicubic, no antialias."""
+        """Return the position table (1, tokens, width), resized to `grid` where one is given."""
         table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
-        side = self.config.grid_size
-        if grid is None or tuple(grid) == (side, side):
-            return table
-        class_position, table = table.tensor_split([self.config.num_class_tokens], dim=1)
-        table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
-        table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
-        return torch.cat([class_position, table.flatten(2).transpose(1, 2)], dim=1)
+        return table if grid is None else resize_positions(table, self.config.grid_size, grid)
 
-    def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
-        """Raise ValueError for images of another shape than the checkpoint was trained on."""
-        channels, size = self.config.num_channels, self.config.image_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            expected = f"(batch, {channels}, height, width)"
-            raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}.")
-        height, width = pixel_values.shape[-2:]
-        if not interpolate_pos_encoding and (height, width) != (size, size):
-            raise ValueError(
-                f"Images must be {size}x{size} (config.image_size), got {height}x{width}. "
-                "Use the checkpoint's processor, or pass interpolate_pos_encoding=True to resize the position table."
-            )
+
+def resize_positions(table: Tensor, side: int, grid: Sequence[int]) -> Tensor:
+    """Return a position table (1, leading + side * side, width) for a grid (rows, columns).
+
+    It is resized as in transformers: bicubic, without antialias.
+    """
+    if tuple(grid) == (side, side):
+        return table
+    leading, table = table.tensor_split([table.shape[1] - side**2], dim=1)
+    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
+    table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
+    return torch.cat([leading, table.flatten(2).transpose(1, 2)], dim=1)
+
+
+def check_images(
+    config: SquareViTConfig | CLIPResNetVisionConfig, pixel_values: Tensor, interpolate_pos_encoding: bool
+) -> None:
+    """Raise ValueError for images of another shape than the checkpoint was trained on."""
+    channels, size = config.num_channels, config.image_size
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+        expected = f"(batch, {channels}, height, width)"
+        raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}.")
+    height, width = pixel_values.shape[-2:]
+    if not interpolate_pos_encoding and (height, width) != (size, size):
+        raise ValueError(
+            f"Images must be {size}x{size} (config.image_size), got {height}x{width}. "
+            "Use the checkpoint's processor, or pass interpolate_pos_encoding=True to resize the position table."
+        )
 
 
 class TextEmbeddings(nn.Module):

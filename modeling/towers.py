@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
+from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import text_mask
 from .embeddings import TextEmbeddings, VisionEmbeddings, flatten_texts
@@ -17,23 +17,29 @@ from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, c
 NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
 
 
-class VisionTower(AcceptsFormerNames):
-    """Image encoder: embeddings, (norm), encoder, then norm and pooling in the family's order.
-
-    With `pooled=False`, the tower has neither pooling nor its parameters.
-    """
+class ImageTower(AcceptsFormerNames):
+    """Image encoder of any architecture. With `pooled=False`, it has neither pooling nor its parameters."""
 
     config: VisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _input_embed_layer = "patch_embedding"
     _keys_to_ignore_on_load_unexpected = {r"^text_model\."} | NON_TOWER_KEYS
 
     def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
         super().__init__(config)
+        self.pooled = pooled
+
+
+class VisionTower(ImageTower):
+    """Vision transformer: embeddings, (norm), encoder, then norm and pooling in the family's order."""
+
+    config: ViTConfig
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: ViTConfig, pooled: bool = True) -> None:
+        super().__init__(config, pooled and getattr(config, "vision_use_head", True))
         config = self.config
-        self.pooled = pooled and getattr(config, "vision_use_head", True)
         self.embeddings = VisionEmbeddings(config)
         if config.pre_norm:  # misspelt in every CLIP checkpoint of transformers
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -122,7 +128,7 @@ class ImageClassifier(EncoderPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _keys_to_ignore_on_load_unexpected = {r"^(vision_model\.)?(head|post_layernorm)\."}  # pooling
-    tower_class: type[VisionTower]
+    tower_class: type[ImageTower]
 
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__(config)
