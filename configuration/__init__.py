@@ -11,7 +11,7 @@ from .base import (
 )
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .clip_resnet import CLIPResNetConfig, CLIPResNetVisionConfig
-from .families import FAMILIES, Family, describe_model_type, family_of, is_single_tower, loader_of
+from .families import FAMILIES, Family, carries_code, describe_model_type, family_of, is_single_tower, loader_of
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 from .siglip2 import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
 
@@ -36,6 +36,7 @@ __all__ = [
     "TransformerConfig",
     "ViTConfig",
     "VisionConfig",
+    "carries_code",
     "describe_model_type",
     "family_of",
     "is_single_tower",

@@ -61,15 +61,15 @@ class StrictConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory: "str | PathLike[str]", *args: Any, **kwargs: Any) -> None:
         """Save `config.json`, and beside it the code of a model that transformers has no class for."""
-        from .families import family_of, in_transformers  # which import this module
+        from .families import carries_code  # which imports this module
         from .remote_code import auto_map, remote_code
 
-        files = {} if in_transformers(self.model_type) else remote_code(family_of(self))
+        files = remote_code(self.model_type) if carries_code(self.model_type) else {}
         if files:
-            self.auto_map = auto_map(self)
+            self.auto_map = auto_map(self.model_type)
         super().save_pretrained(save_directory, *args, **kwargs)
         for name, text in files.items():
-            Path(save_directory, name).write_text(text, encoding="utf-8")
+            Path(save_directory, name).write_text(text, encoding="utf-8", newline="\n")
 
     @classmethod
     def from_json_file(cls, json_file: "str | PathLike[str]") -> "Self":

@@ -98,11 +98,11 @@ def loader_of(model_type: object) -> str | None:
     return None
 
 
-def in_transformers(model_type: str) -> bool:
-    """Return whether transformers has a class for a `model_type`; if not, a folder of such a model carries its code."""
+def carries_code(model_type: object) -> bool:
+    """Return whether a folder carries its model's code: twinlens has a class for it, and transformers has none."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    return model_type in CONFIG_MAPPING_NAMES
+    return loader_of(model_type) is not None and model_type not in CONFIG_MAPPING_NAMES
 
 
 def describe_model_type(model_type: object) -> str:

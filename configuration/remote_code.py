@@ -15,8 +15,7 @@ from textwrap import indent
 from typing import NamedTuple
 
 from .._version import __version__
-from .base import DualEncoderConfig, TowerConfig
-from .families import Family, family_of, is_single_tower
+from .families import Family, family_of, loader_of
 
 _PACKAGE = Path(__file__).parent.parent
 # What only twinlens itself has a use for. A class that is left out gives its place as a base to its own bases.
@@ -42,20 +41,21 @@ _HEADER = '''\
 _MAX_LINE = 120
 
 
-def auto_map(config: DualEncoderConfig | TowerConfig) -> dict[str, str]:
-    """Return what `config.json` says of the files of `remote_code`: the class and its file for each Auto class."""
-    family, model = family_of(config), type(config).__name__.removesuffix("Config")
-    names = {"AutoConfig": f"{_file_name('configuration', family)}.{type(config).__name__}"}
-    heads = {"AutoModel": "Model"} if is_single_tower(config) else _HEADS
-    return names | {name: f"{_file_name('modeling', family)}.{model}{head}" for name, head in heads.items()}
+def auto_map(model_type: str) -> dict[str, str]:
+    """Return what `config.json` says of the files of `remote_code`: for each Auto class, a file and a class in it."""
+    family, name = family_of(model_type), str(loader_of(model_type)).removesuffix("Model")
+    heads = _HEADS if model_type == family.model_type else {"AutoModel": "Model"}
+    classes = {"AutoConfig": ("configuration", "Config"), **{auto: ("modeling", head) for auto, head in heads.items()}}
+    return {auto: f"{_file_name(room, family)}.{name}{suffix}" for auto, (room, suffix) in classes.items()}
 
 
 @lru_cache
-def remote_code(family: Family) -> dict[str, str]:
-    """Return the text of the files, by name, with which transformers loads the models of a family.
+def remote_code(model_type: str) -> dict[str, str]:
+    """Return the files, text by name, with which transformers loads a model: the same for a family and its towers.
 
     Raises ValueError for code that cannot be made flat.
     """
+    family = family_of(model_type)
     bundle = _Bundle(family)
     dual_encoder = family.model.removesuffix("Model")
     for name in (family.vision_model, *(dual_encoder + head for head in _HEADS.values())):
