@@ -27,7 +27,6 @@ _LEFT_OUT = {
     "TextTower.text_model",
     "VisionTower.vision_model",
 }
-_TABLE_OF_FAMILIES = "_FAMILIES"  # of which one entry is left
 _HEADS = {  # how the names of a dual encoder's classes end, by Auto class
     "AutoModel": "Model",
     "AutoModelForZeroShotImageClassification": "Model",
@@ -83,7 +82,7 @@ class _Module:
         self.path = path  # such as modeling/towers
         self.room = path.partition("/")[0]
         source = (_PACKAGE / f"{path}.py").read_text(encoding="utf-8")
-        self.lines = source.splitlines()
+        self.lines = [*source.splitlines(), ""]
         self.statements = ast.parse(source).body
         self.definitions = {name: statement for statement in self.statements for name in _defined_names(statement)}
         self.imports: dict[str, _Import] = {}  # from other packages, by the name here
@@ -151,7 +150,8 @@ class _Bundle:
             imports.add(home.imports[name])
         elif (statement := home.definitions.get(name)) and statement not in texts:
             texts[statement] = self._flat_text(home, statement)
-            for used_name in set(_used_names(ast.parse(texts[statement]))):
+            used_names = dict.fromkeys(_used_names(ast.parse(texts[statement])))  # in the same order every time
+            for used_name in used_names:
                 self.require(home, used_name)
 
     def _flat_text(self, module: _Module, statement: ast.stmt) -> str:
@@ -160,32 +160,29 @@ class _Bundle:
             node for node in ast.walk(statement) if isinstance(node, ast.ImportFrom) and node.level
         ]
         header = None
-        if isinstance(statement, ast.ClassDef):
-            dropped += [node for node in statement.body if f"{statement.name}.{getattr(node, 'name', '')}" in _LEFT_OUT]
-            bases = [ast.unparse(base) for base in statement.bases]
-            if not _LEFT_OUT.isdisjoint(bases):
-                header = f"class {statement.name}({', '.join(_bases(module, statement))}):"
-        elif isinstance(statement, ast.If):
-            dropped += [node for node in statement.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        elif isinstance(table := getattr(statement, "value", None), ast.Tuple) and _TABLE_OF_FAMILIES in _defined_names(
-            statement
-        ):
-            own_config = f"config={self.family.config.__name__},"
-            dropped += [entry for entry in table.elts if own_config not in ast.unparse(entry)]
+        match statement:
+            case ast.ClassDef(name=name, body=body):
+                dropped += [node for node in body if f"{name}.{getattr(node, 'name', '')}" in _LEFT_OUT]
+                if any(ast.unparse(base) in _LEFT_OUT for base in statement.bases):
+                    header = f"class {name}({', '.join(_bases(module, statement))}):"
+            case ast.If(body=body):
+                dropped += [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+            case ast.Assign(targets=[ast.Name(id="_FAMILIES")], value=ast.Tuple(elts=families)):
+                own_config = f"config={self.family.config.__name__},"
+                dropped += [family for family in families if own_config not in ast.unparse(family)]
         return module.text_of(statement, dropped, header)
 
     def text_of(self, room: str) -> str:
         """Return the file of a room. Modules stand in the order in which they are imported."""
-        modules: list[_Module] = []
+        modules: dict[_Module, None] = {}  # in the order in which they are imported
         for module in self.texts:
-            if module.room == room:
-                self._add_in_order(module, modules)
+            _add_in_order(module, room, modules)
         header = _HEADER.format(room=room, title=self.family.title, version=__version__)
         blocks = [f"{header}\n{_import_lines(self.imports[room])}\n\n"]
         texts: dict[str, str] = {}  # of definitions, by name
         for module in modules:
-            blocks.append(f"# {module.path}.py\n")
-            for statement, text in sorted(self.texts[module].items(), key=lambda item: item[0].lineno):
+            blocks += [f"# {module.path}.py\n"] if self.texts.get(module) else []
+            for statement, text in sorted(self.texts.get(module, {}).items(), key=lambda item: item[0].lineno):
                 names = [*_defined_names(statement)]
                 if any(texts.get(name, text) != text for name in names):
                     raise ValueError(f"{room}/ has two definitions of {names[0]}, and one file has place for one.")
@@ -195,13 +192,13 @@ class _Bundle:
                 texts |= dict.fromkeys(names, text)
         return re.sub(r"\n{4,}", "\n\n\n", "\n".join(blocks)).rstrip() + "\n"
 
-    def _add_in_order(self, module: _Module, modules: list[_Module]) -> None:
-        """Append a module, behind those of its room that are imported before it."""
+
+def _add_in_order(module: _Module, room: str, modules: dict[_Module, None]) -> None:
+    """Add a module of a room, behind those of the room that are imported before it."""
+    if module.room == room and module not in modules:
         for path in module.earlier:
-            if (earlier := _module(path)).room == module.room and earlier not in modules:
-                self._add_in_order(earlier, modules)
-        if self.texts.get(module) and module not in modules:
-            modules.append(module)
+            _add_in_order(_module(path), room, modules)
+        modules[module] = None
 
 
 def _is_for_types(node: ast.AST) -> bool:
