@@ -17,7 +17,7 @@ from .errors import FormatError, readable_errors
 from .geometry import sizes_of
 from .layout import Layout, read_json
 from .openai import OpenAILayout
-from .operations import KEEP
+from .operations import COUNT, KEEP
 from .options import LoadOptions
 from .table import Rule, targets
 
@@ -62,8 +62,12 @@ class TransformersLayout(Layout):
 
     def own_rules(self) -> list[Rule]:
         config = _config(self.sidecar_json)
-        shapes = targets(_family_layout(config).own_rules(), sizes_of(config))
-        return [Rule((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
+        rules = _family_layout(config).own_rules()
+        counts = {name for rule in rules if rule.operation is COUNT for name in rule.targets}
+        return [
+            Rule((name,), (name,), (tuple(map(str, shape)),), COUNT if name in counts else KEEP)
+            for name, shape in targets(rules, sizes_of(config)).items()
+        ]
 
     def config(self, options: LoadOptions) -> DualEncoderConfig:
         return _config(self.sidecar_json)
@@ -116,6 +120,6 @@ def _config(values: Mapping[str, object]) -> DualEncoderConfig:
         raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
     config = FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))
     for tower in (config.vision_config, config.text_config):
-        if tower.hidden_act not in ACT2FN:
+        if getattr(tower, "hidden_act", "relu") not in ACT2FN:
             raise FormatError(f"config.json has hidden_act {tower.hidden_act!r}, which transformers does not know.")
     return config

@@ -120,15 +120,15 @@ class CLIPResNetVisionModel(ImageTower):
     def __init__(self, config: CLIPResNetVisionConfig, pooled: bool = True) -> None:
         super().__init__(config, pooled)
         config = self.config
-        channels = width = config.hidden_size // 32
-        half = width // 2
-        convolutions = (Convolution(config.num_channels, half, 3, stride=2), Convolution(half, half, 3))
-        self.embeddings = Stage(*convolutions, Convolution(half, width, 3), nn.AvgPool2d(2))
+        size = config.stem_size
+        convolutions = (Convolution(config.num_channels, size, 3, stride=2), Convolution(size, size, 3))
+        self.embeddings = Stage(*convolutions, Convolution(size, 2 * size, 3), nn.AvgPool2d(2))
         self.layers = nn.ModuleList()
-        for stage, depth in enumerate(config.depths):
-            width = config.hidden_size // 32 * 2**stage
+        channels = 2 * size
+        for number, depth in enumerate(config.depths, 1):
+            width = size * 2**number
             rest = (Bottleneck(4 * width, width, stride=1) for _ in range(depth - 1))
-            self.layers.append(Stage(Bottleneck(channels, width, stride=min(stage, 1) + 1), *rest))
+            self.layers.append(Stage(Bottleneck(channels, width, stride=1 if number == 1 else 2), *rest))
             channels = 4 * width
         if pooled:
             self.head = AttentionPooling(config)

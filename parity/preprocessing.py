@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..catalogue import PHOTOGRAPH
-from ..configuration import is_single_tower
+from ..configuration import family_of, is_single_tower
 from ..formats import Checkpoint, read_json
 from ..formats.layout import LAYOUT_FILE
 from ..processing import DualEncoderProcessor
@@ -169,7 +169,7 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
         steps = (reference_pixels.timm_steps if is_timm else reference_pixels.open_clip_steps)(stated, size)
         name = "timm's create_transform" if is_timm else "open_clip's image_transform_v2"
         original = _timm_pixels if is_timm else _open_clip_pixels
-    elif vision.pooling == "attention":
+    elif "big_vision" in family_of(config).official_formats:
         steps, name = reference_pixels.big_vision_steps(size), "big_vision's resize and value_range"
     else:
         steps, name = reference_pixels.openai_steps(size), "openai/CLIP's _transform"

@@ -85,7 +85,7 @@ def encode(x: Array, blocks: Iterable[Block], settings: Settings) -> list[Array]
     states = [x]
     for block in blocks:
         y = layer_norm(x, block.norm_1, settings.eps)
-        x = x + _attend(y, y, block.attention, settings)
+        x = x + attend(y, y, block.attention, settings)
         x = x + _mlp(layer_norm(x, block.norm_2, settings.eps), block.mlp, settings)
         states.append(x)
     return states
@@ -94,11 +94,13 @@ def encode(x: Array, blocks: Iterable[Block], settings: Settings) -> list[Array]
 def attention_pool(x: Array, head: PoolingHead, settings: Settings) -> Array:
     """Pool (batch, length, width) to (batch, width)."""
     probe = np.broadcast_to(head.probe, (len(x), 1, x.shape[-1]))
-    pooled = _attend(probe, x, head.attention, settings)
+    pooled = attend(probe, x, head.attention, settings)
     return (pooled + _mlp(layer_norm(pooled, head.norm, settings.eps), head.mlp, settings))[:, 0]
 
 
-def _attend(query_input: Array, key_input: Array, weights: Attention, settings: Settings) -> Array:
+def attend(query_input: Array, key_input: Array, weights: Attention, settings: Settings) -> Array:
+    """Return the attention of (batch, queries, width) to (batch, keys, width), mapped by `weights.out`."""
+
     def heads(x: Array, projection: WeightAndBias) -> Array:  # shape = [batch, heads, length, head_dim]
         return linear(x, projection).reshape(*x.shape[:2], settings.heads, -1).transpose(0, 2, 1, 3)
 
