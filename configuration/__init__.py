@@ -11,7 +11,7 @@ from .base import (
 )
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .clip_resnet import CLIPResNetConfig, CLIPResNetVisionConfig
-from .families import FAMILIES, Family, describe_model_type, family_of, is_single_tower, loader_of
+from .families import FAMILIES, Family, carries_code, describe_model_type, family_of, is_single_tower, loader_of
 from .other_families import (
     OTHER_FAMILIES,
     OtherFamily,
@@ -46,6 +46,7 @@ __all__ = [
     "TransformerConfig",
     "ViTConfig",
     "VisionConfig",
+    "carries_code",
     "check_tower",
     "describe_model_type",
     "family_of",

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import fields
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
@@ -57,6 +58,18 @@ class StrictConfig(PreTrainedConfig):
         for name, value in unknown.items():
             setattr(config, name, value)
         return result
+
+    def save_pretrained(self, save_directory: "str | PathLike[str]", *args: Any, **kwargs: Any) -> None:
+        """Save `config.json`, and beside it the code of a model that transformers has no class for."""
+        from .families import carries_code  # which imports this module
+        from .remote_code import auto_map, remote_code
+
+        files = remote_code(self.model_type) if carries_code(self.model_type) else {}
+        if files:
+            self.auto_map = auto_map(self.model_type)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for name, text in files.items():
+            Path(save_directory, name).write_text(text, encoding="utf-8", newline="\n")
 
     @classmethod
     def from_json_file(cls, json_file: "str | PathLike[str]") -> "Self":

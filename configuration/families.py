@@ -107,6 +107,13 @@ def loader_of(model_type: object) -> str | None:
     return None
 
 
+def carries_code(model_type: object) -> bool:
+    """Return whether a folder carries its model's code: twinlens has a class for it, and transformers has none."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return loader_of(model_type) is not None and model_type not in CONFIG_MAPPING_NAMES
+
+
 def describe_model_type(model_type: object) -> str:
     """Return a `model_type` with the kind of model that it stands for in transformers: "'bert' (a Bert model)"."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES

@@ -1,4 +1,6 @@
-"""Names in a `config.json` that are not fields of its configuration, by where they come from: accepted, not refused."""
+"""Names in a folder that are not those of fields or parameters here, by where they come from: accepted, not refused."""
+
+POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # buffers in the weights of old folders, which hold 0, 1, 2, ...
 
 # Arguments and attributes of transformers' PreTrainedConfig that are not fields of the dataclass.
 PRETRAINED_CONFIG = {

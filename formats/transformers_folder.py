@@ -19,6 +19,7 @@ from ..configuration import (
     family_of,
     title_of,
 )
+from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .big_vision import BigVisionLayout
 from .errors import FormatError, readable_errors
 from .geometry import sizes_of
@@ -31,7 +32,6 @@ from .table import Rule, targets
 # The layouts whose rules lead to every name that transformers has for a family. They are found by the first of its
 # `official_formats`.
 _FAMILY_LAYOUTS: dict[str, type[Layout]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
-POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # the names of buffers in old folders, which hold 0, 1, 2, ...
 
 
 @dataclass(frozen=True, kw_only=True)

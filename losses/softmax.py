@@ -29,7 +29,7 @@ def softmax_loss(
     logits would take more than 256 MB. Raises ValueError where inputs are not unit vectors of matching shapes.
     """
     scalars = {"logit_scale": logit_scale}
-    compute = partial(_loss_and_gradients, label_smoothing=label_smoothing)
+    compute = partial(_softmax_loss_and_gradients, label_smoothing=label_smoothing)
     return analytic_loss(compute, image_embeds, text_embeds, scalars, chunk_size, group)
 
 
@@ -44,7 +44,7 @@ class SoftmaxLoss(nn.Module):
         return softmax_loss(image_embeds, text_embeds, logit_scale, chunk_size=self.chunk_size, group=self.group)
 
 
-def _loss_and_gradients(
+def _softmax_loss_and_gradients(
     images: Tensor,
     texts: Tensor,
     log_scale: Tensor,

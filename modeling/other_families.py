@@ -16,7 +16,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, VisionTex
 from transformers import initialization as init
 
 from ..configuration import OTHER_FAMILIES, OtherFamily, check_tower, other_family_of
-from ..formats.transformers_folder import POSITION_IDS_BUFFERS
+from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .dual_encoder import DualEncoderModel, Source, l2_normalize
 
 # The logarithm of the factor before training: CLIP's temperature of 0.07, SigLIP's factor of 10, with its bias.

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, generic, output_capturing
 
-from ..formats.transformers_folder import POSITION_IDS_BUFFERS
+from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import Attention
 from .embeddings import RESAMPLING_METHODS
 from .encoder import EncoderLayer

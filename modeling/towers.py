@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
-from ..formats.transformers_folder import POSITION_IDS_BUFFERS
+from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
