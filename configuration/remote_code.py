@@ -22,6 +22,7 @@ _PACKAGE = Path(__file__).parent.parent
 _LEFT_OUT = {
     "AcceptsFormerNames",
     "DualEncoderModel.class_for",
+    "DualEncoderModel.from_towers",
     "LoadsOfficialFiles",
     "StrictConfig.save_pretrained",
     "TextTower.text_model",

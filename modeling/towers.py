@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,7 @@ class VisionTower(ImageTower):
         if norm:
             features = [self.post_layernorm(states) for states in features]
         if as_map:
-            grid = self.embeddings.grid(pixel_values, **inputs)
+            grid = cast(Any, self.embeddings).grid(pixel_values, **inputs)
             features = [states.transpose(1, 2).unflatten(2, grid) for states in features]
         return tuple(features)
 
