@@ -39,7 +39,7 @@ class OtherFamilyModel(DualEncoderModel):
 
     @property
     def image_input_names(self) -> tuple[str, ...]:
-        return tuple(inspect.signature(self.vision_model.forward).parameters)
+        return ("pixel_values", "interpolate_pos_encoding")  # and no mask, which would be that of the texts
 
     @property
     def log_scale(self) -> Tensor:
