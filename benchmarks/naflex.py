@@ -25,8 +25,8 @@ BATCH_SIZES = (8, 32)
 
 def random_images(config: twinlens.Siglip2VisionConfig, batch_size: int) -> dict[str, Tensor]:
     """Return random patches as the processor pads them, wide images and tall ones in turns."""
-    sides = [round(LONGER_SIDE / ratio) for ratio in RATIOS]
-    wide_and_tall = [grid for side in sides for grid in ((side, LONGER_SIDE), (LONGER_SIDE, side))]
+    wide = [(round(LONGER_SIDE / ratio), LONGER_SIDE) for ratio in RATIOS]
+    wide_and_tall = [grid[:: (1, -1)[turn % 2]] for turn, grid in enumerate(wide)]
     grids = torch.tensor(list(islice(cycle(wide_and_tall), batch_size)))
     mask = torch.arange(LONGER_SIDE**2) < grids.prod(dim=1, keepdim=True)  # (images, tokens)
     values = config.num_channels * config.patch_size**2

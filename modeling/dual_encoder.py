@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
+from transformers.utils.generic import maybe_autocast
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
@@ -129,7 +130,7 @@ class DualEncoderModel(LoadableModel):
         They are exp(logit_scale) * cosine, plus logit_bias for a family that has one.
         """
         device = text_embeds.device
-        with torch.autocast(device.type, enabled=False):
+        with maybe_autocast(device.type, enabled=False):
             cosine = text_embeds.float() @ image_embeds.float().to(device).t()  # (texts, images), as in transformers
             logits = cosine * self.log_scale.float().exp().to(device)
             if self.traits.has_logit_bias:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig, ViTConfig
@@ -112,7 +113,7 @@ class PatchEmbeddings(nn.Module):
         rows, columns = grids.clamp(min=1)[..., None].unbind(1)  # (images, 1) each
         token = torch.arange(tokens, device=grids.device)
         token = token * (token < rows * columns)  # (images, tokens)
-        with torch.autocast(grids.device.type, enabled=False):
+        with maybe_autocast(grids.device.type, enabled=False):
             of_rows = resize_weights(token // columns, rows, side)  # (images, tokens, side)
             of_columns = resize_weights(token % columns, columns, side)
             return (of_rows[..., :, None] * of_columns[..., None, :]).flatten(2) @ table.float()

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from helpers.families import FAMILIES, config, model, pixels, token_ids, twins
+from helpers.families import FAMILIES, SQUARE, config, images, model, pixels, token_ids, twins
 from torch import Tensor, nn
 
 import twinlens
@@ -23,13 +23,13 @@ def tower_name(family: str, part: str) -> str:
     return f"{family}{part.title()}Model"
 
 
-def tower_input(family: str, part: str) -> Tensor:
-    return pixels() if part == "vision" else token_ids(family)
+def tower_input(family: str, part: str) -> dict[str, Tensor]:
+    return images(family) if part == "vision" else {"input_ids": token_ids(family)}
 
 
 @torch.no_grad()
-def states(tower: Any, x: Tensor) -> Tensor:
-    return tower.eval()(x).last_hidden_state
+def states(tower: Any, inputs: dict[str, Tensor]) -> Tensor:
+    return tower.eval()(**inputs).last_hidden_state
 
 
 class TestConfigurations:
@@ -39,7 +39,7 @@ class TestConfigurations:
     def test_any_form_leads_the_entry_point_to_the_family(self, family: str, tmp_path: Path) -> None:
         ours, theirs = twins(family)
         theirs.save_pretrained(tmp_path)
-        both = {"pixel_values": pixels(), "input_ids": token_ids(family)}
+        both = {**images(family), "input_ids": token_ids(family)}
         with torch.no_grad():
             expected = theirs(**both).logits_per_image
             for form in (theirs.config, tmp_path, str(tmp_path / "config.json")):
@@ -64,8 +64,8 @@ class TestConfigurations:
         assert [tower.config._attn_implementation for tower in towers] == ["sdpa", "eager", "eager"]
 
     def test_others_are_refused_by_name(self) -> None:
-        with pytest.raises(ValueError, match=r"dual encoder \(clip, siglip\) .* got 'siglip2'"):
-            twinlens.DualEncoderModel(transformers.Siglip2Config())
+        with pytest.raises(ValueError, match=r"dual encoder \(clip, siglip, siglip2\) .* got 'blip'"):
+            twinlens.DualEncoderModel(transformers.BlipConfig())
         with pytest.raises(ValueError, match=r"takes both towers.* has one, a CLIPVisionConfig.* with CLIPVisionModel"):
             twinlens.DualEncoderModel(config("CLIP", transformers, "Vision"))
         with pytest.raises(TypeError, match="takes a CLIPTextConfig, got a SiglipConfig"):
@@ -138,7 +138,7 @@ class TestOtherKinds:
         )
         assert info["missing_keys"] == {"classifier.weight", "classifier.bias"}
         assert not info["unexpected_keys"]
-        x = pixels()
+        x = images(family)
         torch.testing.assert_close(states(classifier.vision_model, x), states(tower, x), rtol=0, atol=5e-6)
 
 
@@ -181,15 +181,15 @@ class TestOldFolders:
         """transformers' towers take 512, or what the tower's part says, and do not load; its dual encoder does."""
         write_changed(tmp_path, model("CLIP", library=transformers), change)
         theirs = transformers.CLIPModel.from_pretrained(tmp_path).eval()
-        images, ids = pixels(), token_ids("CLIP")
+        pictures, ids = pixels(), token_ids("CLIP")
         ours = twinlens.CLIPModel.from_pretrained(tmp_path)
         vision = twinlens.CLIPVisionModelWithProjection.from_pretrained(tmp_path)
         text = twinlens.CLIPTextModelWithProjection.from_pretrained(tmp_path, config=theirs.config)
         with torch.no_grad():
-            expected = theirs.get_image_features(images).pooler_output, theirs.get_text_features(ids).pooler_output
+            expected = theirs.get_image_features(pictures).pooler_output, theirs.get_text_features(ids).pooler_output
             for image_embeds, text_embeds in (
-                (vision(images).image_embeds, text(ids).text_embeds),
-                (ours.get_image_features(images).pooler_output, ours.get_text_features(ids).pooler_output),
+                (vision(pictures).image_embeds, text(ids).text_embeds),
+                (ours.get_image_features(pictures).pooler_output, ours.get_text_features(ids).pooler_output),
             ):
                 torch.testing.assert_close((image_embeds, text_embeds), expected, rtol=0, atol=5e-6)
 
@@ -210,7 +210,7 @@ WORDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=SQUARE)
 def sources(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     file = Path(bundled_checkpoint(f"{request.param.lower()}-shapes").weights)
     folder = tmp_path_factory.mktemp("words")
@@ -364,7 +364,7 @@ class TestAdapters:
         lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
         get_peft_model(transformers.AutoModel.from_pretrained(base), lora).save_pretrained(str(adapter))
         theirs = transformers.AutoModel.from_pretrained(adapter)
-        both = {"pixel_values": pixels(), "input_ids": token_ids(family)}
+        both = {**images(family), "input_ids": token_ids(family)}
         for words in ({}, {"adapter_name": "other", "config": theirs.config}, {"config": str(base)}):
             ours = twinlens.DualEncoderModel.from_pretrained(adapter, **words)
             assert type(ours) is getattr(twinlens, f"{family}Model")

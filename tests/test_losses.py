@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import losses_process
-from helpers.families import FAMILIES, model, pixels, token_ids, twins
+from helpers.families import FAMILIES, images, model, token_ids, twins
 from helpers.processes import finish, start
 from helpers.released_files import released_module
 from torch import Tensor, nn
@@ -283,7 +283,7 @@ def test_open_clip_features_give_open_clip_losses(name):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_learn_what_those_of_transformers_learn(family):
     own, theirs = twins(family)
-    arguments = {"pixel_values": pixels(5), "input_ids": token_ids(family, 5), "return_loss": True}
+    arguments = {**images(family, 5), "input_ids": token_ids(family, 5), "return_loss": True}
     outputs, expected = own.train()(**arguments), theirs.train()(**arguments)
     torch.testing.assert_close(outputs.loss, expected.loss, rtol=1e-5, atol=1e-6)
     outputs.loss.backward()
@@ -297,7 +297,7 @@ def test_models_learn_what_those_of_transformers_learn(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_makes_no_matrix_of_logits(family):
     own, theirs = model(family), twins(family)[1].train()
-    arguments = {"pixel_values": pixels(3), "input_ids": token_ids(family)}
+    arguments = {**images(family, 3), "input_ids": token_ids(family)}
     assert own(**arguments, return_loss=True).logits_per_image.shape == (3, 3)  # evaluation, as in transformers
     own.train()
     assert own(**arguments).logits_per_text.shape == (3, 3)
@@ -309,7 +309,7 @@ def test_training_makes_no_matrix_of_logits(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_that_computes_nan_says_so(family):
     own, theirs = twins(family)
-    arguments: dict[str, Any] = {"pixel_values": pixels(3), "input_ids": token_ids(family), "return_loss": True}
+    arguments: dict[str, Any] = {**images(family, 3), "input_ids": token_ids(family), "return_loss": True}
     arguments["pixel_values"][1, 0, 0, 0] = torch.nan
     assert theirs(**arguments).loss.isnan()
     with pytest.raises(ValueError, match="Row 1 of image_embeds holds NaN"):

@@ -24,17 +24,24 @@ TEXT = {
 IDS = {
     "CLIP": {"pad_token_id": 1, "bos_token_id": 97, "eos_token_id": 98},
     "Siglip": {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1},
+    "Siglip2": {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1},
 }
-EXTRA = {"CLIP": {"projection_dim": 24}, "Siglip": {}}
+EXTRA = {"CLIP": {"projection_dim": 24}, "Siglip": {}, "Siglip2": {}}
 FAMILIES = tuple(IDS)
+SQUARE = ("CLIP", "Siglip")  # the families whose images are squares of one size
+GRIDS = ((4, 4), (2, 8), (3, 5), (1, 7), (5, 3))  # rows and columns of patches; not single columns, see differences.md
+TOKENS = 18  # to which images of any grid are padded
 
 
 def settings(family: str) -> dict:
     """Arguments of `CLIPConfig` or `SiglipConfig`, in either library."""
     tower = EXTRA[family]
+    vision = dict(VISION)
+    if family == "Siglip2":
+        vision["num_patches"] = (vision.pop("image_size") // vision["patch_size"]) ** 2
     return {
         "text_config": {**TEXT, **IDS[family], **tower},
-        "vision_config": {**VISION, **tower},
+        "vision_config": {**vision, **tower},
         **EXTRA[family],
     }
 
@@ -78,3 +85,21 @@ def token_ids(family: str, texts: int = 3) -> torch.Tensor:
 
 def pixels(images: int = 2, size: int = VISION["image_size"]) -> torch.Tensor:
     return torch.randn(images, 3, size, size)
+
+
+def images(family: str, count: int = 2) -> dict[str, torch.Tensor]:
+    """The inputs of the image tower: squares, or patches of images of different grids with zeros for padding."""
+    if family in SQUARE:
+        return {"pixel_values": pixels(count)}
+    grids = torch.tensor([GRIDS[number % len(GRIDS)] for number in range(count)]).reshape(count, 2)
+    mask = torch.arange(TOKENS) < grids.prod(dim=1, keepdim=True)
+    patches = torch.randn(count, TOKENS, 3 * VISION["patch_size"] ** 2)
+    return {
+        "pixel_values": patches * mask[..., None],
+        "pixel_attention_mask": mask.int(),
+        "spatial_shapes": grids,
+    }
+
+
+def rows_of(inputs: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
+    return {name: values[rows] for name, values in inputs.items()}
