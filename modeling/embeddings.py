@@ -100,7 +100,8 @@ class PatchEmbeddings(nn.Module):
         grids = self.checked_grids(pixel_values, token_mask, grids).to(pixel_values.device)
         if token_mask is not None:  # 0 times NaN, which masked attention would do, is NaN
             pixel_values = pixel_values.masked_fill(token_mask.to(pixel_values.device).eq(0)[..., None], 0)
-        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # (images, tokens, width)
+        # Not the dtype of the linear layer's weight: a quantised one has integers.
+        patches = self.patch_embedding(pixel_values.to(self.position_embedding.weight.dtype))  # (images, tokens, width)
         return patches + self.positions(grids, patches.shape[1]).to(patches.dtype)
 
     def positions(self, grids: Tensor, tokens: int) -> Tensor:

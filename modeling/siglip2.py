@@ -23,6 +23,7 @@ class Siglip2VisionModel(SiglipVisionModel):
     """
 
     config: Siglip2VisionConfig
+    _no_split_modules = [*SiglipVisionModel._no_split_modules, "PatchEmbeddings"]
 
     @capture_outputs
     def forward(  # type: ignore[override]

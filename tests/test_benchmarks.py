@@ -59,6 +59,13 @@ class TestSmallestSettings:
         assert [case["attention"] for case in cases] == ["sdpa", "eager"]
         assert all(case["twinlens_ms"] > 0 and case["twinlens_mib"] > 0 for case in cases)
 
+    def test_naflex(self, monkeypatch):
+        naflex = load("naflex")
+        monkeypatch.setattr(naflex, "SIZES", {**TINY_TOWER, "patch_size": 2, "num_patches": 4})
+        case = naflex.measure("float32", batch_size=8, rounds=1)
+        assert case["padding"] == 0.438  # of ratios from 1 to 4
+        assert case["embedding_difference"] <= 5e-6
+
     @pytest.mark.parametrize("name", ["sigmoid", "softmax"])
     def test_losses(self, name):
         losses = load("losses")
