@@ -48,17 +48,6 @@ def forward(result: Result) -> list[Row]:
     return rows
 
 
-def naflex(result: Result) -> list[Row]:
-    """Return seconds of batches of a NaFlex tower, and how much faster they are without padding."""
-    rows = [["dtype", "images", "padding", "packed, s", "padded, s", "transformers, s", "speed", "over transformers"]]
-    for case in result["cases"]:
-        dtype, images = case["case"].split("-")
-        seconds = [number(case[f"{variant}_ms"] / 1000, 1) for variant in ("packed", "padded", "transformers")]
-        speeds = [number(case[f"speed_over_{peer}"], 1) for peer in ("padded", "transformers")]
-        rows.append([dtype, images, f"{number(100 * case['padding'])}%", *seconds, *speeds])
-    return rows
-
-
 def images(result: Result) -> list[Row]:
     """Return milliseconds an image, for the engines and for the code beside them."""
     rows = [["", "twinlens, ms", "transformers, ms", "openai-clip, ms", "speed over transformers"]]
@@ -165,7 +154,6 @@ def conversion(result: Result) -> list[Row]:
 
 TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's name: its JSON file, and its rows
     "forward-cpu": ("forward-cpu", forward),
-    "naflex-cpu": ("naflex-cpu", naflex),
     "images-cpu": ("images-cpu", images),
     "texts-cpu": ("texts-cpu", texts),
     "losses-cpu-compared": ("losses-cpu", losses_compared),
