@@ -70,7 +70,7 @@ class DualEncoderModel(EncoderPreTrainedModel):
             )
         return cls if cls.config_class.model_type else getattr(import_module(__package__), family_of(model_type).model)
 
-    def encode_image(self, pixel_values: Tensor, **inputs: object) -> Tensor:
+    def encode_image(self, pixel_values: Tensor, **inputs: Any) -> Tensor:
         """Encode images as unit vectors (images, dim), in float32 for any weights.
 
         `inputs` are those of the image tower; others, such as a processor's for texts, are ignored.
@@ -154,27 +154,18 @@ class DualEncoderModel(EncoderPreTrainedModel):
         With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold. Training
         with it makes no logits, whose memory grows with the square of the batch.
         """
-        texts = (input_ids, attention_mask, position_ids, inputs_embeds)
-        return self.compare((pixel_values, interpolate_pos_encoding), texts, return_loss, group, **kwargs)
-
-    def compare(
-        self,
-        images: tuple[Any, ...],
-        texts: tuple[Tensor | None, ...],
-        return_loss: bool | None,
-        group: ProcessGroup | None,
-        **kwargs: Any,
-    ) -> ModelOutput:
-        """Do what `forward` says, for the inputs of `get_image_features` and `get_text_features` in their order."""
-        has_text = texts[0] is not None or texts[-1] is not None  # ids or embeddings
-        if images[0] is None and not has_text:
+        images = {"interpolate_pos_encoding": interpolate_pos_encoding}
+        images |= {name: kwargs.pop(name) for name in self.vision_model.input_names if name in kwargs}
+        has_text = input_ids is not None or inputs_embeds is not None
+        if pixel_values is None and not has_text:
             raise ValueError("A dual encoder needs pixel_values, input_ids or both, got neither.")
         vision_outputs = image_embeds = text_outputs = text_embeds = logits_per_image = None
-        if images[0] is not None:
-            vision_outputs = self.get_image_features(*images, return_dict=True, **kwargs)
+        if pixel_values is not None:
+            vision_outputs = self.get_image_features(pixel_values, return_dict=True, **images, **kwargs)
             image_embeds = l2_normalize(vision_outputs.pooler_output)  # (images, dim)
         if has_text:
-            text_outputs = self.get_text_features(*texts, return_dict=True, **kwargs)
+            inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+            text_outputs = self.get_text_features(*inputs, return_dict=True, **kwargs)
             text_embeds = l2_normalize(text_outputs.pooler_output)  # (texts, dim)
         if image_embeds is not None and text_embeds is not None and not (return_loss and self.training):
             logits_per_image = self.logits(image_embeds, text_embeds)  # (images, texts)

@@ -9,8 +9,6 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration import SquareViTConfig, TextConfig, ViTConfig
 
-HINT = "Use the checkpoint's processor, which cuts images of any size into patches."
-
 
 class VisionEmbeddings(nn.Module):
     """Patches as a convolution, a class token where the family has one, learned positions."""
@@ -72,20 +70,21 @@ class PatchEmbeddings(nn.Module):
         self.patch_embedding = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
         self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
 
-    def forward(
-        self, pixel_values: Tensor, pixel_attention_mask: Tensor | None, spatial_shapes: Tensor | None
-    ) -> Tensor:
-        grids = self.check(pixel_values, pixel_attention_mask, spatial_shapes).to(pixel_values.device)
-        if pixel_attention_mask is not None:  # padding can hold anything, and 0 times NaN is NaN
-            is_padding = pixel_attention_mask.to(pixel_values.device).eq(0)
-            pixel_values = pixel_values.masked_fill(is_padding[..., None], 0)
+    def forward(self, pixel_values: Tensor, token_mask: Tensor | None, grids: Tensor | None) -> Tensor:
+        """Return hidden states of patches (images, tokens, values), of `grids` (images, 2) of rows and columns.
+
+        `token_mask` (images, tokens) is 0 for padding, which can hold anything.
+        """
+        grids = self.checked_grids(pixel_values, token_mask, grids).to(pixel_values.device)
+        if token_mask is not None:  # 0 times NaN, which masked attention would do, is NaN
+            pixel_values = pixel_values.masked_fill(token_mask.to(pixel_values.device).eq(0)[..., None], 0)
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # (images, tokens, width)
         return patches + self.positions(grids, patches.shape[1]).to(patches.dtype)
 
     def positions(self, grids: Tensor, tokens: int) -> Tensor:
-        """Return positions (images, tokens, width) in float32, for `grids` (images, 2) of rows and columns of patches.
+        """Return positions (images, tokens, width) in float32: the table resized to `grids`, bilinear with antialias.
 
-        The table is resized bilinearly with antialias, as in big_vision. Padding has the position of the first patch.
+        Padding has the position of the first patch, as in transformers.
         """
         side = self.config.grid_size
         table = self.position_embedding(torch.arange(side * side, device=grids.device))  # (positions, width)
@@ -95,40 +94,31 @@ class PatchEmbeddings(nn.Module):
         with torch.autocast(grids.device.type, enabled=False):
             of_rows = resize_weights(token // columns, rows, side)  # (images, tokens, side)
             of_columns = resize_weights(token % columns, columns, side)
-            weights = of_rows[..., :, None] * of_columns[..., None, :]  # (images, tokens, side, side)
-            return weights.flatten(2) @ table.float()
+            return (of_rows[..., :, None] * of_columns[..., None, :]).flatten(2) @ table.float()
 
-    def check(self, pixel_values: Tensor, pixel_attention_mask: Tensor | None, spatial_shapes: Tensor | None) -> Tensor:
-        """Return `spatial_shapes`. Raise ValueError for inputs that do not fit each other or the checkpoint."""
-        values = self.patch_embedding.in_features
-        if pixel_values.ndim != 3 or pixel_values.shape[2] != values:
-            expected = f"(images, patches, {values})"
-            raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}. {HINT}")
-        images, tokens = pixel_values.shape[:2]
-        if spatial_shapes is None:
-            raise ValueError(f"spatial_shapes, the rows and columns of patches of each image, are missing. {HINT}")
-        for name, given, shape in (
-            ("spatial_shapes", spatial_shapes, (images, 2)),
-            ("pixel_attention_mask", pixel_attention_mask, (images, tokens)),
-        ):
-            if given is not None and given.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(given.shape)}. {HINT}")
-        is_known = all(given is None or given.device.type == "cpu" for given in (pixel_attention_mask, spatial_shapes))
-        if is_known and not is_tracing(pixel_values):
-            self.check_values(tokens, pixel_attention_mask, spatial_shapes)
-        return spatial_shapes
-
-    def check_values(self, tokens: int, mask: Tensor | None, grids: Tensor) -> None:
-        """Raise ValueError for an image without patches, with more than its grid has, or with a grid of too many."""
+    def checked_grids(self, pixel_values: Tensor, token_mask: Tensor | None, grids: Tensor | None) -> Tensor:
+        """Return `grids`. Raise ValueError for inputs that do not fit the checkpoint, or do not fit together."""
+        images, tokens = (*pixel_values.shape, 0, 0)[:2]
+        values, hint = self.config.num_channels * self.config.patch_size**2, "Use the checkpoint's processor."
+        given = [None if x is None else (*x.shape,) for x in (pixel_values, grids, token_mask)]
+        expected = [(images, tokens, values), (images, 2), token_mask if token_mask is None else (images, tokens)]
+        if grids is None or given != expected:
+            raise ValueError(
+                f"Expected patches as pixel_values (images, tokens, {values}), the rows and columns of each image as "
+                "spatial_shapes (images, 2) and, where there is padding, pixel_attention_mask (images, tokens), got "
+                f"{given[0]}, {given[1]} and {given[2]}. {hint}"
+            )
+        if any(x is not None and x.device.type != "cpu" for x in (grids, token_mask)) or is_tracing(pixel_values):
+            return grids  # looking at values would wait for the device
         patches = grids.clamp(min=0).prod(dim=-1)  # (images,)
-        counted = torch.full_like(patches, tokens) if mask is None else mask.ne(0).sum(dim=-1)
-        wrong = (counted < 1) | (counted > patches) | (patches > tokens)
-        if wrong.any():
+        counted = torch.full_like(patches, tokens) if token_mask is None else token_mask.ne(0).sum(dim=-1)
+        if (wrong := (counted < 1) | (counted > patches) | (patches > tokens)).any():
             image = int(wrong.nonzero()[0])
             raise ValueError(
-                f"Image {image} has a grid of {grids[image].tolist()} patches (spatial_shapes), but {counted[image]} "
-                f"of its {tokens} tokens are no padding (pixel_attention_mask). {HINT}"
+                f"Image {image} has {grids[image].tolist()} rows and columns of patches (spatial_shapes), but "
+                f"{counted[image]} of its {tokens} tokens are no padding (pixel_attention_mask). {hint}"
             )
+        return grids
 
 
 class TextEmbeddings(nn.Module):

@@ -42,13 +42,7 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrained
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = [
-        "VisionEmbeddings",
-        "PatchEmbeddings",
-        "TextEmbeddings",
-        "EncoderLayer",
-        "AttentionPoolingHead",
-    ]
+    _no_split_modules = ["VisionEmbeddings", "TextEmbeddings", "EncoderLayer", "AttentionPoolingHead"]
     _input_embed_layer = "token_embedding"
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": Attention}
     _keys_to_ignore_on_load_unexpected = {POSITION_IDS_BUFFERS}

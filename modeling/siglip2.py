@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel  # noqa: F401  # diffusers looks for it beside the class of a component
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.models.siglip2.modeling_siglip2 import Siglip2Output
+from transformers.utils.import_utils import is_tracing
 
 from ..configuration import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
 from .dual_encoder import DualEncoderModel
-from .pretrained import ModelKwargs, can_return_tuple, capture_outputs
+from .pretrained import ModelKwargs, capture_outputs
 from .siglip import SiglipVisionModel
 from .towers import ImageClassifier, TextTower
 
@@ -29,15 +30,19 @@ class Siglip2VisionModel(SiglipVisionModel):
         pixel_values: Tensor,
         pixel_attention_mask: Tensor | None = None,
         spatial_shapes: Tensor | None = None,
+        interpolate_pos_encoding: bool = True,
+        packed: bool = False,
         **kwargs: ModelKwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode patches (images, tokens, patch_size * patch_size * channels), as the checkpoint's processor cuts them.
 
         `spatial_shapes` (images, 2) are the rows and columns of patches of each image. `pixel_attention_mask` (images,
-        tokens) is 0 for padding, which may hold anything; without it there is none.
+        tokens) is 0 for padding, which may hold anything; without it there is none. Positions are always interpolated.
+        `packed` leaves padding out of the encoder, for the same result in less time; it has no effect where hidden
+        states or attention maps of the layers are asked for, and torch.compile does not take it.
         """
         hidden_states = self.embeddings(pixel_values, pixel_attention_mask, spatial_shapes)  # (images, tokens, width)
-        return self.encode_tokens(hidden_states, pixel_attention_mask, **kwargs)
+        return self.encode_tokens(hidden_states, pixel_attention_mask, packed, **kwargs)
 
 
 class Siglip2TextModel(TextTower):
@@ -55,7 +60,12 @@ class Siglip2Model(DualEncoderModel):
     text_class = Siglip2TextModel
     output_class = Siglip2Output
 
-    @can_return_tuple
+    def encode_image(self, pixel_values: Tensor, packed: bool | None = None, **inputs: Any) -> Tensor:
+        """Encode images as every dual encoder; `packed` is the image tower's, by default in inference on the CPU."""
+        if packed is None:
+            packed = pixel_values.device.type == "cpu" and not (torch.is_grad_enabled() or is_tracing(pixel_values))
+        return super().encode_image(pixel_values, packed=packed, **inputs)
+
     def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
@@ -65,14 +75,12 @@ class Siglip2Model(DualEncoderModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         return_loss: bool | None = None,
-        inputs_embeds: Tensor | None = None,
-        group: ProcessGroup | None = None,
         **kwargs: ModelKwargs,
     ) -> Siglip2Output:
-        """Compare images with texts, as every dual encoder; the images are the inputs of the image tower."""
-        images = (pixel_values, pixel_attention_mask, spatial_shapes)
-        texts = (input_ids, attention_mask, position_ids, inputs_embeds)
-        return self.compare(images, texts, return_loss, group, **kwargs)
+        """Compare images with texts, as every dual encoder."""
+        images: dict[str, Any] = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        texts: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+        return super().forward(input_ids, pixel_values, return_loss=return_loss, **images, **texts, **kwargs)
 
     if TYPE_CHECKING:  # torch.nn.Module declares that calling a model returns Any
 
@@ -85,7 +93,6 @@ class Siglip2ForImageClassification(ImageClassifier):
     config: Siglip2Config
     tower_class = Siglip2VisionModel
 
-    @can_return_tuple
     def forward(  # type: ignore[override]
         self,
         pixel_values: Tensor,
@@ -95,5 +102,5 @@ class Siglip2ForImageClassification(ImageClassifier):
         **kwargs: ModelKwargs,
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
-        outputs = self.vision_model(pixel_values, pixel_attention_mask, spatial_shapes, **kwargs)
-        return self.classify(outputs, labels, pixel_attention_mask)
+        images: dict[str, Any] = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        return super().forward(pixel_values, labels, **images, **kwargs)

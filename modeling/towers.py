@@ -3,16 +3,17 @@
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
 from ..formats.transformers_folder import POSITION_IDS_BUFFERS
-from .attention import padding_mask, text_mask
+from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
 from .former_names import AcceptsFormerNames, former_module
-from .pooling import POOLERS, AttentionPoolingHead
+from .pooling import POOLERS, AttentionPoolingHead, mean_of_tokens
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
 # The keys of a dual encoder outside its towers: not reported when one tower is loaded from its checkpoint.
@@ -65,16 +66,24 @@ class VisionTower(AcceptsFormerNames):
         return self.encode_tokens(hidden_states, **kwargs)
 
     def encode_tokens(
-        self, hidden_states: Tensor, token_mask: Tensor | None = None, **kwargs: Any
+        self, hidden_states: Tensor, token_mask: Tensor | None = None, packed: bool = False, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Do what follows the embeddings (batch, tokens, width); `token_mask` (batch, tokens) is 0 for padding."""
-        kwargs.setdefault("output_attentions", self.config.output_attentions)
+        """Do what follows the embeddings (batch, tokens, width).
+
+        `token_mask` (batch, tokens) is 0 for padding, which `packed` leaves out on the way through the encoder, unless
+        what happens there is asked for.
+        """
+        output_attentions = bool(kwargs.setdefault("output_attentions", self.config.output_attentions))
+        is_watched = output_attentions or kwargs.get("output_hidden_states", self.config.output_hidden_states)
         if self.config.pre_norm:
             hidden_states = self.pre_layrnorm(hidden_states)
-        if token_mask is not None:
-            outputs = kwargs["output_attentions"]
-            kwargs["attention_mask"] = padding_mask(self.config, hidden_states, hidden_states, token_mask, outputs)
-        hidden_states = self.encoder(hidden_states, **kwargs)
+        if packed and token_mask is not None and hidden_states.shape[0] and not is_watched:
+            packing = Packing(token_mask.to(hidden_states.device))
+            sequence = self.encoder(hidden_states[packing.rows][None], attention_mask=packing, **kwargs)
+            hidden_states = torch.zeros_like(hidden_states).index_put(packing.rows, sequence[0])
+        else:
+            mask = image_mask(self.config, hidden_states, hidden_states, token_mask, output_attentions)
+            hidden_states = self.encoder(hidden_states, **{"attention_mask": mask, **kwargs})
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
         inputs = {**kwargs, "token_mask": token_mask}
@@ -158,18 +167,9 @@ class ImageClassifier(EncoderPreTrainedModel):
         **kwargs: ModelKwargs,
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
-        return self.classify(self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs), labels)
-
-    def classify(
-        self, outputs: BaseModelOutputWithPooling, labels: Tensor | None, token_mask: Tensor | None = None
-    ) -> ImageClassifierOutput:
-        """Classify the mean of those patches in the tower's outputs that `token_mask` (batch, tokens) does not hide."""
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         patches = outputs.last_hidden_state[:, self.config.vision_config.num_class_tokens :]
-        if token_mask is None:
-            mean = patches.mean(dim=1)
-        else:
-            weights = token_mask.to(patches)[..., None]  # (batch, tokens, 1)
-            mean = (patches * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        mean = mean_of_tokens(patches, kwargs.get("pixel_attention_mask"))  # (batch, width)
         logits = self.classifier(mean)  # (batch, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
