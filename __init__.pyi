@@ -54,6 +54,9 @@ from .configuration import SiglipTextConfig as SiglipTextConfig
 from .configuration import SiglipVisionConfig as SiglipVisionConfig
 from .modeling import CLIPForImageClassification as CLIPForImageClassification
 from .modeling import CLIPModel as CLIPModel
+from .modeling import CLIPResNetForImageClassification as CLIPResNetForImageClassification
+from .modeling import CLIPResNetModel as CLIPResNetModel
+from .modeling import CLIPResNetVisionModel as CLIPResNetVisionModel
 from .modeling import CLIPTextModel as CLIPTextModel
 from .modeling import CLIPTextModelWithProjection as CLIPTextModelWithProjection
 from .modeling import CLIPVisionModel as CLIPVisionModel

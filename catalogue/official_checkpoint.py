@@ -27,7 +27,7 @@ class ResNet:
     """OpenAI's ResNet with an antialiased stem and attention pooling (clip/model.py, `ModifiedResNet`)."""
 
     width: int  # channels of the stem; the last stage has 32 times as many
-    blocks: tuple[int, int, int, int]
+    blocks: tuple[int, ...]  # in each of the four stages
 
     def parameters(self, positions: int, embedding: int) -> int:
         """Number of parameters of the whole tower; the running statistics of batch norms are not parameters."""
@@ -70,7 +70,7 @@ class OfficialCheckpoint:
     """One published checkpoint."""
 
     name: str  # exactly as its publishers call it
-    family: Literal["clip", "siglip", "siglip2"]
+    family: Literal["clip", "clip_resnet", "siglip", "siglip2"]
     format: Literal["openai", "big_vision", "open_clip"]
     address: str  # the URL of the file, or `hf-hub:owner/name`
     sha256: str | None = None  # None: none is published
@@ -128,7 +128,7 @@ class OfficialCheckpoint:
             "text length": self.text_length,
             "vocabulary": self.vocabulary.size,
             "pad id": self.vocabulary.pad,
-            "image activation": self.activation,
+            "image activation": None if isinstance(self.image, ResNet) else self.activation,  # a ResNet's is ReLU
             "text activation": self.activation,
         }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .architectures import CLIP_ARCHITECTURES, TOWERS
 from .bundled import BUNDLED
-from .official_checkpoint import HUB, OfficialCheckpoint
+from .official_checkpoint import HUB, OfficialCheckpoint, ResNet
 from .preprocessing import C4_EN, CLIP_BPE, CLIP_PIXELS, GEMMA, MC4, NAFLEX_PIXELS, SIGLIP_PIXELS
 
 _OPENAI = "openai/CLIP@d05afc4"
@@ -73,7 +73,13 @@ _META: dict[str, Any] = {
 
 
 def _clip(name: str, model: str, **facts: Any) -> OfficialCheckpoint:
-    shared = {"family": "clip", "text_length": 77, "vocabulary": CLIP_BPE, "pixels": CLIP_PIXELS}
+    is_resnet = isinstance(CLIP_ARCHITECTURES[model].image, ResNet)
+    shared = {
+        "family": "clip_resnet" if is_resnet else "clip",
+        "text_length": 77,
+        "vocabulary": CLIP_BPE,
+        "pixels": CLIP_PIXELS,
+    }
     return OfficialCheckpoint(name=name, **CLIP_ARCHITECTURES[model]._asdict(), **{**shared, **facts})
 
 

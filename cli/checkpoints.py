@@ -67,8 +67,12 @@ def print_description(description: dict[str, Any]) -> None:
         print(f"{'file':<11}{file['name']}, {file['bytes']:,} bytes, sha256 {file['sha256']}")
 
 
-def describe_tower(tower: dict[str, int]) -> str:
+def describe_tower(tower: dict[str, Any]) -> str:
     """Return the geometry of a tower in words: "64 wide, 2 layers, 1 head, MLP 128"."""
     layers, heads = tower["num_hidden_layers"], tower["num_attention_heads"]
     counts = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in ((layers, "layer"), (heads, "head")))
-    return f"{tower['hidden_size']} wide, {counts}, MLP {tower['intermediate_size']}"
+    if depths := tower.get("depths"):
+        counts = f"ResNet of {', '.join(map(str, depths))} blocks, {heads} head{'' if heads == 1 else 's'}"
+    return f"{tower['hidden_size']} wide, {counts}" + (
+        f", MLP {tower['intermediate_size']}" if "intermediate_size" in tower else ""
+    )

@@ -1,6 +1,6 @@
 """CLIP with a ResNet as its image tower (arXiv:2103.00020, section 2.4), which transformers has no class for."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -14,27 +14,37 @@ class CLIPResNetVisionConfig(VisionConfig):
 
     model_type = "clip_resnet_vision_model"
 
-    hidden_size: int = 2048  # channels behind the last stage, 32 times those of the stem
+    hidden_size: int = 2048  # channels of the last stage
     depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)  # residual blocks in each of the four stages
     num_attention_heads: int = 32  # of the attention pooling
     image_size: int = 224
     projection_dim: int = 1024  # to which the attention pooling maps
 
-    initialization = "clip"
+    initialization = "resnet"
     pooling = "attention"
+    attention_dropout: ClassVar[float] = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.depths = list(self.depths)  # as JSON has it
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
         self._check_at_least_1("num_attention_heads", "projection_dim")
-        if self.hidden_size % 32 or self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % 64 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size must be a multiple of 32 and of num_attention_heads, got hidden_size={self.hidden_size} "
+                f"hidden_size must be a multiple of 64 and of num_attention_heads, got hidden_size={self.hidden_size} "
                 f"and num_attention_heads={self.num_attention_heads}."
             )
         if len(self.depths) != 4 or min(self.depths) < 1:
             raise ValueError(f"depths must be four numbers of at least 1, got {self.depths}.")
-        if self.image_size < self.patch_size:
-            raise ValueError(f"image_size must be at least {self.patch_size}, got {self.image_size}.")
+        if self.grid_size < 1:
+            raise ValueError(f"image_size must be at least {self.patch_size - 1}, got {self.image_size}.")
+
+    @property
+    def stem_size(self) -> int:
+        """Channels of the first convolution; all others have a multiple of them."""
+        return self.hidden_size // 64
 
     @property
     def patch_size(self) -> int:
@@ -43,8 +53,18 @@ class CLIPResNetVisionConfig(VisionConfig):
 
     @property
     def grid_size(self) -> int:
-        """Tokens per side."""
-        return self.image_size // self.patch_size
+        """Tokens per side: the first convolution rounds half of the pixels up, all pooling after it down."""
+        return (self.image_size + 1) // self.patch_size
+
+    @property
+    def num_positions(self) -> int:
+        """The rows of the table of positions: the mean of all tokens, then the tokens."""
+        return 1 + self.grid_size**2
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Stages, each of which is one layer of the encoder."""
+        return len(self.depths)
 
 
 @strict

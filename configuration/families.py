@@ -1,7 +1,7 @@
 """The table of families: the names of a family's classes in every room, and the formats of its official checkpoints.
 
-No other place asks which family it has. "Adding a family" in docs/architecture.md lists the steps, of which an entry in
-`_FAMILIES` is the first.
+No other place asks which family it has; `other_families.py` has those that only transformers writes. "Adding a family"
+in docs/architecture.md lists the steps, of which an entry in `_FAMILIES` is the first.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .base import DualEncoderConfig, TowerConfig
 from .clip import CLIPConfig
+from .clip_resnet import CLIPResNetConfig
 from .siglip import SiglipConfig
 from .siglip2 import Siglip2Config
 
@@ -50,6 +51,14 @@ _FAMILIES = (
         config=CLIPConfig,
         model="CLIPModel",
         vision_model="CLIPVisionModel",
+        processor="CLIPProcessor",
+        official_formats=("openai", "open_clip"),
+    ),
+    Family(
+        title="CLIP (ResNet)",
+        config=CLIPResNetConfig,
+        model="CLIPResNetModel",
+        vision_model="CLIPResNetVisionModel",
         processor="CLIPProcessor",
         official_formats=("openai", "open_clip"),
     ),
@@ -96,6 +105,13 @@ def loader_of(model_type: object) -> str | None:
             if config.model_type == model_type:
                 return config.__name__.removesuffix("Config") + "Model"
     return None
+
+
+def carries_code(model_type: object) -> bool:
+    """Return whether a folder carries its model's code: twinlens has a class for it, and transformers has none."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return loader_of(model_type) is not None and model_type not in CONFIG_MAPPING_NAMES
 
 
 def describe_model_type(model_type: object) -> str:

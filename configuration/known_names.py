@@ -1,4 +1,6 @@
-"""Names in a `config.json` that are not fields of its configuration, by where they come from: accepted, not refused."""
+"""Names in a folder that are not those of fields or parameters here, by where they come from: accepted, not refused."""
+
+POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # buffers in the weights of old folders, which hold 0, 1, 2, ...
 
 # Arguments and attributes of transformers' PreTrainedConfig that are not fields of the dataclass.
 PRETRAINED_CONFIG = {
@@ -58,6 +60,15 @@ TRANSFORMERS_FAMILIES = {
     "dropout",
     "use_cache",
     "gradient_checkpointing",
+}
+
+# In the `vision_config` of vision-language models: PaliGemma's, LLaVA's, Gemma 3's and LFM2-VL's folders have some.
+VISION_LANGUAGE = {
+    "num_image_tokens",
+    "num_positions",
+    "projection_dim",
+    "projector_hidden_act",
+    "vocab_size",
 }
 
 KNOWN_NAMES = PRETRAINED_CONFIG | OTHER_PARTS | TRANSFORMERS_4 | TRANSFORMERS_FAMILIES

@@ -22,7 +22,7 @@ from ..formats import (
     write_safetensors,
 )
 from ..formats.openai_tower import OpenAITowerLayout
-from ..formats.table import is_finite
+from ..formats.table import cast, is_finite
 from ..parity.certificate import Certificate
 from ..parity.preprocessing import Choices
 from ..parity.verify import certify_folder, model_class_of
@@ -159,7 +159,7 @@ def _stored_dtype(checkpoint: Checkpoint, dtype: DType | None) -> torch.dtype:
         raise ValueError(f"dtype must be one of {', '.join(get_args(DType))}, got {dtype!r}.")
     if dtype != "keep":
         return getattr(torch, dtype or "float32")
-    dtypes = {tensor.dtype for tensor in checkpoint.tensors.values()}
+    dtypes = {tensor.dtype for tensor in checkpoint.tensors.values() if tensor.is_floating_point()}
     if len(dtypes) > 1:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         raise ValueError(f"dtype keep needs a file with one dtype, {checkpoint.path} has {names}. Choose one of them.")
@@ -184,17 +184,16 @@ def _save_model(checkpoint: Checkpoint, dtype: torch.dtype, folder: Path) -> Non
     config = copy.deepcopy(checkpoint.config)
     model_class = model_class_of(config)
     with torch.device("meta"):
-        model = model_class(config)
+        expected = model_class(config).to(dtype).state_dict()
 
     def stored_weights() -> Iterator[tuple[str, Tensor]]:
         for name, weight in checkpoint.weights():
-            value = weight.to(dtype)
+            value = cast(weight, dtype)
             if not is_finite(value):
                 raise ValueError(f"{name} has values beyond the range of {dtype}. Choose bfloat16 or float32.")
             yield name, value
 
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    write_safetensors(folder / "model.safetensors", dtype, shapes, stored_weights())
+    write_safetensors(folder / "model.safetensors", expected, stored_weights())
     config.architectures = [model_class.__name__]
     for part in (config, *(getattr(config, name) for name in config.sub_configs)):
         part.dtype = dtype

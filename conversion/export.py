@@ -140,7 +140,8 @@ def _config_in_file(layout: Layout, config: DualEncoderConfig) -> DualEncoderCon
         return layout.config(
             {
                 "image_size": image_size,
-                "vision_activation": cast(Activation, vision.hidden_act),
+                # of both towers, or of the text tower alone where the other is a ResNet
+                "vision_activation": cast(Activation, getattr(vision, "hidden_act", config.text_config.hidden_act)),
                 "vision_heads": vision.num_attention_heads,
             }
         )

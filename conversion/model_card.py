@@ -6,7 +6,7 @@ from huggingface_hub import ModelCardData
 
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.official_checkpoint import HUB
-from ..configuration import FAMILIES, family_of, is_single_tower
+from ..configuration import FAMILIES, carries_code, family_of, is_single_tower
 from ..formats import Checkpoint
 from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
@@ -47,7 +47,7 @@ _CARD = """\
 {twinlens_use}
 ```
 
-With plain transformers:
+With plain transformers{code}:
 
 ```python
 {transformers_use}
@@ -63,6 +63,9 @@ With plain transformers:
 
 {parity}
 """
+
+
+_SOURCE = '"FOLDER"'  # in a call that loads
 
 
 class _Use(NamedTuple):
@@ -143,6 +146,10 @@ def model_card(
     family = family_of(checkpoint.config)
     is_tower = is_single_tower(checkpoint.config)
     use = _use(processor, is_tower)
+    code, source = "", _SOURCE
+    if carries_code(checkpoint.config.model_type):
+        code = ", which has no class for this model and runs the code in this folder where it is trusted"
+        source += ", trust_remote_code=True"
     family_name = entry.family if entry else family.model_type
     license = entry.license if entry else _LICENSES.get(checkpoint.format, "unknown")
     provenance = _published_source(entry, certificate) if entry else _unknown_source(checkpoint, license, certificate)
@@ -160,8 +167,9 @@ def model_card(
         provenance=provenance,
         notes="".join(f"**{note}**\n\n" for note in notes),
         twinlens_use=use.twinlens.format(vision_model=family.vision_model),
-        transformers_use=use.transformers,
-        other_clients=_other_clients(processor, use),
+        code=code,
+        transformers_use=use.transformers.replace(_SOURCE, source),
+        other_clients=_other_clients(processor, use).replace(_SOURCE, source),
         preprocessing=_preprocessing(processor),
         parity=_parity(certificate) if certificate else "Not measured: this folder was converted with --no-verify.",
     )

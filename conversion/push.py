@@ -18,6 +18,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
+from ..configuration import OTHER_FAMILIES, carries_code
+from ..configuration.remote_code import remote_code
 from ..formats import FormatError, absolute_path, read_json, readable_errors
 from ..formats.layout import LAYOUT_FILE
 from ..formats.transformers_folder import refuse_other_model_types
@@ -43,6 +45,7 @@ class PushPlan:
     files: dict[str, int]  # path in the repository -> bytes
     left_out: tuple[str, ...]  # hidden files and folders, and caches
     proof: str | None  # the verdict in parity.json, None without one
+    code: str | None = None  # whose code the folder carries, None without any
     removed: tuple[str, ...] = ()  # files of an earlier push, not known before the Hub was asked
     url: str | None = None  # the address of the commit, None before it
 
@@ -55,6 +58,7 @@ class PushPlan:
             ("visibility", visibility[self.private]),
             ("message", self.commit_message),
             ("proof", f"the verdict in {PROOF} is {self.proof!r}" if self.proof else "none, parity was not measured"),
+            *([("code", self.code)] if self.code else []),
             *(("upload", f"{name}, {size:,} bytes") for name, size in self.files.items()),
             *(("remove", f"{name}, of an earlier push") for name in self.removed),
             *(("leave out", name) for name in self.left_out),
@@ -88,6 +92,7 @@ def push(
     with readable_errors(folder):
         proof = read_json(folder / PROOF, {}).get("verdict")
         _check_complete(folder, files, proof)
+        code = _describe_code(folder, files)
     plan = PushPlan(
         repository=repository,
         revision=revision or constants.DEFAULT_REVISION,
@@ -96,6 +101,7 @@ def push(
         files=files,
         left_out=left_out,
         proof=proof,
+        code=code,
     )
     if dry_run:
         return plan
@@ -152,9 +158,11 @@ def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> N
     if "model_type" not in config:
         problems.append("it has no config.json with a model_type")
     try:
-        refuse_other_model_types(config)
+        if config.get("model_type") not in [*OTHER_FAMILIES]:
+            refuse_other_model_types(config)
     except FormatError as error:
         problems.append(f"it is of another kind: {str(error).rstrip('.')}")
+    problems += [f"it has no {name}, the code of its model" for name in _own_code(folder) if name not in files]
     parts = read_json(folder / "model.safetensors.index.json", {}).get("weight_map", {})
     weights = ["model.safetensors"] if "model.safetensors" in files or not parts else sorted({*parts.values()})
     for name in weights:
@@ -170,6 +178,22 @@ def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> N
         problems.append(f"the verdict in {PROOF} is {proof!r}, not 'pass'")
     if problems:
         raise ValueError(f"{folder} is not a model folder to push: {'; '.join(problems)}. Convert again.")
+
+
+def _own_code(folder: Path) -> dict[str, str]:
+    """Return the code that this version of twinlens writes into such a folder, text by file name."""
+    model_type = read_json(folder / "config.json", {}).get("model_type")
+    return remote_code(model_type) if carries_code(model_type) else {}
+
+
+def _describe_code(folder: Path, files: dict[str, int]) -> str | None:
+    """Return whether the code in a folder is what this version of twinlens writes; None where there is no code."""
+    own_code = {name: text.encode() for name, text in _own_code(folder).items()}
+    names = [name for name in files if name.endswith(".py")]
+    other = [name for name in names if (folder / name).read_bytes() != own_code.get(name)]
+    if other:
+        return f"not as twinlens {__version__} writes it, read it before you push: {', '.join(other)}"
+    return f"as twinlens {__version__} writes it" if names else None
 
 
 @contextmanager

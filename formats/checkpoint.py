@@ -17,7 +17,7 @@ from .errors import FormatError
 from .layout import Layout, dtypes_of, read_json
 from .open_clip import OpenClipLayout
 from .open_clip_config import CONFIG_FILE
-from .openai import OpenAILayout, ResNetLayout
+from .openai import OpenAILayout
 from .openai_tower import OpenAITowerLayout
 from .options import LoadOptions, check_options, resolve_option
 from .other_models import refuse_other_models
@@ -31,14 +31,13 @@ _CANDIDATES: tuple[type[Layout], ...] = (
     TransformersLayout,
     TimmLayout,
     OpenAITowerLayout,
-    ResNetLayout,
     OpenClipLayout,
     OpenAILayout,
     BigVisionLayout,
 )
 _VOCABULARY_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 LAYOUTS: dict[str, type[Layout]] = {  # by format
-    layout.format: layout for layout in _CANDIDATES if layout not in (ResNetLayout, OpenAITowerLayout)
+    layout.format: layout for layout in _CANDIDATES if layout is not OpenAITowerLayout
 }
 
 _ADDED_TOKENS = (
@@ -170,7 +169,7 @@ def to_official(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, T
                 for name, value in zip(rule.targets, rule.operation.forward(sources), strict=True)
             ):
                 official |= zip(rule.sources, sources, strict=True)
-    weights = {name: value.to(layout.dtype(name) or value.dtype) for name, value in official.items()}
+    weights = {name: table.cast(value, layout.dtype(name)) for name, value in official.items()}
     return {**weights, **layout.integer_buffers}
 
 

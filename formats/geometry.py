@@ -6,6 +6,7 @@ from typing import Any
 
 from ..configuration import (
     CLIPConfig,
+    CLIPResNetConfig,
     DualEncoderConfig,
     Siglip2Config,
     Siglip2VisionConfig,
@@ -30,10 +31,29 @@ _TOWER_FIELDS = (
     "layer_norm_eps",
 )
 FORWARD_FIELDS = {
-    "vision_config": (*_TOWER_FIELDS, "image_size", "num_patches", "patch_size", "num_channels", "vision_use_head"),
+    "vision_config": (
+        *_TOWER_FIELDS,
+        "image_size",
+        "num_patches",
+        "patch_size",
+        "num_channels",
+        "vision_use_head",
+        "depths",
+    ),
     "text_config": (*_TOWER_FIELDS, "vocab_size", "max_position_embeddings", "projection_size"),
 }
 
+_SIZES = (  # the named sizes of a tower in rules, and the fields of its configuration that state them
+    ("patch", "patch_size"),
+    ("positions", "num_positions"),
+    ("positions", "max_position_embeddings"),
+    ("vocabulary", "vocab_size"),
+    ("layers", "num_hidden_layers"),
+    ("width", "hidden_size"),
+    ("stem", "stem_size"),
+    ("mlp", "intermediate_size"),
+    ("heads", "num_attention_heads"),
+)
 _KNOWN_VOCABULARIES = (VOCABULARY_SIZE, 672)  # the sizes of OpenAI's and of the bundled clip-shapes'
 
 
@@ -65,15 +85,16 @@ def clip_config(
     vocabulary, end = sizes["text.vocabulary"], options.get("eos_token_id")
     if end is None:
         end = vocabulary - 1 if vocabulary in _KNOWN_VOCABULARIES else HIGHEST_ID
-    return CLIPConfig(
+    is_resnet = "depths" in vision
+    config_class = CLIPResNetConfig if is_resnet else CLIPConfig
+    patch = 32 if is_resnet else sizes["vision.patch"]  # of a ResNet the stride, which is no field
+    return config_class(
         projection_dim=sizes["embed"],
         vision_config={
             **vision,
             "projection_dim": sizes["embed"],
-            "patch_size": sizes["vision.patch"],
-            "image_size": resolve_image_size(
-                sizes["vision.positions"] - 1, sizes["vision.patch"], options.get("image_size")
-            ),
+            **({} if is_resnet else {"patch_size": patch}),
+            "image_size": resolve_image_size(sizes["vision.positions"] - 1, patch, options.get("image_size")),
         },
         text_config={
             **text,
@@ -143,25 +164,14 @@ def has_gemma_pieces(vocabulary: int) -> bool:
 def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
     """Return a configuration's sizes under the names that the rules have for them: the reverse of reading a file."""
     vision, text = config.vision_config, config.text_config
-    sizes = {
-        "embed": config.projection_dim if config.text_projection else text.projection_size,
-        "vision.patch": vision.patch_size,
-        "vision.positions": vision.num_positions,
-        "text.vocabulary": text.vocab_size,
-        "text.positions": text.max_position_embeddings,
-    }
+    sizes = {"embed": config.projection_dim if config.text_projection else text.projection_size}
+    for name, tower in (("vision", vision), ("text", text)):
+        sizes |= {f"{name}.{size}": getattr(tower, field) for size, field in _SIZES if hasattr(tower, field)}
+        sizes[f"{name}.head_dim"] = tower.hidden_size // tower.num_attention_heads
     if vision.flexible_size:
         sizes |= {
             "vision.grid": vision.grid_size,
             "vision.patch_values": vision.num_channels * vision.patch_size**2,
-        }
-    for name, tower in (("vision", vision), ("text", text)):
-        sizes |= {
-            f"{name}.layers": tower.num_hidden_layers,
-            f"{name}.width": tower.hidden_size,
-            f"{name}.mlp": tower.intermediate_size,
-            f"{name}.heads": tower.num_attention_heads,
-            f"{name}.head_dim": tower.hidden_size // tower.num_attention_heads,
         }
     return sizes
 

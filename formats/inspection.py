@@ -42,7 +42,9 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
     `dtypes` counts the values of each dtype.
     """
-    tensors = ((str(tensor.dtype).removeprefix("torch."), tensor.numel()) for tensor in checkpoint.tensors.values())
+    tensors = (
+        (name, str(tensor.dtype).removeprefix("torch."), tensor.numel()) for name, tensor in checkpoint.tensors.items()
+    )
     return {
         "format": checkpoint.format,
         "layout": _describe_layout(checkpoint.layout),
@@ -69,8 +71,12 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
     if isinstance(config, TextConfig):
         raise FormatError(f"{folder} holds a text tower alone, expected a dual encoder or an image tower.")
     files = sorted(folder.glob("*.safetensors"))
-    headers = [entry for file in files for name, entry in _safetensors_header(file).items() if name != "__metadata__"]
-    tensors = ((_DTYPES.get(entry["dtype"], entry["dtype"]), math.prod(entry["shape"])) for entry in headers)
+    tensors = (
+        (name, _DTYPES.get(entry["dtype"], entry["dtype"]), math.prod(entry["shape"]))
+        for file in files
+        for name, entry in _safetensors_header(file).items()
+        if name != "__metadata__"
+    )
     return {
         "format": "transformers",
         "layout": "sharded" if len(files) > 1 else "one file",
@@ -96,7 +102,7 @@ def _describe_file(file: Path) -> dict[str, Any]:
 def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
     shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     fields = {
-        "vision": ("image_size", "num_patches", "patch_size", *shared),
+        "vision": ("image_size", "num_patches", "patch_size", *shared, "depths"),
         "text": ("max_position_embeddings", "vocab_size", *shared),
     }
     geometry = {}
@@ -107,9 +113,13 @@ def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
     return {"family": config.model_type, "geometry": geometry}
 
 
-def _describe_values(tensors: Iterable[tuple[str, int]]) -> dict[str, Any]:
+def _describe_values(tensors: Iterable[tuple[str, str, int]]) -> dict[str, Any]:
+    """Count the values of tensors (name, dtype, number of values)."""
     dtypes: Counter[str] = Counter()
-    for dtype, values in tensors:
+    parameters = 0
+    for name, dtype, values in tensors:
         dtypes[dtype] += values
-    parameters = sum(values for dtype, values in dtypes.items() if "float" in dtype)  # old folders hold `position_ids`
+        # Old folders hold `position_ids`, batch norms their statistics.
+        if "float" in dtype and not name.endswith((".running_mean", ".running_var")):
+            parameters += values
     return {"dtypes": dict(sorted(dtypes.items())), "parameters": parameters}

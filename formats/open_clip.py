@@ -1,7 +1,7 @@
 """open_clip (mlfoundations/open_clip): rules for CLIP under OpenAI's names and for SigLIP around a timm trunk."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from .errors import FormatError
 from .geometry import clip_config, has_gemma_pieces, siglip_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers, read_json
 from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, end_of_text_cfg, siglip_model_cfg
+from .openai_resnet import counts_batches, resnet_fields, stages_of
 from .operations import DROP_ZERO, FLATTEN, IDENTITY_HEAD
 from .options import Activation, LoadOptions, resolve_option
 from .pixels import READ_FIELDS, image_settings, stated_fields
@@ -52,6 +53,8 @@ class OpenClipLayout(Layout):
     text_head: bool  # a linear map after the text tower
     logit_bias: bool
     two_tables: bool = False  # of text positions, as in Long-CLIP
+    stages: list[int] = field(default_factory=list)  # the blocks in each stage of a ResNet; none for a ViT
+    batch_counts: bool = False  # of a ResNet's batch norms
 
     @classmethod
     def detect(
@@ -81,6 +84,7 @@ class OpenClipLayout(Layout):
         trunk, custom_text = _any_below("visual.trunk.", weights), _any_below("text.", weights)
         text = "text." if custom_text else ""
         blocks = r"visual\.trunk\.blocks" if trunk else r"visual\.transformer\.resblocks"
+        stages = stages_of(weights)
         return cls(
             container=container,
             prefix=prefix,
@@ -90,7 +94,9 @@ class OpenClipLayout(Layout):
             text_head=_any_below(f"{text}text_projection", weights),
             logit_bias="logit_bias" in weights,
             two_tables=f"{text}{openai.STRETCHED_POSITIONS}" in weights,
-            image_layers=number_of_layers(weights, rf"{blocks}\.(\d+)\."),
+            stages=stages,
+            batch_counts=counts_batches(weights),
+            image_layers=len(stages) or number_of_layers(weights, rf"{blocks}\.(\d+)\."),
             text_layers=number_of_layers(weights, rf"{text}transformer\.resblocks\.(\d+)\."),
         )
 
@@ -104,6 +110,8 @@ class OpenClipLayout(Layout):
             custom_text=trunk,
             text_head=True,
             logit_bias=trunk,
+            stages=getattr(config.vision_config, "depths", []),
+            batch_counts=not trunk,
             image_layers=config.vision_config.num_hidden_layers,
             text_layers=config.text_config.num_hidden_layers,
             sizes=sizes_of(config),
@@ -142,8 +150,7 @@ class OpenClipLayout(Layout):
                 *SCALE_AND_BIAS,
             ]
         return [
-            *openai.tower_rules("vision", self.image_layers, "visual."),
-            *expand([openai.VISION_PROJECTION], "vision", "visual."),
+            *openai.vision_rules(self.image_layers, self.stages, self.batch_counts),
             *text_rules,
             *expand([*openai.TEXT_NORM, openai.TEXT_PROJECTION], "text", text),
             SCALE_AND_ZERO if self.logit_bias else openai.LOGIT_SCALE,
@@ -200,7 +207,10 @@ class OpenClipLayout(Layout):
         faults = [
             *stated.unsupported_fields(trunk=self.trunk, text_head=self.text_head),
             *stated.contradictions(
-                self.sizes, image_layers=self.image_layers, text_layers=self.text_layers, trunk=self.trunk
+                self.sizes,
+                image_layers=self.stages or self.image_layers,
+                text_layers=self.text_layers,
+                trunk=self.trunk,
             ),
         ]
         if faults:
@@ -208,41 +218,42 @@ class OpenClipLayout(Layout):
         return stated
 
     def _clip_config(self, options: LoadOptions, stated: StatedModel | None) -> CLIPConfig:
-        width = self.sizes["vision.width"]
-        # Every published width up to 1024 has heads of 64; beyond, they are of 80, 88, 104 or 112.
-        published_heads = width // 64 if width <= 1024 else None
         activation = resolve_option(
             "vision_activation",
             options.get("vision_activation"),
             stated.vision.activation if stated else None,
             "whether its GELU is quick_gelu (OpenAI's) or gelu (open_clip's own)",
         )
+        width = 64 * self.sizes["vision.stem"] if self.stages else self.sizes["vision.width"]
+        # Every published width up to 1024 has heads of 64; beyond, those of a ViT are of 80, 88, 104 or 112.
+        published_heads = width // 64 if width <= 1024 or self.stages else None
         heads = resolve_option(
             "vision_heads",
             options.get("vision_heads"),
             width // stated.vision["head_width"] if stated else published_heads,
             "the number of heads of its image tower",
         )
-        return clip_config(
-            self.sizes,
-            tower_fields(
+        vision = (
+            resnet_fields(self.sizes, self.stages, heads)
+            if self.stages
+            else tower_fields(
                 self.sizes,
                 "vision",
                 self.image_layers,
                 heads=heads,
                 activation=activation,
                 eps=stated.vision.layer_norm_eps if stated else 1e-5,
-            ),
-            tower_fields(
-                self.sizes,
-                "text",
-                self.text_layers,
-                heads=stated.text["heads"] if stated else self.sizes["text.width"] // 64,
-                activation=stated.text.activation if stated else activation,
-                eps=stated.text.layer_norm_eps if stated else 1e-5,
-            ),
-            options,
+            )
         )
+        text = tower_fields(
+            self.sizes,
+            "text",
+            self.text_layers,
+            heads=stated.text["heads"] if stated else self.sizes["text.width"] // 64,
+            activation=stated.text.activation if stated else activation,
+            eps=stated.text.layer_norm_eps if stated else 1e-5,
+        )
+        return clip_config(self.sizes, vision, text, options)
 
     def _siglip_config(self, options: LoadOptions, stated: StatedModel | None) -> SiglipConfig:
         width, vocabulary = self.sizes["text.width"], self.sizes["text.vocabulary"]
@@ -268,8 +279,8 @@ def _any_below(prefix: str, names: Mapping[str, Tensor]) -> bool:
 
 
 def _has_trunk(config: DualEncoderConfig) -> bool:
-    """Return whether open_clip takes the image tower from timm, as it does for all that pool by attention."""
-    return bool(config.vision_config.pooling == "attention")
+    """Return whether open_clip takes the image tower from timm, as it does for all whose loss is the sigmoid one."""
+    return config.has_logit_bias
 
 
 def _is_openai(container: str, weights: Mapping[str, Tensor], has_json: bool, in_training: bool) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..configuration import DualEncoderConfig
+from ..configuration import CLIPResNetVisionConfig, DualEncoderConfig
 from ..configuration.base import TextConfig, TowerConfig
 from ..configuration.clip import HIGHEST_ID
 from . import timm
@@ -127,11 +127,14 @@ class StatedModel:
         yield from self.text.unsupported(text_requirements)
 
     def contradictions(
-        self, sizes: Mapping[str, int], *, image_layers: int, text_layers: int, trunk: bool
+        self, sizes: Mapping[str, int], *, image_layers: int | list[int], text_layers: int, trunk: bool
     ) -> Iterator[str]:
-        """Yield where the JSON states another geometry than the weights have."""
+        """Yield where the JSON states another geometry than the weights have.
+
+        `image_layers` are those of a ViT, or the blocks in each stage of a ResNet.
+        """
         vision, text = self.vision, self.text
-        compared: dict[str, tuple[Any, int]] = {
+        compared: dict[str, tuple[Any, Any]] = {
             "embed_dim": (self.embed_dim, sizes.get("embed", sizes["text.width"])),
             "text_cfg.layers": (text["layers"], text_layers),
             "text_cfg.width": (text["width"], sizes["text.width"]),
@@ -140,8 +143,11 @@ class StatedModel:
             "text_cfg.mlp_ratio times width": (text.mlp_size, sizes["text.mlp"]),
         }
         if not trunk:
+            compared["vision_cfg.layers"] = (vision["layers"], image_layers)
+        if isinstance(image_layers, list):
+            compared["vision_cfg.width"] = (vision["width"], 2 * sizes["vision.stem"])
+        elif not trunk:
             compared |= {
-                "vision_cfg.layers": (vision["layers"], image_layers),
                 "vision_cfg.width": (vision["width"], sizes["vision.width"]),
                 "vision_cfg.patch_size": (vision["patch_size"], sizes["vision.patch"]),
                 "vision_cfg.mlp_ratio times width": (vision.mlp_size, sizes["vision.mlp"]),
@@ -154,15 +160,15 @@ class StatedModel:
 def clip_model_cfg(config: DualEncoderConfig) -> dict[str, Any]:
     """Return the `model_cfg` from which open_clip builds this CLIP."""
     vision = config.vision_config
+    if isinstance(vision, CLIPResNetVisionConfig):
+        tower = {"layers": vision.depths, "width": 2 * vision.stem_size, "patch_size": None}
+    else:
+        tower = {**_tower_cfg(vision), "patch_size": vision.patch_size}
+    head_width = vision.hidden_size // vision.num_attention_heads
     return {
         "embed_dim": config.projection_dim,
-        "quick_gelu": vision.hidden_act == "quick_gelu",
-        "vision_cfg": {
-            **_tower_cfg(vision),
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "head_width": vision.hidden_size // vision.num_attention_heads,
-        },
+        "quick_gelu": config.text_config.hidden_act == "quick_gelu",
+        "vision_cfg": {**tower, "image_size": vision.image_size, "head_width": head_width},
         "text_cfg": {**_text_cfg(config.text_config), **end_of_text_cfg(config.text_config)},
     }
 

@@ -73,6 +73,14 @@ def _without_identity_head(targets: list[Tensor], shapes: list[Shape]) -> list[T
 
 
 KEEP = _one_to_one("keep", lambda tensor: tensor, lambda tensor, shape: tensor)
+# num_batches_tracked () of a batch norm, the only whole number among weights: it keeps its dtype everywhere.
+COUNT = KEEP._replace(name="count")
+# Where a file has none: running_var (width,) -> running_var (width,), num_batches_tracked () = 0
+NO_COUNT = Operation(
+    "no count",
+    lambda sources: [*sources, torch.zeros((), dtype=torch.int64, device=sources[0].device)],
+    lambda targets, shapes: targets[:1],
+)
 # query/bias (heads, head_dim) -> q_proj.bias (width,)
 FLATTEN = _one_to_one("flatten", lambda tensor: tensor.flatten(), lambda tensor, shape: tensor.reshape(shape))
 # pos_embedding (1, positions, width) -> position_embedding.weight (positions, width)

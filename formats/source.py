@@ -8,8 +8,8 @@ from typing_extensions import Unpack
 
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.download import Progress, resolve_source
-from ..catalogue.official_checkpoint import Tower, tower_geometry
-from ..configuration import DualEncoderConfig, TowerConfig
+from ..catalogue.official_checkpoint import ResNet, Tower, tower_geometry
+from ..configuration import CLIPResNetVisionConfig, DualEncoderConfig, TowerConfig
 from .checkpoint import Checkpoint, read_checkpoint
 from .open_clip import OpenClipLayout
 from .options import LoadOptions, check_options
@@ -74,10 +74,12 @@ def _geometry(config: DualEncoderConfig) -> dict[str, Any]:
         "text length": text.max_position_embeddings,
         "vocabulary": text.vocab_size,
         "pad id": text.pad_token_id,
-        "image activation": vision.hidden_act,
+        "image activation": getattr(vision, "hidden_act", None),
         "text activation": text.hidden_act,
     }
 
 
-def _tower(config: TowerConfig) -> Tower:
+def _tower(config: TowerConfig) -> Tower | ResNet:
+    if isinstance(config, CLIPResNetVisionConfig):
+        return ResNet(2 * config.stem_size, tuple(config.depths))
     return Tower(config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import FormatError
-from .operations import KEEP, Operation, Shape, stack
+from .operations import COUNT, KEEP, Operation, Shape, stack
 
 
 class Rule(NamedTuple):
@@ -74,6 +74,7 @@ def solve(table: Sequence[Rule], tensors: Mapping[str, Tensor]) -> tuple[dict[st
     """Return the named sizes that the shapes state, and every way in which `tensors` is not what `table` describes."""
     sizes: dict[str, int] = {}
     expected = {name: shape for rule in table for name, shape in zip(rule.sources, rule.shapes, strict=True)}
+    counts = {name for rule in table if rule.operation is COUNT for name in rule.sources}
     violations = _compare_names(expected, tensors)
     for name, shape in expected.items():
         if name not in tensors:
@@ -86,7 +87,10 @@ def solve(table: Sequence[Rule], tensors: Mapping[str, Tensor]) -> tuple[dict[st
         if 0 in actual or tuple(_size(symbol, sizes) for symbol in shape) != actual:
             wording = ", ".join(symbol if symbol.isdigit() else f"{symbol}={_size(symbol, sizes)}" for symbol in shape)
             violations.append(f"{name} has shape {actual}, expected ({wording})")
-        if not tensor.is_floating_point():
+        if name in counts:
+            if tensor.dtype != torch.int64:
+                violations.append(f"{name} has dtype {tensor.dtype}, expected torch.int64")
+        elif not tensor.is_floating_point():
             violations.append(f"{name} has dtype {tensor.dtype}, expected floating point")
         elif not is_finite(tensor):
             violations.append(f"{name} has NaN or infinite values")
@@ -150,6 +154,11 @@ def _size(symbol: str, sizes: Mapping[str, int]) -> int | None:
     factor, _, name = symbol.rpartition("*")
     size = int(name) if name.isdigit() else sizes.get(name)
     return None if size is None else size * int(factor or 1)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return a weight in another dtype; itself for None, and if it is no weight but a count (`operations.COUNT`)."""
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
 def contiguous_copy(tensor: Tensor) -> Tensor:

@@ -10,20 +10,28 @@ from typing import ClassVar
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from ..configuration import FAMILIES, DualEncoderConfig, TowerConfig, describe_model_type, family_of
+from ..configuration import (
+    FAMILIES,
+    OTHER_FAMILIES,
+    DualEncoderConfig,
+    TowerConfig,
+    describe_model_type,
+    family_of,
+    title_of,
+)
+from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .big_vision import BigVisionLayout
 from .errors import FormatError, readable_errors
 from .geometry import sizes_of
 from .layout import Layout, read_json
 from .openai import OpenAILayout
-from .operations import KEEP
+from .operations import COUNT, KEEP
 from .options import LoadOptions
 from .table import Rule, targets
 
 # The layouts whose rules lead to every name that transformers has for a family. They are found by the first of its
 # `official_formats`.
 _FAMILY_LAYOUTS: dict[str, type[Layout]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
-POSITION_IDS_BUFFERS = r"(^|\.)position_ids$"  # the names of buffers in old folders, which hold 0, 1, 2, ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +70,12 @@ class TransformersLayout(Layout):
 
     def own_rules(self) -> list[Rule]:
         config = _config(self.sidecar_json)
-        shapes = targets(_family_layout(config).own_rules(), sizes_of(config))
-        return [Rule((name,), (name,), (tuple(map(str, shape)),), KEEP) for name, shape in shapes.items()]
+        rules = _family_layout(config).own_rules()
+        counts = {name for rule in rules if rule.operation is COUNT for name in rule.targets}
+        return [
+            Rule((name,), (name,), (tuple(map(str, shape)),), COUNT if name in counts else KEEP)
+            for name, shape in targets(rules, sizes_of(config)).items()
+        ]
 
     def config(self, options: LoadOptions) -> DualEncoderConfig:
         return _config(self.sidecar_json)
@@ -98,6 +110,11 @@ def read_config(folder: Path) -> DualEncoderConfig | TowerConfig:
 
 def refuse_other_model_types(values: Mapping[str, object]) -> None:
     """Raise FormatError where a config.json states the `model_type` of a model that is of no family here."""
+    if (other := values.get("model_type")) in [*OTHER_FAMILIES]:
+        raise FormatError(
+            f"this is a folder of transformers, of {title_of(str(other))} ({other!r}), which has no official format "
+            "here and needs no conversion: DualEncoderModel.from_pretrained loads it."
+        )
     known = [model_type for family in FAMILIES.values() for model_type in family.model_types]
     if (model_type := values.get("model_type")) is not None and model_type not in known:
         families = " or ".join(family.title for family in FAMILIES.values())
@@ -116,6 +133,6 @@ def _config(values: Mapping[str, object]) -> DualEncoderConfig:
         raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
     config = FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))
     for tower in (config.vision_config, config.text_config):
-        if tower.hidden_act not in ACT2FN:
+        if getattr(tower, "hidden_act", "relu") not in ACT2FN:
             raise FormatError(f"config.json has hidden_act {tower.hidden_act!r}, which transformers does not know.")
     return config

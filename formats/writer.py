@@ -1,8 +1,7 @@
 """Writing tensors to the kinds of file that official code reads."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from .torch_file import write_archive
 
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
 
 def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -33,21 +32,20 @@ def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> 
         torch.save(content, path)
 
 
-def write_safetensors(
-    path: Path, dtype: torch.dtype, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, Tensor]]
-) -> None:
-    """Write tensors of one dtype, byte for byte as safetensors does, each while the next one is made.
+def write_safetensors(path: Path, expected: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write tensors, byte for byte as safetensors does, each while the next one is made.
 
-    Raises ValueError where the tensors are not the ones that `shapes` names.
+    Raises ValueError where they have not the names, shapes and dtypes of those `expected`, which hold no values.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name in sorted(shapes):
-        start, end = end, end + math.prod(shapes[name]) * dtype.itemsize
-        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
+    # As in safetensors: those with the largest values first, so that all of them lie at multiples of their size.
+    for name, tensor in sorted(expected.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    missing = set(shapes)
+    missing = set(expected)
 
     def write(start: int, tensor: Tensor) -> None:
         file.seek(8 + len(text) + start)
@@ -57,9 +55,10 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         written: Future[None] = pool.submit(file.flush)
         for name, tensor in tensors:
-            if name not in missing or tensor.shape != tuple(shapes[name]):
-                expected = f"shape {tuple(shapes[name])}" if name in missing else "no such weight"
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}.")
+            given = (tuple(tensor.shape), tensor.dtype)
+            if name not in missing or given != (wanted := (tuple(expected[name].shape), expected[name].dtype)):
+                described = "no such weight" if name not in missing else "shape {} and {}".format(*wanted)
+                raise ValueError("{} has shape {} and {}, expected {}.".format(name, *given, described))
             missing.remove(name)
             written.result()  # no more than two are in memory
             written = pool.submit(write, header[name]["data_offsets"][0], tensor)

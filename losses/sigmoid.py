@@ -26,7 +26,7 @@ def sigmoid_loss(
     would take more than 256 MB. Raises ValueError where inputs are not unit vectors of matching shapes.
     """
     scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
-    return analytic_loss(_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
+    return analytic_loss(_sigmoid_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
 
 
 class SigmoidLoss(nn.Module):
@@ -41,7 +41,7 @@ class SigmoidLoss(nn.Module):
         return sigmoid_loss(*inputs, chunk_size=self.chunk_size, group=self.group)
 
 
-def _loss_and_gradients(
+def _sigmoid_loss_and_gradients(
     images: Tensor,
     texts: Tensor,
     log_scale: Tensor,

@@ -9,6 +9,7 @@ from .clip import (
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
 )
+from .clip_resnet import CLIPResNetForImageClassification, CLIPResNetModel, CLIPResNetVisionModel
 from .dual_encoder import DualEncoderModel
 from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel
 from .siglip2 import Siglip2ForImageClassification, Siglip2Model, Siglip2TextModel, Siglip2VisionModel
@@ -16,6 +17,9 @@ from .siglip2 import Siglip2ForImageClassification, Siglip2Model, Siglip2TextMod
 __all__ = [
     "CLIPForImageClassification",
     "CLIPModel",
+    "CLIPResNetForImageClassification",
+    "CLIPResNetModel",
+    "CLIPResNetVisionModel",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     "CLIPVisionModel",

@@ -87,7 +87,7 @@ def image_mask(
     return create_bidirectional_mask(mask_config, queries, token_mask, tokens, allow_is_bidirectional_skip=may_look)
 
 
-def has_varlen_kernel(module: nn.Module, x: Tensor) -> bool:
+def has_varlen_kernel(module: Any, x: Tensor) -> bool:
     """Return whether PyTorch's kernel takes sequences `x` of different lengths: Flash Attention, on recent GPUs."""
     if module.config._attn_implementation != "sdpa" or not x.is_cuda or x.dtype.itemsize != 2 or x.shape[-1] % 8:
         return False

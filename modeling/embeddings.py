@@ -1,13 +1,24 @@
 """From pixels and token ids to the first hidden states, with checks that keep wrong input from passing silently."""
 
-from typing import cast
+import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils.import_utils import is_tracing
 
-from ..configuration import SquareViTConfig, TextConfig, ViTConfig
+from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig, ViTConfig
+
+# How a table of positions is resized: arguments of `interpolate`. The method is named after the code that has it:
+# `resample_posemb` of big_vision, which is scipy.ndimage.zoom(order=1), `resize_pos_embed` of open_clip, and
+# `interpolate_pos_encoding` of transformers.
+RESAMPLING_METHODS: dict[str, dict[str, Any]] = {
+    "big_vision": {"mode": "bilinear", "align_corners": True},
+    "open_clip": {"mode": "bicubic", "antialias": True},
+    "transformers": {"mode": "bicubic"},
+}
 
 
 class VisionEmbeddings(nn.Module):
@@ -27,7 +38,7 @@ class VisionEmbeddings(nn.Module):
             init.normal_(self.class_embedding, std=config.hidden_size**-0.5 * config.initializer_factor)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        self.check(pixel_values, interpolate_pos_encoding)
+        check_images(self.config, pixel_values, interpolate_pos_encoding)
         pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixel_values)  # (batch, width, rows, columns)
         embeddings = patches.flatten(2).transpose(1, 2)  # (batch, patches, width)
@@ -36,29 +47,39 @@ class VisionEmbeddings(nn.Module):
             embeddings = torch.cat([class_token, embeddings], dim=1)  # (batch, 1 + patches, width)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
-    def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
-        """Return the position table (1, tokens, width), resized to `grid` as in transformers: bicubic, no antialias."""
-        table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
-        side = self.config.grid_size
-        if grid is None or tuple(grid) == (side, side):
-            return table
-        class_position, table = table.tensor_split([self.config.num_class_tokens], dim=1)
-        table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
-        table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
-        return torch.cat([class_position, table.flatten(2).transpose(1, 2)], dim=1)
+    def grid(self, pixel_values: Tensor, **inputs: object) -> tuple[int, int]:
+        """Return how many rows and columns of patches the tower makes of each image."""
+        return pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
 
-    def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
-        """Raise ValueError for images of another shape than the checkpoint was trained on."""
-        channels, size = self.config.num_channels, self.config.image_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            expected = f"(batch, {channels}, height, width)"
-            raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}.")
-        height, width = pixel_values.shape[-2:]
-        if not interpolate_pos_encoding and (height, width) != (size, size):
-            raise ValueError(
-                f"Images must be {size}x{size} (config.image_size), got {height}x{width}. "
-                "Use the checkpoint's processor, or pass interpolate_pos_encoding=True to resize the position table."
-            )
+    def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
+        """Return the position table (1, tokens, width), resized to `grid` as in transformers."""
+        table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
+        return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
+
+    @torch.no_grad()
+    def resize_positions(self, image_size: int, method: str) -> None:
+        """Replace the position table by one for images of another size: see the model's method of this name."""
+        old, grid = self.position_embedding.weight, (image_size // self.config.patch_size,) * 2
+        table = old[None].to(torch.promote_types(old.dtype, torch.float32))
+        table = resize_table(table, self.config.num_class_tokens, grid, method)[0].to(old.dtype)
+        self.position_embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
+        self.position_embedding.num_embeddings = len(table)
+
+
+def check_images(
+    config: SquareViTConfig | CLIPResNetVisionConfig, pixel_values: Tensor, interpolate_pos_encoding: bool
+) -> None:
+    """Raise ValueError for images of another shape than the checkpoint was trained on."""
+    channels, size = config.num_channels, config.image_size
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+        expected = f"(batch, {channels}, height, width)"
+        raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}.")
+    height, width = pixel_values.shape[-2:]
+    if not interpolate_pos_encoding and (height, width) != (size, size):
+        raise ValueError(
+            f"Images must be {size}x{size} (config.image_size), got {height}x{width}. "
+            "Use the checkpoint's processor, or pass interpolate_pos_encoding=True to resize the position table."
+        )
 
 
 class PatchEmbeddings(nn.Module):
@@ -171,6 +192,17 @@ def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
     distances = (torch.arange(side, device=index.device) + 0.5 - centers).abs() / scale.clamp(min=1)
     weights = (1 - distances).clamp(min=0)
     return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def resize_table(table: Tensor, num_class_tokens: int, grid: Sequence[int], method: str) -> Tensor:
+    """Return a position table (1, tokens, width) of a square grid for another one; positions of class tokens stay."""
+    side = math.isqrt(table.shape[1] - num_class_tokens)
+    if tuple(grid) == (side, side):
+        return table
+    class_positions, table = table.tensor_split([num_class_tokens], dim=1)
+    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
+    table = nn.functional.interpolate(table, size=tuple(grid), **RESAMPLING_METHODS[method])
+    return torch.cat([class_positions, table.flatten(2).transpose(1, 2)], dim=1)
 
 
 def flatten_texts(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

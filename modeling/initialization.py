@@ -22,9 +22,11 @@ def linear(in_features: int, out_features: int, role: str) -> nn.Linear:
 
 def initialize(module: Any, config: PreTrainedConfig) -> None:
     """Write the first values of `module`'s own parameters, where they are not loaded."""
-    if isinstance(module, nn.LayerNorm):
-        init.ones_(module.weight)
+    if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+        init.constant_(module.weight, getattr(module, "gain", 1))
         init.zeros_(module.bias)
+        for name, statistic in module.named_buffers():
+            init.constant_(statistic, name == "running_var")
     elif isinstance(module, nn.Embedding):
         std = config.initializer_range if config.initialization == "clip" else module.embedding_dim**-0.5
         init_normal(module.weight, std, config)

@@ -10,7 +10,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2Output
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
-from .dual_encoder import DualEncoderModel
+from .dual_encoder import TowerPair
 from .pretrained import ModelKwargs, capture_outputs
 from .siglip import SiglipVisionModel
 from .towers import ImageClassifier, TextTower
@@ -51,7 +51,7 @@ class Siglip2TextModel(TextTower):
     config: Siglip2TextConfig
 
 
-class Siglip2Model(DualEncoderModel):
+class Siglip2Model(TowerPair):
     """SigLIP 2 NaFlex (arXiv:2502.14786)."""
 
     config: Siglip2Config

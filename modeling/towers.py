@@ -1,14 +1,15 @@
 """The two towers, and the image tower under a classifier."""
 
+from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from ..configuration import DualEncoderConfig, TextConfig, VisionConfig
-from ..formats.transformers_folder import POSITION_IDS_BUFFERS
+from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
+from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
@@ -18,19 +19,16 @@ from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, c
 
 # The keys of a dual encoder outside its towers: not reported when one tower is loaded from its checkpoint.
 NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
+POOLING_HEAD_KEYS = {r"^(vision_model\.)?head\."}  # not reported where a model does without its head
 
 
-class VisionTower(AcceptsFormerNames):
-    """Image encoder: embeddings, (norm), encoder, then norm and pooling in the family's order.
-
-    With `pooled=False`, the tower has neither pooling nor its parameters.
-    """
+class ImageTower(AcceptsFormerNames):
+    """Image encoder of any architecture. With `pooled=False`, it has neither pooling nor its parameters."""
 
     config: VisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _input_embed_layer = "patch_embedding"
     _keys_to_ignore_on_load_unexpected = {r"^text_model\."} | NON_TOWER_KEYS
     input_names: tuple[str, ...]  # what `forward` takes of what a processor returns
 
@@ -40,8 +38,18 @@ class VisionTower(AcceptsFormerNames):
 
     def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
         super().__init__(config)
+        self.pooled = pooled
+
+
+class VisionTower(ImageTower):
+    """Vision transformer: embeddings, (norm), encoder, then norm and pooling in the family's order."""
+
+    config: ViTConfig
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: ViTConfig, pooled: bool = True) -> None:
+        super().__init__(config, pooled and getattr(config, "vision_use_head", True))
         config = self.config
-        self.pooled = pooled and getattr(config, "vision_use_head", True)
         self.embeddings = (PatchEmbeddings if config.flexible_size else VisionEmbeddings)(config)
         if config.pre_norm:  # misspelt in every CLIP checkpoint of transformers
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -51,6 +59,8 @@ class VisionTower(AcceptsFormerNames):
         if self.pooled and config.pooling == "attention":
             self.head = AttentionPoolingHead(config)
         self.post_init()
+        if not self.pooled:
+            self._keys_to_ignore_on_load_unexpected = self._keys_to_ignore_on_load_unexpected | POOLING_HEAD_KEYS
 
     @property
     def vision_model(self) -> "VisionTower":
@@ -86,11 +96,45 @@ class VisionTower(AcceptsFormerNames):
             hidden_states = self.encoder(hidden_states, **{"attention_mask": mask, **kwargs})
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        inputs = {**kwargs, "token_mask": token_mask}
-        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs) if self.pooled else None  # (batch, width)
-        if pooled is not None and not self.config.norm_first:
-            pooled = self.post_layernorm(pooled)
+        pooled = self.pool(hidden_states, token_mask=token_mask, **kwargs)  # (batch, width)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def pool(self, hidden_states: Tensor, **inputs: Any) -> Tensor | None:
+        """Pool `last_hidden_state` (batch, tokens, width) to (batch, width), in a tower that has pooling.
+
+        `inputs` are those of `forward`.
+        """
+        if not self.pooled:
+            return None
+        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)
+        return pooled if self.config.norm_first else self.post_layernorm(pooled)
+
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        layers: Sequence[int] = (-2,),
+        norm: bool = False,
+        as_map: bool = True,
+        **inputs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the hidden states of the patches at each of `layers`, as (batch, width, rows, columns).
+
+        Layers are indices into transformers' `hidden_states`, without running those behind the last one: 0 is what
+        enters the encoder, -1 what the last layer returns. `norm` applies the tower's final norm. Without `as_map`, the
+        form is (batch, patches, width). `inputs` are further ones of `forward`.
+        """
+        count = len(self.encoder.layers) + 1
+        if not layers or not all(-count <= layer < count for layer in layers):
+            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
+        indices = [layer % count for layer in layers]
+        outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
+        features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
+        if norm:
+            features = [self.post_layernorm(states) for states in features]
+        if as_map:
+            grid = cast(Any, self.embeddings).grid(pixel_values, **inputs)
+            features = [states.transpose(1, 2).unflatten(2, grid) for states in features]
+        return tuple(features)
 
 
 class TextTower(AcceptsFormerNames):
@@ -148,7 +192,7 @@ class ImageClassifier(EncoderPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _keys_to_ignore_on_load_unexpected = {r"^(vision_model\.)?(head|post_layernorm)\."}  # pooling
-    tower_class: type[VisionTower]
+    tower_class: type[ImageTower]
 
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__(config)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..configuration import CLIPResNetVisionConfig
 from ..formats import Checkpoint
 from ..formats.openai import STRETCHED_POSITIONS
 from .measurement import Inputs, Outputs, Subject
@@ -63,12 +64,13 @@ def _openai(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
     def load() -> Any:
         config = checkpoint.config
         vision, text = config.vision_config, config.text_config
+        is_resnet = isinstance(vision, CLIPResNetVisionConfig)
         model = CLIP(
             embed_dim=config.projection_dim,
             image_resolution=vision.image_size,
-            vision_layers=vision.num_hidden_layers,
-            vision_width=vision.hidden_size,
-            vision_patch_size=vision.patch_size,
+            vision_layers=tuple(vision.depths) if is_resnet else vision.num_hidden_layers,
+            vision_width=2 * vision.stem_size if is_resnet else vision.hidden_size,
+            vision_patch_size=None if is_resnet else vision.patch_size,
             context_length=text.max_position_embeddings,
             vocab_size=text.vocab_size,
             transformer_width=text.hidden_size,

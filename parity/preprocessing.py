@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..catalogue import PHOTOGRAPH
-from ..configuration import is_single_tower
+from ..configuration import family_of, is_single_tower
 from ..formats import Checkpoint, read_json
 from ..formats.layout import LAYOUT_FILE
 from ..processing import DualEncoderProcessor
@@ -187,7 +187,7 @@ def _pixel_reference(checkpoint: Checkpoint, processor: DualEncoderProcessor, ch
     elif vision.flexible_size:
         steps = reference_pixels.naflex_steps(vision.patch_size, processor.image_processor.max_num_patches)
         name = "big_vision's value_range and resize_to_sequence"
-    elif vision.pooling == "attention":
+    elif "big_vision" in family_of(config).official_formats:
         steps, name = reference_pixels.big_vision_steps(size), "big_vision's resize and value_range"
     else:
         steps, name = reference_pixels.openai_steps(size), "openai/CLIP's _transform"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .reference_clip import openai_forward, transformers_clip_forward
+from .reference_clip import openai_forward, transformers_clip_forward, twinlens_resnet_forward
 from .reference_layers import Images, Reference, TowerReference
 from .reference_siglip import big_vision_forward, open_clip_siglip_forward, timm_forward, transformers_siglip_forward
 from .reference_weights import FileFacts
@@ -19,10 +19,12 @@ __all__ = ["Reference", "TowerReference", "reference_forward"]
 
 _FORWARDS = {  # by a weight that only files of this format have
     "visual.proj": openai_forward,
+    "visual.attnpool.c_proj.weight": openai_forward,
     "visual.trunk.pos_embed": open_clip_siglip_forward,
     "attn_pool.latent": timm_forward,
     "img/MAPHead_0/probe": big_vision_forward,
     "vision_model.embeddings.class_embedding": transformers_clip_forward,
+    "vision_model.head.position_embedding.weight": twinlens_resnet_forward,
     "vision_model.head.probe": transformers_siglip_forward,
 }
 

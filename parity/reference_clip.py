@@ -24,6 +24,7 @@ from .reference_layers import (
     layer_norm,
     tower_reference,
 )
+from .reference_resnet import OPENAI_NAMES, TWINLENS_NAMES, resnet_tower
 from .reference_weights import FileFacts, to_float64, torch_blocks, torch_pair, weights_below
 
 
@@ -81,15 +82,6 @@ def openai_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: 
     """Run a CLIP under OpenAI's names. open_clip's own towers differ in activation, heads and epsilon."""
     weight = weights_below(tensors)
     text_prefix = "text." if "text.ln_final.weight" in tensors else ""  # open_clip's CustomTextCLIP
-    image_tower = _ImageTower(
-        patch_kernel=weight("visual.conv1.weight"),
-        class_token=weight("visual.class_embedding"),
-        positions=weight("visual.positional_embedding"),
-        norm_before=torch_pair(weight, "visual.ln_pre"),
-        blocks=torch_blocks(tensors, "visual.transformer.resblocks."),
-        norm_after=torch_pair(weight, "visual.ln_post"),
-        projection=weight("visual.proj"),
-    )
     positions = weight(f"{text_prefix}positional_embedding")
     if f"{text_prefix}positional_embedding_res" in tensors:  # Long-CLIP: mask1 is 1 below 20, mask2 from 20 on
         first = np.arange(len(positions))[:, None] < 20
@@ -101,12 +93,7 @@ def openai_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: 
         norm_after=torch_pair(weight, f"{text_prefix}ln_final"),
         projection=weight(f"{text_prefix}text_projection"),
     )
-    image_width, text_width = image_tower.positions.shape[-1], text_tower.positions.shape[-1]
-    image_settings = Settings(
-        facts.vision_heads or image_width // facts.open_clip("vision_cfg").get("head_width", 64),
-        facts.open_clip_activation("vision_cfg") or facts.vision_activation or "quick_gelu",
-        facts.open_clip_eps("vision_cfg"),
-    )
+    text_width = text_tower.positions.shape[-1]
     text_settings = Settings(
         facts.open_clip("text_cfg").get("heads", text_width // 64),
         facts.open_clip_activation("text_cfg") or facts.vision_activation or "quick_gelu",
@@ -119,17 +106,38 @@ def openai_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: 
     elif end is None and len(text_tower.tokens) in (49408, 672):  # OpenAI's vocabulary; that of the bundled clip-shapes
         end = len(text_tower.tokens) - 1  # `<|endoftext|>` of clip/simple_tokenizer.py, the highest id that it gives
     end_of_text = _end_of_text(ids, None if end == 2 else end)  # 2: see below
-    return _reference(
-        image_tower.forward(images, image_settings),
-        text_tower.forward(ids, end_of_text, text_settings),
-        weight("logit_scale"),
+    text = text_tower.forward(ids, end_of_text, text_settings)
+    return _reference(_openai_image(tensors, images, facts), text, weight("logit_scale"))
+
+
+def _openai_image(tensors: Mapping[str, Any], images: Images, facts: FileFacts) -> TowerReference:
+    """Run the image tower, a ViT or a ResNet."""
+    weight, head_width = weights_below(tensors), facts.open_clip("vision_cfg").get("head_width", 64)
+    if "visual.attnpool.c_proj.weight" in tensors:
+        width = len(weight("visual.attnpool.c_proj.weight").T)
+        heads = facts.vision_heads or width // head_width
+        return resnet_tower(images.pixels, weight, tensors.__contains__, OPENAI_NAMES, heads)
+    tower = _ImageTower(
+        patch_kernel=weight("visual.conv1.weight"),
+        class_token=weight("visual.class_embedding"),
+        positions=weight("visual.positional_embedding"),
+        norm_before=torch_pair(weight, "visual.ln_pre"),
+        blocks=torch_blocks(tensors, "visual.transformer.resblocks."),
+        norm_after=torch_pair(weight, "visual.ln_post"),
+        projection=weight("visual.proj"),
     )
+    settings = Settings(
+        facts.vision_heads or tower.positions.shape[-1] // head_width,
+        facts.open_clip_activation("vision_cfg") or facts.vision_activation or "quick_gelu",
+        facts.open_clip_eps("vision_cfg"),
+    )
+    return tower.forward(images, settings)
 
 
 def transformers_clip_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP under transformers' names."""
     weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
-    vision, text = config.vision_config, config.text_config
+    vision = config.vision_config
     image_tower = _ImageTower(
         patch_kernel=weight("vision_model.embeddings.patch_embedding.weight"),
         class_token=weight("vision_model.embeddings.class_embedding"),
@@ -139,7 +147,23 @@ def transformers_clip_forward(tensors: Mapping[str, Any], images: Images, ids: I
         norm_after=torch_pair(weight, "vision_model.post_layernorm"),
         projection=weight("visual_projection.weight").T,
     )
-    text_tower = _TextTower(
+    settings = Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)
+    text = _transformers_text(tensors, ids, config.text_config)
+    return _reference(image_tower.forward(images, settings), text, weight("logit_scale"))
+
+
+def twinlens_resnet_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
+    """Run a CLIP with a ResNet under the names of twinlens, whose text tower is that of transformers' CLIP."""
+    weight, values = weights_below(tensors), facts.sidecar_json
+    heads = values["vision_config"]["num_attention_heads"]
+    image = resnet_tower(images.pixels, weight, tensors.__contains__, TWINLENS_NAMES, heads)
+    text = _transformers_text(tensors, ids, transformers.CLIPTextConfig(**values["text_config"]))
+    return _reference(image, text, weight("logit_scale"))
+
+
+def _transformers_text(tensors: Mapping[str, Any], ids: Ids, config: transformers.CLIPTextConfig) -> TowerReference:
+    weight = weights_below(tensors)
+    tower = _TextTower(
         tokens=tensors["text_model.embeddings.token_embedding.weight"],
         positions=weight("text_model.embeddings.position_embedding.weight"),
         blocks=torch_blocks(tensors, "text_model.encoder.layers."),
@@ -147,11 +171,6 @@ def transformers_clip_forward(tensors: Mapping[str, Any], images: Images, ids: I
         projection=weight("text_projection.weight").T,
     )
     # Old folders say 2, which is not the id: their end of text, too, has the highest.
-    end_of_text = _end_of_text(ids, None if text.eos_token_id == 2 else text.eos_token_id)
-    return _reference(
-        image_tower.forward(images, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
-        text_tower.forward(
-            ids, end_of_text, Settings(text.num_attention_heads, text.hidden_act, text.layer_norm_eps, causal=True)
-        ),
-        weight("logit_scale"),
-    )
+    end_of_text = _end_of_text(ids, None if config.eos_token_id == 2 else config.eos_token_id)
+    settings = Settings(config.num_attention_heads, config.hidden_act, config.layer_norm_eps, causal=True)
+    return tower.forward(ids, end_of_text, settings)

@@ -101,7 +101,7 @@ def encode(x: Array, blocks: Iterable[Block], settings: Settings, mask: Mask | N
     states = [x]
     for block in blocks:
         y = layer_norm(x, block.norm_1, settings.eps)
-        x = x + _attend(y, y, block.attention, settings, mask)
+        x = x + attend(y, y, block.attention, settings, mask)
         x = x + _mlp(layer_norm(x, block.norm_2, settings.eps), block.mlp, settings)
         states.append(x)
     return states
@@ -110,11 +110,18 @@ def encode(x: Array, blocks: Iterable[Block], settings: Settings, mask: Mask | N
 def attention_pool(x: Array, head: PoolingHead, settings: Settings, mask: Mask | None = None) -> Array:
     """Pool (batch, length, width), where `mask` (batch, length) is True, to (batch, width)."""
     probe = np.broadcast_to(head.probe, (len(x), 1, x.shape[-1]))
-    pooled = _attend(probe, x, head.attention, settings, mask)
+    pooled = attend(probe, x, head.attention, settings, mask)
     return (pooled + _mlp(layer_norm(pooled, head.norm, settings.eps), head.mlp, settings))[:, 0]
 
 
-def _attend(query_input: Array, key_input: Array, weights: Attention, settings: Settings, mask: Mask | None) -> Array:
+def attend(
+    query_input: Array, key_input: Array, weights: Attention, settings: Settings, mask: Mask | None = None
+) -> Array:
+    """Return the attention of (batch, queries, width) to (batch, keys, width), mapped by `weights.out`.
+
+    Keys are those where `mask` (batch, keys) is True.
+    """
+
     def heads(x: Array, projection: WeightAndBias) -> Array:  # shape = [batch, heads, length, head_dim]
         return linear(x, projection).reshape(*x.shape[:2], settings.heads, -1).transpose(0, 2, 1, 3)
 

@@ -32,6 +32,7 @@ from ..formats import (
 )
 from ..formats.geometry import sizes_of
 from ..formats.source import read_source
+from ..formats.table import cast
 from ..processing import DualEncoderProcessor
 from .certificate import Certificate
 from .measurement import Images, Pairing, measure, model_subject, reference_subject
@@ -108,12 +109,7 @@ def certify_folder(
     model_class = model_class_of(config)
     float64 = reference_subject(checkpoint)
     stored = model_subject("twinlens", lambda: _load(model_class, folder))
-    transformers_model = model_subject(
-        "transformers",
-        lambda: _load(getattr(transformers, model_class.__name__), folder),
-        pools_start=True,
-        misplaces_columns=True,
-    )
+    transformers_class = getattr(transformers, model_class.__name__, None)
 
     weights = _compare_weights(checkpoint, folder, config)
     if weights.changed:
@@ -129,10 +125,16 @@ def certify_folder(
     else:
         ours = stored
         pairings = [Pairing(ours, float64)]
-    pairings.append(Pairing(stored, transformers_model))
     vision = _vision_config(config)
-    if vision.flexible_size:
-        notes += (MISPLACED_COLUMNS,)
+    if transformers_class is None:
+        notes += (f"transformers has no {model_class.__name__}, so that the parity table has no column for it.",)
+    else:
+        theirs = model_subject(
+            "transformers", lambda: _load(transformers_class, folder), pools_start=True, misplaces_columns=True
+        )
+        pairings.append(Pairing(stored, theirs))
+        if vision.flexible_size:
+            notes += (MISPLACED_COLUMNS,)
     if reference == "original":
         original = original_subject(checkpoint)
         pairings += [Pairing(ours, original), Pairing(original, float64)]
@@ -178,11 +180,10 @@ def _compare_weights(checkpoint: Checkpoint, folder: Path, config: Config) -> _S
         stored = read_weights(folder)
     total, changed, exact = 0, [], True
     for name, weight in checkpoint.weights():  # one at a time in memory
-        expected = weight.float()
         actual = stored[name].float() if name in stored else torch.empty(0)
-        if not torch.equal(actual, expected.to(dtype).float()):
+        if not torch.equal(actual, cast(weight, dtype).float()):
             changed.append(name)
-        exact = exact and torch.equal(actual, expected)
+        exact = exact and torch.equal(actual, weight.float())
         total += 1
     rounded = not changed and not exact
     return _StoredWeights(total, changed, str(dtype).removeprefix("torch.") if rounded else None)

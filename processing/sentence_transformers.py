@@ -32,7 +32,7 @@ def save_sentence_transformers_files(
         "module_output_name": "sentence_embedding",
     }
     if processor.tokenizer is not None:
-        padding = "max_length" if processor.tokenizer.fixed_length else "longest"
+        padding = "max_length" if getattr(processor.tokenizer, "fixed_length", False) else "longest"
         transformer["processing_kwargs"] = {"text": {"padding": padding}}
     files = {
         "modules.json": _MODULES,
