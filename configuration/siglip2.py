@@ -1,11 +1,15 @@
 """SigLIP 2 NaFlex (arXiv:2502.14786): images of any grid of patches. The fixed-size SigLIP 2 is in `siglip.py`."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipViTConfig
+
+# transformers' defaults, which its folders repeat, and what they are in Gemma's vocabulary: 1 is its end of text, and
+# so cannot be padding, and CLIP's two are words.
+_COPIED_IDS = {"pad_token_id": (1, 0), "bos_token_id": (49406, None), "eos_token_id": (49407, 1)}
 
 
 @strict
@@ -36,6 +40,12 @@ class Siglip2TextConfig(SiglipTextConfig):
     model_type = "siglip2_text_model"
 
     pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, (copied, correct) in _COPIED_IDS.items():
+            if getattr(self, name) == copied:
+                setattr(self, name, correct)
+        super().__post_init__(**kwargs)
 
 
 @strict

@@ -29,7 +29,7 @@ _BY_NAMES = (
     (r"\bvisual\.trunk\.(stages\.0\.blocks\.0\.conv_dw|stem\.0)\.", "a CLIP with a ConvNeXt"),
     (r"\bvisual\.trunk\.layer1\.", "a CLIP with a ResNet of timm"),
     (r"\bvisual\.trunk\.norm_pre\. \bvisual\.trunk\.attn_pool\.", "a Perception Encoder (PE-Core)"),
-    (r"\bvisual\.trunk\.embeds\.", "a NaFlex SigLIP 2; this version has those of a fixed size"),
+    (r"\bembeds\.proj\. \battn_pool\.latent$", "a NaFlex SigLIP 2 of timm, which is read from big_vision's file"),
     (r"\bvisual\.trunk\.(cls_token$|norm_pre\.|head\.)|\bvisual\.head\.", "a CLIP with another image tower of timm"),
     (r"\bvisual\.conv1_alpha\.", "an Alpha-CLIP, whose images have a fourth channel"),
     (r"\bresblocks\.0\.ls_1\.gamma$", "a CLIP of open_clip whose layers are scaled"),

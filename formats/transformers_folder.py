@@ -117,7 +117,7 @@ def refuse_other_model_types(values: Mapping[str, object]) -> None:
         )
     known = [model_type for family in FAMILIES.values() for model_type in family.model_types]
     if (model_type := values.get("model_type")) is not None and model_type not in known:
-        families = " or ".join(family.title for family in FAMILIES.values())
+        families = " or ".join(dict.fromkeys(family.title.split()[0] for family in FAMILIES.values()))
         raise FormatError(f"expected a {families} model, got the model_type {describe_model_type(model_type)}.")
 
 

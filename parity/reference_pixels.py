@@ -203,7 +203,8 @@ def transformers_steps(settings: Mapping[str, Any]) -> PixelSteps | PatchSteps |
     """
     size, crop = settings.get("size"), settings.get("crop_size")
     numbers = [settings.get(name) for name in ("image_mean", "image_std", "resample")]
-    steps = [settings.get(name, True) for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")]
+    steps = [settings.get(name, True) for name in ("do_resize", "do_rescale", "do_normalize")]
+    steps.append(settings.get("do_convert_rgb") is not False)  # null: not stated, as in the Hub's folders of SigLIP 2
     rescaled = settings.get("rescale_factor") in (None, 1 / 255)
     if None in numbers or not all(steps) or not rescaled or settings.get("do_pad"):
         return None

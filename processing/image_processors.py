@@ -75,6 +75,16 @@ class DualEncoderImageProcessor(PilBackend):
         with suggest_names(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from settings as transformers does, but read a null `do_convert_rgb` as not stated.
+
+        The Hub's folders of SigLIP 2 have one, with which transformers refuses pictures of any other mode than RGB.
+        """
+        if image_processor_dict.get("do_convert_rgb") is None:
+            image_processor_dict = {**image_processor_dict, "do_convert_rgb": cls.do_convert_rgb}
+        return super().from_dict(image_processor_dict, **kwargs)
+
     def preprocess(self, images: Any, *args: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Preprocess images of any form that `open_image` reads, arrays and tensors, one or nested in collections.
 

@@ -30,10 +30,10 @@ from twinlens.catalogue.download import (
 )
 from twinlens.catalogue.official_checkpoint import ResNet, Tower, Vocabulary
 from twinlens.catalogue.published import ALIASES
-from twinlens.configuration import CLIPConfig, SiglipConfig
+from twinlens.configuration import CLIPConfig, Siglip2Config, SiglipConfig
 from twinlens.formats import read_checkpoint
 from twinlens.formats.source import check_geometry
-from twinlens.modeling import CLIPModel, CLIPVisionModel, DualEncoderModel, SiglipModel
+from twinlens.modeling import CLIPModel, CLIPVisionModel, DualEncoderModel, Siglip2Model, SiglipModel
 from twinlens.processing import (
     CLIPImageProcessor,
     CLIPTokenizer,
@@ -46,9 +46,7 @@ from twinlens.processing import (
 FACTS = ("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
 ENTRIES = list(CATALOGUE.values())
 OPEN_CLIP = [entry for entry in ENTRIES if entry.format == "open_clip"]
-TRANSFORMERS = [
-    entry for entry in ENTRIES if isinstance(entry.image, Tower) and entry.image_size
-]  # what has a configuration here
+TRANSFORMERS = [entry for entry in ENTRIES if isinstance(entry.image, Tower)]
 
 # Of the Hub's folders of the same weights, as embeddings-benchmark/mteb, siglip_models.py, lists them; of OpenAI's
 # as transformers counts them. The rest are millions in mlfoundations/open_clip@89fb801, docs/model_profile.csv.
@@ -88,8 +86,9 @@ MILLIONS = {
 def config(entry: OfficialCheckpoint) -> Any:
     """What `read_checkpoint` infers from the entry's file."""
     vocabulary = entry.vocabulary
+    size = {"image_size": entry.grid * entry.patch} if entry.image_size else {"num_patches": entry.grid**2}
     towers: dict[str, dict[str, Any]] = {
-        "vision_config": {"image_size": entry.grid * entry.patch, "patch_size": entry.patch},
+        "vision_config": {"patch_size": entry.patch, **size},
         "text_config": {
             "vocab_size": vocabulary.size,
             "max_position_embeddings": entry.text_length,
@@ -108,7 +107,7 @@ def config(entry: OfficialCheckpoint) -> Any:
     if entry.family == "clip":
         return CLIPConfig(projection_dim=entry.embedding, **towers)
     towers["text_config"]["projection_size"] = entry.embedding
-    return SiglipConfig(**towers)
+    return (SiglipConfig if entry.image_size else Siglip2Config)(**towers)
 
 
 class TestEntries:
@@ -143,12 +142,15 @@ class TestEntries:
 
     @pytest.mark.parametrize(
         "name",
-        ["ViT-B/32", "ViT-bigG-14:laion2b_s39b_b160k", "siglip-so400m-patch14-384", "siglip2-giant-opt-patch16-256"],
+        [
+            *("ViT-B/32", "ViT-bigG-14:laion2b_s39b_b160k", "siglip-so400m-patch14-384"),
+            *("siglip2-giant-opt-patch16-256", "siglip2-so400m-patch16-naflex"),
+        ],
     )
     def test_parameters_are_those_of_the_model(self, name: str) -> None:
         entry = CATALOGUE[name]
         with torch.device("meta"):
-            model = (CLIPModel if entry.family == "clip" else SiglipModel)(config(entry))
+            model = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}[entry.model_type](config(entry))
         assert entry.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -245,6 +247,11 @@ class TestLookup:
             check_geometry(CATALOGUE["ViT-B/16"], siglip)
         with pytest.raises(ValueError, match="vocabulary 32000, expected 256000; pad id 1, expected 0"):
             check_geometry(CATALOGUE["siglip2-base-patch16-224"], siglip)
+        naflex, fixed = (CATALOGUE[f"siglip2-base-patch16-{size}"] for size in ("naflex", "256"))
+        with pytest.raises(ValueError, match=r"This is not the .*-naflex: family 'siglip', expected 'siglip2'\.$"):
+            check_geometry(naflex, config(fixed))
+        with pytest.raises(ValueError, match=r"This is not the .*-256: family 'siglip2', expected 'siglip'\.$"):
+            check_geometry(fixed, config(naflex))
         with pytest.raises(ValueError, match=r"image blocks None, expected \(3, 4, 6, 3\)"):
             check_geometry(CATALOGUE["RN50"], siglip)
 

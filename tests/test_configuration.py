@@ -128,6 +128,9 @@ def test_special_ids_lie_inside_the_vocabulary():
     assert (siglip.bos_token_id, siglip.eos_token_id) == (None, 1)
     gemma = twinlens.SiglipTextConfig(vocab_size=256000, eos_token_id=49407)  # inside, so somebody may mean it
     assert gemma.eos_token_id == 49407
+    # A NaFlex model has Gemma's vocabulary always; transformers' defaults, which its folders state, are others' ids.
+    naflex = twinlens.Siglip2TextConfig(**transformers.Siglip2TextConfig(vocab_size=256000).to_dict())
+    assert (naflex.pad_token_id, naflex.bos_token_id, naflex.eos_token_id) == (0, None, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -19,13 +19,18 @@ import sentencepiece
 import torch
 import transformers
 from helpers.builders import TINY_CLIP, TINY_SIGLIP, openai_tensors, write_big_vision, write_npz, write_openai
+from helpers.checkpoints import assert_same
 from helpers.processes import finish, start
+from helpers.text_corpus import official_siglip, trained_sentencepiece
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
 import twinlens.processing
+from twinlens.catalogue import PHOTOGRAPH
 from twinlens.conversion import ParityError, convert
 from twinlens.formats import Checkpoint, FormatError, inspect_source, read_checkpoint
+from twinlens.formats.reader import read_files
 from twinlens.modeling import DualEncoderModel
 from twinlens.parity import Certificate, certify
 
@@ -45,6 +50,7 @@ SIGLIP: dict[str, dict[str, Any]] = {
     "patch-14": {"patch": 14},
     "unequal-widths": {"text_width": 32, "text_heads": 2},
     "text-length-64": {"text_length": 64},
+    "naflex": {"naflex": True, "scan_image": True},
 }
 
 
@@ -61,7 +67,12 @@ def write(path: Path, case: str) -> Path:
 
 
 def native_class(config: Any) -> Any:
-    return {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[config.model_type]
+    families = {
+        "clip": transformers.CLIPModel,
+        "siglip": transformers.SiglipModel,
+        "siglip2": transformers.Siglip2Model,
+    }
+    return families[config.model_type]
 
 
 @pytest.fixture
@@ -91,13 +102,17 @@ class TestFolder:
 
         ours = DualEncoderModel.from_pretrained(folder)
         theirs = native_class(ours.config).from_pretrained(folder)
-        size = ours.config.vision_config.image_size
-        pixels = torch.randn(2, 3, size, size)
+        vision = ours.config.vision_config
+        if vision.flexible_size:
+            images = {"pixel_values": torch.randn(2, 9, 768), "spatial_shapes": torch.tensor([[3, 3], [2, 3]])}
+            images["pixel_attention_mask"] = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
+        else:
+            images = {"pixel_values": torch.randn(2, 3, vision.image_size, vision.image_size)}
         ids = torch.randint(3, 90, (3, ours.config.text_config.max_position_embeddings))
         ids[:, -1] = ours.config.text_config.vocab_size - 1
         with torch.no_grad():
-            expected = theirs(pixel_values=pixels, input_ids=ids).logits_per_image
-            logits = ours.logits(ours.encode_image(pixels), ours.encode_text(ids))
+            expected = theirs(**images, input_ids=ids).logits_per_image
+            logits = ours.logits(ours.encode_image(**images), ours.encode_text(ids))
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
     def test_image_size_between_whole_patches(self, tmp_path: Path) -> None:
@@ -665,3 +680,29 @@ class TestInspection:
         (tmp_path / "folder" / "model.safetensors").write_bytes(b"\xff" * 20)
         with pytest.raises(ValueError, match=r"Expected a safetensors file. .* promises a header of"):
             inspect_source(tmp_path / "folder")
+
+
+def test_naflex_from_a_file_to_an_answer_and_back(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    vocabulary, source, folder = trained_sentencepiece(tmp_path, "bpe"), tmp_path / "naflex.npz", tmp_path / "folder"
+    pieces = sentencepiece.SentencePieceProcessor(str(vocabulary)).get_piece_size()
+    written = write_big_vision(source, **{**TINY_SIGLIP, "vocabulary": pieces, "naflex": True, "scan_text": True})
+    code, output, errors = run("convert", source, folder, "--tokenizer", vocabulary)
+    assert code == 0, errors
+    assert "Parity of naflex.npz: pass" in output
+    assert "Ids of 12 texts: equal to SentencePiece" in output
+    assert json.loads((folder / "config.json").read_text())["text_config"]["pad_token_id"] == 0
+
+    code, output, errors = run("classify", folder, PHOTOGRAPH, "--labels", "a cat,a dog", "--template", "{}", "--json")
+    assert code == 0, errors
+    processor = twinlens.processing.DualEncoderProcessor.from_pretrained(folder)
+    theirs = transformers.AutoModel.from_pretrained(folder)
+    assert type(theirs) is transformers.Siglip2Model
+    ids = torch.tensor(official_siglip(vocabulary, ["a cat", "a dog"], pad=0, length=16))
+    with torch.no_grad(), Image.open(PHOTOGRAPH) as image:
+        scores = theirs(**processor(images=image), input_ids=ids).logits_per_image.sigmoid()[0].tolist()
+    assert json.loads(output)[0]["scores"] == pytest.approx(
+        dict(zip(["a cat", "a dog"], scores, strict=True)), rel=1e-4
+    )
+
+    assert run("export", folder, tmp_path / "back.npz", "--format", "big_vision")[0] == 0
+    assert_same(read_files([tmp_path / "back.npz"])[1], written)

@@ -38,8 +38,10 @@ BACK_DAILY = [
         "v2-scanned",
         "bfloat16-scanned-no-head",
         "old-no-head",
+        "naflex",
     ),
     *("open_clip", "open_clip-training", "open_clip-siglip-no-head", "transformers-clip", "transformers-siglip"),
+    "transformers-naflex",
 ]
 BACK_THOROUGH = [pytest.param(case, marks=pytest.mark.thorough) for case in CASES if case not in [*BACK_DAILY, "timm"]]
 SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors"}
@@ -150,7 +152,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("family", "arguments", "error", "message"),
         [
-            ("clip", {"format": "big_vision"}, FormatError, "big_vision files hold siglip models"),
+            ("clip", {"format": "big_vision"}, FormatError, "big_vision files hold siglip or siglip2 models"),
             ("siglip", {"format": "openai"}, FormatError, "openai files hold clip models"),
             ("siglip", {"format": "open_clip"}, FormatError, "SigLIP's image towers by timm's names, and none .* 48,"),
             ("clip", {"format": "flax"}, ValueError, "format must be one of openai, .* got 'flax'"),

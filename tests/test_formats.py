@@ -45,9 +45,10 @@ from helpers.checkpoints import (
     read,
     write,
 )
+from helpers.official_outputs import FIXED_SIZE, FIXTURES, NAFLEX, official_outputs
 from torch import Tensor
 
-from twinlens.configuration import FAMILIES, CLIPConfig
+from twinlens.configuration import FAMILIES, CLIPConfig, Siglip2Config
 from twinlens.formats import (
     Checkpoint,
     FormatError,
@@ -63,8 +64,7 @@ from twinlens.formats import (
     to_official,
     write_tensors,
 )
-
-FIXTURES = Path(__file__).parent / "fixtures"
+from twinlens.modeling import DualEncoderModel
 
 SAMPLE = 11  # every eleventh weight, where all of them take long
 
@@ -84,6 +84,7 @@ def upstream(config: transformers.PreTrainedConfig) -> transformers.PreTrainedMo
     config_class, model_class = {
         "clip": (transformers.CLIPConfig, transformers.CLIPModel),
         "siglip": (transformers.SiglipConfig, transformers.SiglipModel),
+        "siglip2": (transformers.Siglip2Config, transformers.Siglip2Model),
         "siglip_vision_model": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
     }[config.model_type]
     return model_class(config_class(**config.to_diff_dict())).eval()
@@ -120,25 +121,37 @@ class TestReading:
             assert tensor.is_contiguous(), name
             assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
 
-    @pytest.mark.parametrize("fixture", ["siglip_v1", "siglip_v2_scanned"])
-    def test_outputs_of_the_official_code(self, fixture: str) -> None:
+    @pytest.mark.parametrize("library", ["transformers", "twinlens"])
+    @pytest.mark.parametrize("fixture", [*FIXED_SIZE, NAFLEX])
+    def test_outputs_of_the_official_code(self, fixture: str, library: str) -> None:
         """Bars: 1e-4 for logits, 5e-6 for unit embeddings, of float32 on a CPU."""
         checkpoint = read_checkpoint(FIXTURES / fixture / "checkpoint.npz")
-        model = upstream(checkpoint.config)
-        model.load_state_dict(checkpoint.state_dict(), strict=True)
-        inputs = np.load(FIXTURES / fixture / "inputs.npz")
-        expected = np.load(FIXTURES / fixture / "expected.npz")
+        images, ids, expected = official_outputs(fixture)
+        if library == "twinlens":
+            model = DualEncoderModel.from_pretrained(checkpoint.path)
+        else:
+            model = upstream(checkpoint.config)
+            model.load_state_dict(checkpoint.state_dict(), strict=True)
+        if library == "transformers" and "spatial_shapes" in images:  # which it has wrong for a single column
+            kept = images["spatial_shapes"][:, 1] > 1
+            assert (~kept).sum() == 1
+            images = {name: values[kept] for name, values in images.items()}
+            expected = {n: v[kept.numpy()] if len(v.shape) and len(v) == len(kept) else v for n, v in expected.items()}
         with torch.no_grad():
-            outputs = model(
-                pixel_values=torch.from_numpy(inputs["pixel_values_nhwc"]).permute(0, 3, 1, 2),
-                input_ids=torch.from_numpy(inputs["input_ids"]),
-            )
+            outputs = model(**images, input_ids=ids, output_hidden_states=True)
         for ours, theirs, bar in (
             (outputs.logits_per_image, "logits_per_image", 1e-4),
             (outputs.image_embeds, "image_embeds_normalized", 5e-6),
             (outputs.text_embeds, "text_embeds_normalized", 5e-6),
         ):
             assert np.abs(ours.numpy() - expected[f"f64/{theirs}"]).max() < bar, theirs
+        tower = outputs.vision_model_output
+        mask = images.get("pixel_attention_mask", torch.ones(tower.last_hidden_state.shape[:2]))
+        names = sorted(name for name in expected if name.startswith("image_block") and name.endswith("+mlp"))
+        states = [*tower.hidden_states[1:], tower.last_hidden_state]
+        for state, name in zip(states, [*names, "image_encoded"], strict=True):
+            distance = np.abs(state[:3].numpy() - expected[name])[mask[:3] == 1]
+            assert distance.max() < 3e-5, name
 
     def test_fused_attention_is_cut_in_the_official_order(self, source: Path) -> None:
         written = write_openai(source, **TINY_CLIP)
@@ -219,12 +232,22 @@ class TestGeometry:
             pytest.param({"scan_image": True, "scan_text": True}, 0, id="v2"),
             pytest.param({"vocabulary": 256_000}, 0, id="v2-unscanned"),
             pytest.param({"vocabulary": 250_000}, 1, id="v1-multilingual"),
+            pytest.param({"naflex": True}, 0, id="naflex"),
         ],
     )
     def test_padding(self, geometry: dict[str, int], pad: int, source: Path) -> None:
         tiny = {**TINY_SIGLIP, "text_width": 8}
         write_big_vision(source, **{**tiny, **geometry})
         assert read_checkpoint(source).config.text_config.pad_token_id == pad
+
+    def test_naflex(self, source: Path) -> None:
+        write_big_vision(source, **{**TINY_SIGLIP, "grid": 5, "patch": 14, "naflex": True})
+        config = read_checkpoint(source).config
+        assert type(config) is Siglip2Config
+        assert (config.vision_config.patch_size, config.vision_config.num_patches) == (14, 25)
+        assert config.text_config.projection_size == 48
+        with pytest.raises(FormatError, match=r"--image-size 224 was given, but .* takes images of any size"):
+            read_checkpoint(source, image_size=224)
 
     def test_full_size_shapes(self, source: Path) -> None:
         """So400m/14 at 384 with text length 16 beside unequal towers: only the shapes, at one layer."""
@@ -300,7 +323,7 @@ class TestRoundTrip:
             big_vision.PATCH_EMBEDDING,
         )
         tables += ([openai.VISION_PROJECTION, openai.TEXT_PROJECTION, openai.LOGIT_SCALE, open_clip.SCALE_AND_ZERO],)
-        tables += (openai.TEXT_NORM, [open_clip.NO_TEXT_HEAD])
+        tables += (openai.TEXT_NORM, [open_clip.NO_TEXT_HEAD], big_vision.NAFLEX_EMBEDDING)
         tables += (open_clip.TEXT_HEAD, open_clip.SCALE_AND_BIAS, timm.VISION, timm.BLOCK)
         tables += (big_vision.IMAGE_POOLING, big_vision.TEXT_NORM, big_vision.HEAD, big_vision.LOGITS)
         tables += ([big_vision.IMAGE_POSITIONS, big_vision.OLD_IMAGE_POSITIONS, big_vision.TOKENS],)
@@ -632,7 +655,7 @@ class TestRefusedWeights:
         "case",
         [
             *("archive", "state-dict", "v1", "v2-scanned", "old", "open_clip", "open_clip-training"),
-            *("open_clip-siglip", "timm", "transformers-siglip", "transformers-old"),
+            *("open_clip-siglip", "timm", "transformers-siglip", "transformers-old", "naflex"),
         ],
     )
     def test_every_key_is_needed_and_none_besides(self, case: str, source: Path, thorough: bool) -> None:
@@ -732,12 +755,23 @@ class TestRefusedWeights:
         write_npz(source, {**left, **{f"params/{name}": torch.ones(shape) for name, shape in extra.items()}})
         assert_refused(source, message)
 
-    def test_naflex(self, source: Path) -> None:
-        tensors = big_vision_tensors(**TINY_SIGLIP)
-        tensors["params/img/embedding/kernel"] = tensors["params/img/embedding/kernel"].flatten(0, 2)
-        tensors["params/img/pos_embedding"] = tensors["params/img/pos_embedding"].reshape(3, 3, 48)
-        write_npz(source, tensors)
-        assert_refused(source, "a NaFlex SigLIP 2")
+    @pytest.mark.parametrize(
+        ("name", "shape", "message"),
+        [
+            ("embedding/kernel", (770, 48), r"patches of 770 values, expected 3 \* patch_size\*\*2, such as 768"),
+            ("pos_embedding", (3, 4, 48), r"pos_embedding has shape \(3, 4, 48\), expected \(vision.grid=3, vision.g"),
+            ("pos_embedding", (1, 9, 48), r"pos_embedding has shape \(1, 9, 48\), expected \(vision.grid=1, vision.g"),
+            ("pos_embedding", None, "params/img/pos_embedding is missing"),
+            ("embedding/bias", None, "params/img/embedding/bias is missing"),
+            ("embedding/kernel", None, "params/img/embedding/kernel is missing"),
+            ("patchln_pre/scale", (768,), "params/img/patchln_pre/scale is not expected"),
+        ],
+    )
+    def test_naflex(self, name: str, shape: tuple[int, ...] | None, message: str, source: Path) -> None:
+        tensors = big_vision_tensors(**TINY_SIGLIP, naflex=True)
+        tensors.pop(f"params/img/{name}", None)
+        write_npz(source, tensors if shape is None else {**tensors, f"params/img/{name}": torch.ones(shape)})
+        assert_refused(source, message)
 
     @pytest.mark.parametrize(
         ("names", "message"),

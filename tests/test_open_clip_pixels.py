@@ -28,7 +28,7 @@ from PIL import Image
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.catalogue import CATALOGUE
-from twinlens.configuration import CLIPConfig, SiglipConfig
+from twinlens.configuration import CLIPConfig, Siglip2Config, SiglipConfig
 from twinlens.conversion import convert, export
 from twinlens.formats import FormatError, read_checkpoint, read_source, source, write_tensors
 from twinlens.processing import build_processor
@@ -329,11 +329,15 @@ class TestCatalogue:
     def test_the_families_own_pixels(self, name: str) -> None:
         """Entries of other formats say what their family's processor does without being told."""
         pixels = CATALOGUE[name].pixels
-        if pixels.resize_mode == "patches":
-            pytest.skip("NaFlex has no model here yet")
-        family = CLIPConfig if CATALOGUE[name].family == "clip" else SiglipConfig
-        images = build_processor(family()).image_processor
+        families = {"clip": CLIPConfig, "clip_resnet": CLIPConfig, "siglip": SiglipConfig, "siglip2": Siglip2Config}
+        images = build_processor(families[CATALOGUE[name].model_type]()).image_processor
         assert (tuple(images.image_mean), tuple(images.image_std)) == (pixels.mean, pixels.std)
+        if pixels.resize_mode == "patches":
+            assert images.max_num_patches == CATALOGUE[name].grid ** 2
+            assert Image.Resampling(images.resample).name.lower() == pixels.interpolation
+            assert images.resize_engine == "official"
+            assert pixels.antialias
+            return
         assert pixels.resize_mode == ("shortest" if images.do_center_crop else "squash")
         if images.resize_engine == "official":  # bilinear between the four nearest pixels, as TensorFlow computes it
             assert (pixels.interpolation, pixels.antialias) == ("bilinear", False)

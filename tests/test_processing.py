@@ -142,6 +142,22 @@ class TestProcessor:
             for name, value in expected.items():
                 assert torch.equal(outputs[name], value), name
 
+    @pytest.mark.parametrize("processor_class", [SiglipProcessor, Siglip2Processor])
+    def test_hub_folder_of_siglip2_takes_all_modes(
+        self, processor_class: type[DualEncoderProcessor], tmp_path: Path
+    ) -> None:
+        """Its `"do_convert_rgb": null` states nothing; a call may still leave the step out."""
+        images = processor_class.image_processor_type()
+        images.save_pretrained(tmp_path)
+        file = tmp_path / "preprocessor_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"do_convert_rgb": None}))
+        loaded = DualEncoderProcessor.from_pretrained(tmp_path).image_processor
+        for mode in ("L", "RGBA", "P"):
+            picture = cat().resize((64, 48)).convert(mode)
+            assert torch.equal(loaded(picture)["pixel_values"], images(picture)["pixel_values"])
+        with pytest.raises(ValueError, match="image_mean must hold one value for each of the 1 channels"):
+            loaded(cat().convert("L"), do_convert_rgb=False)
+
     @pytest.mark.parametrize("family", [CLIPConfig, SiglipConfig])
     def test_official_preprocessing_is_the_default_and_is_kept(self, family: type, tmp_path: Path) -> None:
         config = tiny_config(family)

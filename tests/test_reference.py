@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from helpers.builders import TINY_CLIP, write_openai, write_transformers
+from helpers.official_outputs import FIXED_SIZE, NAFLEX, official_outputs, official_weights
 from helpers.released_files import released_module
 
 from twinlens import parity
@@ -16,20 +17,25 @@ from twinlens.formats import read_checkpoint
 from twinlens.modeling import DualEncoderModel
 from twinlens.parity import reference_forward
 
-FIXTURES = Path(__file__).parent / "fixtures"
-
 
 def _load(name):
-    folder = FIXTURES / name
-    checkpoint, inputs, expected = (
-        dict(np.load(folder / f"{part}.npz")) for part in ("checkpoint", "inputs", "expected")
-    )
-    return checkpoint, (inputs["pixel_values_nhwc"].transpose(0, 3, 1, 2), inputs["input_ids"]), expected
+    images, ids, expected = official_outputs(name)
+    return official_weights(name), (images["pixel_values"].numpy(), ids.numpy()), expected
 
 
-@pytest.fixture(scope="module", params=["siglip_v1", "siglip_v2_scanned"])
+@pytest.fixture(scope="module", params=FIXED_SIZE)
 def official(request):
     return _load(request.param)
+
+
+@pytest.fixture(scope="module")
+def naflex() -> tuple[Any, Any, Any, Any]:
+    """The weights, inputs by the reference's names, recorded outputs, and a mask of what is no padding."""
+    images, ids, expected = official_outputs(NAFLEX)
+    mask = images["pixel_attention_mask"].numpy() == 1
+    pixels = np.where(mask[..., None], images["pixel_values"], np.nan)
+    inputs = {"pixel_values": pixels, "input_ids": ids, "spatial_shapes": images["spatial_shapes"]}
+    return official_weights(NAFLEX), inputs, expected, mask
 
 
 @pytest.fixture
@@ -72,6 +78,40 @@ def test_big_vision_every_block(official):
             # Recorded in float32, whose own error (meta.json) is up to 5e-6.
             np.testing.assert_allclose(output[:3], expected[key], rtol=0, atol=1e-5)
     np.testing.assert_allclose(result.image.hidden_states[0][:3], expected["image_with_posemb"], rtol=0, atol=1e-5)
+
+
+def test_naflex_float64_outputs(naflex):
+    checkpoint, inputs, expected, mask = naflex
+    result: Any = reference_forward(checkpoint, **inputs)
+    for output, name in [
+        (result.image.pooler_output, "image_pre_logits"),
+        (result.image.embeds, "image_embeds_normalized"),
+        (result.text.embeds, "text_embeds_normalized"),
+        (result.logits_per_image, "logits_per_image"),
+    ]:
+        np.testing.assert_allclose(output, expected[f"f64/{name}"], rtol=0, atol=1e-12)
+    states = [*result.image.hidden_states, result.image.last_hidden_state]
+    names = ["image_with_posemb", "image_block00_+mlp", "image_block01_+mlp", "image_encoded"]
+    for state, name in zip(states, names, strict=True):
+        # Recorded in float32, whose own error (meta.json) is up to 5e-6.
+        np.testing.assert_allclose(state[:3][mask[:3]], expected[name][mask[:3]], rtol=0, atol=1e-5)
+
+
+def test_naflex_images_do_not_see_their_padding(naflex):
+    checkpoint, inputs, _, _ = naflex
+    together: Any = reference_forward(checkpoint, **inputs)
+    for index, (rows, columns) in enumerate(inputs["spatial_shapes"].tolist()):
+        pixels = inputs["pixel_values"][index : index + 1, : rows * columns]
+        alone: Any = reference_forward(checkpoint, pixels, inputs["input_ids"], spatial_shapes=[(rows, columns)])
+        np.testing.assert_allclose(alone.image.embeds[0], together.image.embeds[index], rtol=0, atol=1e-12)
+
+
+def test_naflex_takes_patches_with_their_grids(naflex, siglip_v1):
+    checkpoint, inputs, _, _ = naflex
+    with pytest.raises(ValueError, match="A NaFlex model takes patches with their spatial_shapes"):
+        reference_forward(checkpoint, inputs["pixel_values"], inputs["input_ids"])
+    with pytest.raises(ValueError, match="any other model takes pixels"):
+        reference_forward(siglip_v1[0], **inputs)
 
 
 def _without_params(weights):
@@ -178,7 +218,9 @@ def test_openai_model_in_float64(clip_source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "old"), [("clip", False), ("clip", True), ("siglip", False)], ids=["clip", "clip-old-ids", "siglip"]
+    ("family", "old"),
+    [("clip", False), ("clip", True), ("siglip", False), ("siglip2", False)],
+    ids=["clip", "clip-old-ids", "siglip", "naflex"],
 )
 def test_transformers_in_float64(family, old, tmp_path):
     write_transformers(tmp_path / "weights", family, old=old)
@@ -189,9 +231,16 @@ def test_transformers_in_float64(family, old, tmp_path):
     rng = np.random.default_rng(0)
     pixels, ids = rng.uniform(-2, 2, (3, 3, 32, 32)), rng.integers(3, 97, (4, 12))
     ids[:, 9] = 98
+    images, grids = {"pixel_values": torch.from_numpy(pixels)}, None
+    if family == "siglip2":  # transformers resizes positions in float32, and to their own grid not at all
+        pixels, grids = rng.uniform(-2, 2, (2, 9, 768)), np.array([[3, 3], [3, 3]])
+        images = {"pixel_values": torch.from_numpy(pixels), "spatial_shapes": torch.from_numpy(grids)}
+        images["pixel_attention_mask"] = torch.ones(2, 9)
     with torch.no_grad():
-        outputs = model.double().eval()(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(ids))
-    result: Any = reference_forward(checkpoint.tensors, pixels, ids, sidecar_json=checkpoint.layout.sidecar_json)
+        outputs = model.double().eval()(**images, input_ids=torch.from_numpy(ids))
+    result: Any = reference_forward(
+        checkpoint.tensors, pixels, ids, spatial_shapes=grids, sidecar_json=checkpoint.layout.sidecar_json
+    )
     np.testing.assert_allclose(result.image.embeds, outputs.image_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.text.embeds, outputs.text_embeds, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.logits_per_image, outputs.logits_per_image, rtol=0, atol=1e-12)

@@ -27,7 +27,7 @@ from twinlens.configuration import CLIPConfig
 from twinlens.conversion import ParityError, convert
 from twinlens.formats import Checkpoint, FormatError, read_checkpoint, read_source, write_tensors
 from twinlens.parity.preprocessing import Choices, check_preprocessing
-from twinlens.parity.reference_pixels import big_vision_steps
+from twinlens.parity.reference_pixels import big_vision_steps, naflex_steps
 from twinlens.parity.reference_texts import Vocabulary, clip_ids, siglip_ids
 from twinlens.processing import CLIPTokenizer, SiglipTokenizer, build_processor
 
@@ -164,6 +164,19 @@ class TestIndependentReferences:
             picture = Image.fromarray(recorded[f"source/{name.split('/')[-1]}"])
             pixels = big_vision_steps(32).apply(picture).transpose(1, 2, 0)
             np.testing.assert_array_equal(np.round(pixels * 127.5 + 127.5), recorded[name], err_msg=name)
+
+    def test_naflex(self) -> None:
+        recorded = np.load(Path(__file__).parent / "fixtures" / "official_pixels.npz")
+        names = [name.removesuffix("/patches") for name in recorded if name.endswith("/patches")]
+        assert len(names) == 19
+        for name in names:
+            _, most, picture = name.split("/")
+            pixels = naflex_steps(4, int(most)).apply(Image.fromarray(recorded[f"source/{picture}"]))
+            rows, columns = (recorded[f"{name}/{axis}"].max() + 1 for axis in ("yidx", "xidx"))
+            assert pixels.shape == (3, 4 * rows, 4 * columns), name
+            patches = pixels.reshape(3, rows, 4, columns, 4).transpose(1, 3, 2, 4, 0).reshape(rows * columns, -1)
+            is_patch = recorded[f"{name}/type"] == 1
+            np.testing.assert_allclose(patches, recorded[f"{name}/patches"][is_patch], rtol=0, atol=1e-6, err_msg=name)
 
     def test_clip(self, open_clip_tokenizer: Any) -> None:
         vocabulary, theirs = Vocabulary.official_clip(), open_clip_tokenizer.SimpleTokenizer()

@@ -359,6 +359,16 @@ class TestSiglipText:
             SiglipTokenizer.from_file(tmp_path / "tokenizer.json")
         assert caplog.messages == []
 
+    def test_a_piece_for_the_last_letter_of_unicode(
+        self, train: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Gemma has one; what has none is written in bytes all the same."""
+        content = json.loads(SiglipTokenizer.from_sentencepiece(train("bpe")).backend_tokenizer.to_str())
+        content["model"]["vocab"]["\U0010ffff"] = len(content["model"]["vocab"])
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        SiglipTokenizer.from_file(tmp_path / "tokenizer.json")
+        assert caplog.messages == []
+
     def test_special_looking_text_stays_text_unless_asked(self, train: Callable[[str], Path], tmp_path: Path) -> None:
         tokenizer = SiglipTokenizer.from_sentencepiece(train("bpe"))
         tokenizer.save_pretrained(tmp_path)

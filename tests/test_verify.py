@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from helpers import open_clip_models
 from helpers.builders import (
     TINY_CLIP,
@@ -23,6 +25,7 @@ from helpers.builders import (
     write_big_vision,
     write_openai,
 )
+from helpers.official_outputs import FIXTURES, NAFLEX
 from helpers.processes import finish, start
 from helpers.released_files import released_module, released_package
 from PIL import Image
@@ -32,6 +35,7 @@ from twinlens.catalogue.official_checkpoint import Tower, Vocabulary
 from twinlens.conversion import convert
 from twinlens.formats import read_checkpoint
 from twinlens.parity import plot_certificate, verify
+from twinlens.parity.measurement import Pairing, measure, model_subject, reference_subject
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -52,6 +56,14 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_big_vision(path / "siglip.npz", **{**TINY_SIGLIP, "patch": 14})
     convert(path / "siglip.npz", path / "siglip", image_size=44)
     return path / "siglip.npz", path / "siglip"
+
+
+@pytest.fixture(scope="module")
+def naflex(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source and its folder, to read only."""
+    source, folder = FIXTURES / NAFLEX / "checkpoint.npz", tmp_path_factory.mktemp("naflex") / "folder"
+    convert(source, folder)
+    return source, folder
 
 
 class TestVerify:
@@ -263,3 +275,56 @@ class TestNames:
         assert code == 1
         assert "no such file" in errors
         assert "ViT-B/32" in errors
+
+
+class TestNaFlex:
+    """The model that big_vision itself ran (see fixtures/README.md)."""
+
+    def test_every_kind_of_grid_is_measured(self, naflex: tuple[Path, Path]) -> None:
+        certificate = json.loads((naflex[1] / "parity.json").read_text())
+        assert certificate["verdict"] == "pass"
+        grids = certificate["inputs"]["grids"]
+        assert len(grids) == certificate["inputs"]["images"] == 8
+        assert {(4, 4), (1, 16), (16, 1), (1, 1), (3, 5)} <= {tuple(grid) for grid in grids}
+        assert any("a single column of patches" in note for note in certificate["notes"])
+        assert certificate["preprocessing"]["images"]["reference"].startswith("big_vision's value_range and resize_to_")
+        card = (naflex[1] / "README.md").read_text()
+        assert "# SigLIP 2 NaFlex converted from `checkpoint.npz`" in card
+        assert "rounds to levels of 0..255 as it resizes" in card
+
+    def test_transformers_is_wrong_for_a_single_column(self, naflex: tuple[Path, Path]) -> None:
+        """So that the certificate leaves such images out of this comparison, and out of this one only."""
+        source, folder = naflex
+        assert verify(source, folder).passed
+        checkpoint = read_checkpoint(source)
+        model = partial(transformers.Siglip2Model.from_pretrained, folder)
+        subjects = [model_subject("transformers", model, misplaces_columns=skipped) for skipped in (True, False)]
+        pairings = [Pairing(subject, reference_subject(checkpoint)) for subject in subjects]
+        without, with_column = measure(checkpoint, pairings).comparisons
+        assert without.passed
+        errors = {output.name: output.error for output in with_column.outputs}
+        assert errors["logits_per_image"] > 0.1  # the tolerance is 1e-4
+        assert errors["text.embeds"] < 5e-6
+
+    def test_a_changed_position_fails(self, naflex: tuple[Path, Path], tmp_path: Path) -> None:
+        folder = shutil.copytree(naflex[1], tmp_path / "folder")
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        weights["vision_model.embeddings.position_embedding.weight"][5, 3] += 0.01
+        safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        certificate = verify(naflex[0], folder)
+        assert not certificate.passed
+        assert not certificate.comparisons[0].outputs[0].passed
+
+    @pytest.mark.thorough
+    def test_another_number_of_patches_is_no_other_model(self, naflex: tuple[Path, Path], tmp_path: Path) -> None:
+        """It is a setting of the processor, which the certificate measures as it is."""
+        folder = shutil.copytree(naflex[1], tmp_path / "folder")
+        file = folder / "preprocessor_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"max_num_patches": 100}))
+        certificate = verify(naflex[0], folder)
+        assert certificate.passed
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"resample": 3}))
+        certificate = verify(naflex[0], folder)
+        assert not certificate.passed
+        assert certificate.preprocessing is not None
+        assert not certificate.preprocessing.passed

@@ -440,6 +440,8 @@ OTHER_MODELS = {
     "ViTamin": "visual.trunk.pos_embed visual.trunk.patch_embed.backbone.stem.conv1.weight",
     "ConvNeXt": "visual.trunk.stem.0.weight visual.trunk.stages.0.blocks.0.conv_dw.weight visual.head.proj.weight",
     "Perception Encoder": "visual.trunk.norm_pre.weight visual.trunk.attn_pool.latent visual.trunk.head.weight",
+    "NaFlex SigLIP 2 of timm": "visual.trunk.embeds.proj.weight visual.trunk.attn_pool.latent text.ln_final.weight",
+    "a NaFlex SigLIP 2": "embeds.pos_embed embeds.proj.weight attn_pool.latent blocks.0.norm1.weight",
     "another image tower of timm": "visual.trunk.layers.0.blocks.0.norm1.weight visual.head.proj.weight",
     "XLM-RoBERTa": "visual.conv1.weight text.transformer.embeddings.word_embeddings.weight text.proj.0.weight",
     "Chinese-CLIP": "visual.conv1.weight bert.embeddings.word_embeddings.weight text_projection",

@@ -49,7 +49,6 @@ OTHER_FAMILIES = {
     "t5": transformers.T5Config,
     "resnet": transformers.ResNetConfig,
     "blip": transformers.BlipConfig,
-    "siglip2": transformers.Siglip2Config,
 }
 DAMAGED_JSON = {
     "not-json": b"{not json",
@@ -228,7 +227,7 @@ def test_every_command_has_uses() -> None:
     assert {use.split()[0] for use in USES} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["bert", "t5", "resnet", "blip", "siglip2"])
+@pytest.mark.parametrize("name", ["bert", "t5", "resnet", "blip"])
 def test_functions_name_what_a_folder_is(world: World, name: str, tmp_path: Path) -> None:
     folder = world.sources[name]
     model = transformers.AutoConfig.from_pretrained(folder).model_type

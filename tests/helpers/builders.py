@@ -159,10 +159,14 @@ def big_vision_tensors(
     scan_text: bool = False,
     prefix: str = "params/",
     old_positions: bool = False,
+    naflex: bool = False,
     head: bool = True,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """A SigLIP of big_vision; `old_positions`: the layout before 2022 in both towers, with the text table twice."""
+    """A SigLIP of big_vision; `old_positions`: the layout before 2022 in both towers, with the text table twice.
+
+    `naflex`: its patches come ready-made, and its table of positions is a square.
+    """
     random = _Random(seed)
 
     def norm(size: int) -> dict[str, Tensor]:
@@ -216,6 +220,9 @@ def big_vision_tensors(
         "txt/pos_embedding": random.bias(1, text_length, text_width),
         **under("txt/Encoder_0", encoder(text_layers, text_width, text_heads, text_mlp, scan_text)),
     }
+    if naflex:
+        tensors["img/embedding/kernel"] = tensors["img/embedding/kernel"].flatten(0, 2)
+        tensors["img/pos_embedding"] = tensors["img/pos_embedding"].unflatten(1, (grid, grid))[0]
     if head:
         tensors |= {"txt/head/kernel": random.weight(text_width, width, fan_in=text_width)}
         tensors |= {"txt/head/bias": random.bias(width)}
@@ -354,7 +361,8 @@ def write_transformers(path: Path, family: str, *, old: bool = False) -> dict[st
         "vision_config": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
         "text_config": {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2},
     }
-    towers["vision_config"] |= {"image_size": 32, "patch_size": 16}
+    towers["vision_config"] |= {"num_patches": 9} if family == "siglip2" else {"image_size": 32}
+    towers["vision_config"] |= {"patch_size": 16}
     towers["text_config"] |= {"vocab_size": 99, "max_position_embeddings": 12, "eos_token_id": 2 if old else 98}
     towers["text_config"] |= {"bos_token_id": 97, "pad_token_id": 1}
     config = transformers.AutoConfig.for_model(family, **towers, **({"projection_dim": 48} if family == "clip" else {}))

@@ -47,6 +47,8 @@ BIG_VISION: dict[str, dict[str, Any]] = {
     "patch-14": {"patch": 14},
     "unequal-widths": {"text_width": 32, "text_heads": 2},
     "long-text": {"text_length": 64},
+    "naflex": {"naflex": True, "scan_image": True, "scan_text": True},
+    "naflex-bfloat16": {"naflex": True, "dtype": torch.bfloat16, "prefix": "", "head": False},
 }
 
 
@@ -75,6 +77,7 @@ OPEN_CLIP: dict[str, tuple[str, dict | None, dict, dict]] = {
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     "transformers-clip": {"family": "clip"},
     "transformers-siglip": {"family": "siglip"},
+    "transformers-naflex": {"family": "siglip2"},
     "transformers-old": {"family": "clip", "old": True},
 }
 CASES = [*OPENAI, *BIG_VISION, *OPEN_CLIP, "timm", *TRANSFORMERS]
