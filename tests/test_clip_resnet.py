@@ -20,6 +20,7 @@ import twinlens
 from twinlens.conversion import convert, export
 from twinlens.formats import FormatError, inspect_source, read_checkpoint, write_tensors
 from twinlens.formats.reader import read_files
+from twinlens.parity import verify
 from twinlens.parity.measurement import certify
 from twinlens.parity.reference import reference_forward
 from twinlens.training.optimization import freeze, parameter_groups
@@ -205,12 +206,14 @@ class TestTower:
 
     def test_learning_rates_fall_by_stage(self, source: Path) -> None:
         model = twinlens.CLIPResNetVisionModel.from_pretrained(source)
-        dual = nn.ModuleDict({"vision_model": model})
-        groups = parameter_groups(dual, learning_rate=1.0, weight_decay=0.1, layer_decay=0.5)
+        groups = parameter_groups(
+            nn.ModuleDict({"vision_model": model}), learning_rate=1.0, weight_decay=0.1, layer_decay=0.5
+        )
         rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-        assert [rates[id(stage[0].conv1.conv.weight)] for stage in model.layers] == [0.5**4, 0.5**3, 0.5**2, 0.5]
-        assert rates[id(model.embeddings[0].conv.weight)] == 0.5**5
-        assert rates[id(model.head.q_proj.weight)] == 1.0
+        names = ["embeddings.0", *(f"layers.{stage}.0.conv1" for stage in range(4))]
+        weights = [model.get_parameter(f"{name}.conv.weight") for name in names]
+        assert [rates[id(weight)] for weight in weights] == [0.5**5, 0.5**4, 0.5**3, 0.5**2, 0.5]
+        assert rates[id(model.get_parameter("head.q_proj.weight"))] == 1.0
 
     @pytest.mark.parametrize(
         ("fields", "message"),
@@ -274,6 +277,25 @@ class TestConversion:
         transformers.utils.logging.set_verbosity_error()  # it reports the weights of the image tower
         theirs = transformers.CLIPTextModel.from_pretrained(folder)
         torch.testing.assert_close(theirs(ids).last_hidden_state, text(ids).last_hidden_state)
+
+    @pytest.mark.thorough
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+    def test_code_of_an_archive_in_float16(self, official_code: Any, tmp_path: Path) -> None:
+        """Its graphs have the dtype as a constant, as those of OpenAI's archives do."""
+        tensors = resnet_tensors()
+        official = official_code.build_model(dict(tensors))
+        for name in INTEGERS:
+            if hasattr(official, name):
+                delattr(official, name)
+            official.register_buffer(name, tensors[name])
+        (pixels, ids), archive = inputs(), tmp_path / "RN.pt"
+        methods = {"encode_image": pixels, "encode_text": ids}
+        torch.jit.save(torch.jit.trace_module(official, methods, check_trace=False), archive)
+        assert "prim::Constant[value=5]" in str(torch.jit.load(archive).encode_image.graph)
+        convert(archive, tmp_path / "folder", verify=False)
+        certificate = verify(archive, tmp_path / "folder", reference="original")
+        assert certificate.passed
+        assert certificate.comparisons[-1].subject == "its own TorchScript code"
 
     def test_half_precision_keeps_counts(self, source: Path, tmp_path: Path) -> None:
         convert(source, tmp_path / "folder", dtype="float16", verify=False)
