@@ -167,7 +167,7 @@ def clip_model_cfg(config: DualEncoderConfig) -> dict[str, Any]:
     head_width = vision.hidden_size // vision.num_attention_heads
     return {
         "embed_dim": config.projection_dim,
-        "quick_gelu": config.text_config.hidden_act == "quick_gelu",
+        "quick_gelu": getattr(vision, "hidden_act", config.text_config.hidden_act) == "quick_gelu",
         "vision_cfg": {**tower, "image_size": vision.image_size, "head_width": head_width},
         "text_cfg": {**_text_cfg(config.text_config), **end_of_text_cfg(config.text_config)},
     }

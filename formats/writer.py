@@ -55,10 +55,12 @@ def write_safetensors(path: Path, expected: Mapping[str, Tensor], tensors: Itera
         file.write(len(text).to_bytes(8, "little") + text)
         written: Future[None] = pool.submit(file.flush)
         for name, tensor in tensors:
-            given = (tuple(tensor.shape), tensor.dtype)
-            if name not in missing or given != (wanted := (tuple(expected[name].shape), expected[name].dtype)):
-                described = "no such weight" if name not in missing else "shape {} and {}".format(*wanted)
-                raise ValueError("{} has shape {} and {}, expected {}.".format(name, *given, described))
+            model = expected[name] if name in missing else None
+            if model is None or tensor.shape != model.shape:
+                stated = "no such weight" if model is None else f"shape {tuple(model.shape)}"
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {stated}.")
+            if tensor.dtype != model.dtype:
+                raise ValueError(f"{name} has dtype {tensor.dtype}, expected {model.dtype}.")
             missing.remove(name)
             written.result()  # no more than two are in memory
             written = pool.submit(write, header[name]["data_offsets"][0], tensor)

@@ -85,6 +85,7 @@ def measure(
         inputs = inputs._replace(images=images)
     subjects = dict.fromkeys(subject for pairing in pairings for subject in pairing[:2])
     grids = inputs.images.get("spatial_shapes")
+    vision = getattr(checkpoint.config, "vision_config", checkpoint.config)
     outputs: dict[Subject, Outputs] = {}
     # The float64 reference runs last: the process keeps the memory that it frees.
     for subject in sorted(subjects, key=lambda subject: subject.name == FLOAT64):
@@ -108,6 +109,7 @@ def measure(
                     outputs[reference],
                     final_only=subject.final_only,
                     select=_comparable(checkpoint.config, inputs, subject, reference),
+                    relative_images=hasattr(vision, "depths"),
                 ),
                 checked,
             )
@@ -129,26 +131,30 @@ def compare(
     *,
     final_only: bool = False,
     select: Select = lambda name, output: output,
+    relative_images: bool = False,
 ) -> tuple[OutputError, ...]:
     """Return the error of every expected output; with `final_only`, those that `outputs` lacks are left out.
 
-    `select` takes the name of an output and returns the part of the output that is compared.
+    `select` takes the name of an output and returns the part of the output that is compared. With `relative_images`,
+    outputs of the image tower that are scaled are so by their largest magnitude, instead of by that of each token.
     """
     errors = []
     for name, stored in expected.items():
         output = outputs.get(name)
         if output is None and final_only:
             continue
+        is_scaled = output_kind(name) in SCALED_OUTPUTS
+        relative = is_scaled and relative_images and name.startswith("image.")
         reference = select(name, stored).astype(np.float64)
         token_max = np.abs(reference).max(-1, keepdims=True)  # shape = [..., length, 1]
         reference_max = float(token_max.max())
         output = None if output is None or output.shape != stored.shape else select(name, output)
         if output is None or not np.isfinite(output).all():
-            errors.append(OutputError(name, math.nan, math.nan, reference_max))
+            errors.append(OutputError(name, math.nan, math.nan, reference_max, relative))
             continue
         error = np.abs(output - reference)
-        scale = np.maximum(1, token_max) if output_kind(name) in SCALED_OUTPUTS else 1
-        errors.append(OutputError(name, float(error.max()), float((error / scale).max()), reference_max))
+        scale = reference_max if relative else np.maximum(1, token_max) if is_scaled else 1
+        errors.append(OutputError(name, float(error.max()), float((error / scale).max()), reference_max, relative))
     return tuple(errors)
 
 

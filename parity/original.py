@@ -1,7 +1,9 @@
 """The official implementations themselves, where they are installed or lie in the file, as subjects of a comparison."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +57,7 @@ def _openai(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
             raise ValueError(
                 f"--reference original needs openai-clip for this file, which does not import ({error}): {_INSTALL}."
             ) from error
-        return "its own TorchScript code", lambda: torch.jit.load(str(checkpoint.path), map_location="cpu").float()
+        return "its own TorchScript code", lambda: _archive_in_float32(checkpoint.path)
 
     prefix = checkpoint.layout.prefix
     if f"{prefix}{STRETCHED_POSITIONS}" in checkpoint.tensors:
@@ -81,6 +83,28 @@ def _openai(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
         return model
 
     return f"openai-clip {version('openai-clip')}", load
+
+
+def _archive_in_float32(path: Path) -> Any:
+    """Load a TorchScript archive for float32 on the CPU, as `load(..., jit=True)` of openai/CLIP, clip/clip.py, does.
+
+    OpenAI's were traced in float16 on a GPU, and have both as constants in their graphs.
+    """
+    model = torch.jit.load(str(path), map_location="cpu").float()
+    graph = torch.jit.trace(lambda: torch.ones([]).to("cpu", torch.float32), example_inputs=[]).graph
+    _, cpu, float32, *_ = (value.node() for value in graph.findNode("aten::to").inputs())
+    owners = [*model.modules(), model.encode_image, model.encode_text]
+    owners += [owner.forward1 for owner in owners if hasattr(owner, "forward1")]
+    for owner in owners:
+        with suppress(RuntimeError):  # a module without a forward has no graph
+            for node in owner.graph.findAllNodes("prim::Constant"):
+                if str(node.output().toIValue()).startswith("cuda"):
+                    node.copyAttributes(cpu)
+            for node in owner.graph.findAllNodes("aten::to"):
+                for argument in list(node.inputs())[1:3]:  # one of which is the dtype
+                    if argument.toIValue() == 5:  # float16
+                        argument.node().copyAttributes(float32)
+    return model
 
 
 def _open_clip(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:

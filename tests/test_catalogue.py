@@ -30,10 +30,10 @@ from twinlens.catalogue.download import (
 )
 from twinlens.catalogue.official_checkpoint import ResNet, Tower, Vocabulary
 from twinlens.catalogue.published import ALIASES
-from twinlens.configuration import CLIPConfig, Siglip2Config, SiglipConfig
+from twinlens.configuration import FAMILIES
 from twinlens.formats import read_checkpoint
 from twinlens.formats.source import check_geometry
-from twinlens.modeling import CLIPModel, CLIPVisionModel, DualEncoderModel, Siglip2Model, SiglipModel
+from twinlens.modeling import CLIPModel, CLIPVisionModel, DualEncoderModel, SiglipModel
 from twinlens.processing import (
     CLIPImageProcessor,
     CLIPTokenizer,
@@ -46,11 +46,15 @@ from twinlens.processing import (
 FACTS = ("address", "geometry", "text", "activation", "pixels", "license", "imagenet")
 ENTRIES = list(CATALOGUE.values())
 OPEN_CLIP = [entry for entry in ENTRIES if entry.format == "open_clip"]
-TRANSFORMERS = [entry for entry in ENTRIES if isinstance(entry.image, Tower)]
 
 # Of the Hub's folders of the same weights, as embeddings-benchmark/mteb, siglip_models.py, lists them; of OpenAI's
 # as transformers counts them. The rest are millions in mlfoundations/open_clip@89fb801, docs/model_profile.csv.
 PARAMETERS = {
+    "RN50": 102007137,
+    "RN101": 119688033,
+    "RN50x4": 178300601,
+    "RN50x16": 290979217,
+    "RN50x64": 623258305,
     "ViT-B/32": 151277313,
     "siglip-base-patch16-224": 203155970,
     "siglip-base-patch16-512": 203791874,
@@ -95,8 +99,13 @@ def config(entry: OfficialCheckpoint) -> Any:
             "pad_token_id": vocabulary.pad,
         },
     }
+    if isinstance(entry.image, ResNet):
+        width = 32 * entry.image.width
+        resnet = {"hidden_size": width, "num_attention_heads": width // 64, "depths": entry.image.blocks}
+        towers["vision_config"] = {"image_size": entry.image_size, "projection_dim": entry.embedding, **resnet}
     for name, tower in (("vision_config", entry.image), ("text_config", entry.text)):
-        assert isinstance(tower, Tower)
+        if isinstance(tower, ResNet):
+            continue
         towers[name] |= {
             "hidden_size": tower.width,
             "intermediate_size": tower.mlp,
@@ -104,10 +113,12 @@ def config(entry: OfficialCheckpoint) -> Any:
             "num_attention_heads": tower.heads,
             "hidden_act": entry.activation or "gelu",
         }
-    if entry.family == "clip":
-        return CLIPConfig(projection_dim=entry.embedding, **towers)
+    config_class = FAMILIES[entry.model_type].config
+    if config_class.text_projection:
+        towers["text_config"]["projection_dim"] = entry.embedding
+        return config_class(projection_dim=entry.embedding, **towers)
     towers["text_config"]["projection_size"] = entry.embedding
-    return (SiglipConfig if entry.image_size else Siglip2Config)(**towers)
+    return config_class(**towers)
 
 
 class TestEntries:
@@ -119,7 +130,7 @@ class TestEntries:
         assert all(entry.source_of(fact) for fact in FACTS)
         for tower in (entry.image, entry.text):
             assert isinstance(tower, ResNet) or tower.width % tower.heads == 0
-        vocabularies = {"clip": {"clip"}, "siglip": {"c4_en", "mc4"}, "siglip2": {"gemma"}}
+        vocabularies = {"clip": {"clip"}, "clip_resnet": {"clip"}, "siglip": {"c4_en", "mc4"}, "siglip2": {"gemma"}}
         assert entry.vocabulary.name in vocabularies[entry.family]
 
     def test_no_name_twice(self) -> None:
@@ -128,7 +139,7 @@ class TestEntries:
         assert len(_CHECKPOINTS) == len(CATALOGUE)
         assert len({entry.address for entry in _CHECKPOINTS}) == len(_CHECKPOINTS)
 
-    @pytest.mark.parametrize("entry", TRANSFORMERS, ids=lambda entry: entry.name)
+    @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
     def test_has_a_valid_configuration(self, entry: OfficialCheckpoint) -> None:
         check_geometry(entry, config(entry))
 
@@ -143,14 +154,14 @@ class TestEntries:
     @pytest.mark.parametrize(
         "name",
         [
-            *("ViT-B/32", "ViT-bigG-14:laion2b_s39b_b160k", "siglip-so400m-patch14-384"),
-            *("siglip2-giant-opt-patch16-256", "siglip2-so400m-patch16-naflex"),
+            *("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-bigG-14:laion2b_s39b_b160k"),
+            *("siglip-so400m-patch14-384", "siglip2-giant-opt-patch16-256", "siglip2-so400m-patch16-naflex"),
         ],
     )
     def test_parameters_are_those_of_the_model(self, name: str) -> None:
         entry = CATALOGUE[name]
         with torch.device("meta"):
-            model = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}[entry.model_type](config(entry))
+            model = DualEncoderModel(config(entry))
         assert entry.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 

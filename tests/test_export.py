@@ -153,7 +153,7 @@ class TestRefusals:
         ("family", "arguments", "error", "message"),
         [
             ("clip", {"format": "big_vision"}, FormatError, "big_vision files hold siglip or siglip2 models"),
-            ("siglip", {"format": "openai"}, FormatError, "openai files hold clip models"),
+            ("siglip", {"format": "openai"}, FormatError, "openai files hold clip or clip_resnet models"),
             ("siglip", {"format": "open_clip"}, FormatError, "SigLIP's image towers by timm's names, and none .* 48,"),
             ("clip", {"format": "flax"}, ValueError, "format must be one of openai, .* got 'flax'"),
             ("clip", {"format": "openai", "dtype": "int8"}, ValueError, "dtype must be one of float32, .* got 'int8'"),

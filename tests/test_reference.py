@@ -248,7 +248,7 @@ def test_transformers_in_float64(family, old, tmp_path):
 
 def test_it_shares_no_code_with_what_it_checks():
     files = sorted(Path(parity.__file__).parent.glob("reference*.py"))
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         imports = re.findall(r"^ *from (\.\S*|twinlens\S*)", file.read_text(), flags=re.MULTILINE)
         assert all(name.startswith(".reference") for name in imports), (file.name, imports)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -313,24 +314,29 @@ def trunk_tensors(
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def resnet_tensors(*, stem: int = 8, blocks: int = 2, seed: int = 0) -> dict[str, Tensor]:
-    """OpenAI's CLIP with a ResNet of four stages, at a 7x7 grid."""
+def resnet_tensors(
+    *, stem: int = 2, stages: Sequence[int] = (2, 1, 2, 1), grid: int = 2, counts: bool = True, seed: int = 0
+) -> dict[str, Tensor]:
+    """OpenAI's CLIP with a ResNet, in the dtypes of its releases; `counts`: of batches, which old files lack."""
     random = _Random(seed)
     clip = openai_tensors(**{**TINY_CLIP, "width": 64})
     tensors = {name: tensor for name, tensor in clip.items() if not name.startswith("visual.")}
+    tensors["input_resolution"] = torch.tensor(32 * grid)
     width = 64 * stem  # of what comes out of the last stage
 
     def convolution(conv: str, norm: str, out: int, into: int, kernel: int) -> None:
-        tensors[f"visual.{conv}.weight"] = random.weight(out, into, kernel, kernel).half()
-        names = ("weight", "bias", "running_mean", "running_var")
-        tensors.update({f"visual.{norm}.{name}": random.scale(out) for name in names})
-        tensors[f"visual.{norm}.num_batches_tracked"] = torch.tensor(7)
+        tensors[f"visual.{conv}.weight"] = random.weight(out, into, kernel, kernel, fan_in=into * kernel**2).half()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            draw = random.bias if name in ("bias", "running_mean") else random.scale
+            tensors[f"visual.{norm}.{name}"] = draw(out)
+        if counts:
+            tensors[f"visual.{norm}.num_batches_tracked"] = torch.tensor(390_625)  # beyond float16
 
     convolution("conv1", "bn1", stem, 3, 3)
     convolution("conv2", "bn2", stem, stem, 3)
     convolution("conv3", "bn3", 2 * stem, stem, 3)
     into = 2 * stem
-    for stage in (1, 2, 3, 4):
+    for stage, blocks in enumerate(stages, 1):
         planes = 2**stage * stem
         for n in range(blocks):
             block = f"layer{stage}.{n}."
@@ -340,7 +346,7 @@ def resnet_tensors(*, stem: int = 8, blocks: int = 2, seed: int = 0) -> dict[str
             if n == 0:
                 convolution(f"{block}downsample.0", f"{block}downsample.1", 4 * planes, into, 1)
             into = 4 * planes
-    tensors["visual.attnpool.positional_embedding"] = random.weight(50, width)
+    tensors["visual.attnpool.positional_embedding"] = random.weight(grid**2 + 1, width)
     for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
         out = 48 if name == "c_proj" else width
         tensors[f"visual.attnpool.{name}.weight"] = random.weight(out, width).half()
