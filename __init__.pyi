@@ -62,6 +62,10 @@ from .modeling import CLIPTextModelWithProjection as CLIPTextModelWithProjection
 from .modeling import CLIPVisionModel as CLIPVisionModel
 from .modeling import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
 from .modeling import DualEncoderModel as DualEncoderModel
+from .modeling import Siglip2ForImageClassification as Siglip2ForImageClassification
+from .modeling import Siglip2Model as Siglip2Model
+from .modeling import Siglip2TextModel as Siglip2TextModel
+from .modeling import Siglip2VisionModel as Siglip2VisionModel
 from .modeling import SiglipForImageClassification as SiglipForImageClassification
 from .modeling import SiglipModel as SiglipModel
 from .modeling import SiglipTextModel as SiglipTextModel

@@ -88,6 +88,11 @@ class OfficialCheckpoint:
     sources: Mapping[str, str] = field(compare=False, repr=False)  # "address, geometry": where these are stated
 
     @property
+    def model_type(self) -> str:
+        """The `model_type` of a folder with this model: SigLIP's for a fixed-size SigLIP 2, which is built like one."""
+        return "siglip" if self.family == "siglip2" and self.image_size else self.family
+
+    @property
     def grid(self) -> int:
         """Positions per side; pixels that fill no whole patch are dropped. NaFlex resizes its 16x16 to every image."""
         return 16 if self.image_size is None else self.image_size // self.patch
@@ -114,8 +119,7 @@ class OfficialCheckpoint:
     def geometry(self) -> dict[str, Any]:
         """The facts that a file shows as well, None where not known; `twinlens.formats.source` compares the two."""
         return {
-            # A fixed-size SigLIP 2 is a SigLIP.
-            "family": "siglip" if self.family == "siglip2" and self.image_size else self.family,
+            "family": self.model_type,
             "image grid": self.grid,
             "patch": self.patch,
             **tower_geometry("image", self.image),

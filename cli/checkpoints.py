@@ -55,7 +55,8 @@ def print_description(description: dict[str, Any]) -> None:
         "format": f"{description['format']}, {description['layout']}",
     }
     if vision:
-        facts["image"] = f"{vision['image_size']} pixels, patch {vision['patch_size']}; {describe_tower(vision)}"
+        pixels = f"{vision['image_size']} pixels" if "image_size" in vision else "any aspect"
+        facts["image"] = f"{pixels}, patch {vision['patch_size']}; {describe_tower(vision)}"
     if text:
         facts["text"] = f"{text['max_position_embeddings']} tokens of {text['vocab_size']}; {describe_tower(text)}"
     facts["parameters"] = f"{description['parameters']:,}"

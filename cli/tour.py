@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import pipeline
 
 from ..conversion.convert import convert
-from ..inference import draw_attention, embed_images, embed_texts, pooling_attention
+from ..inference import embed_images, embed_texts, explain_image
 from ..modeling import SiglipModel
 from ..processing import SiglipProcessor
 from ..toy_world import HELD_OUT, KINDS, describe_kind, draw_scene, render
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 LABELS = ("red star", "purple heart", "white arrow", "green circle")
 QUERY = "two yellow squares"
-ENLARGEMENT = 8  # pixels of the attention picture for each pixel of a drawing
 
 
 def run_tour(folder: Path, console: "Console") -> None:
@@ -61,5 +60,5 @@ def run_tour(folder: Path, console: "Console") -> None:
 
     picture = render(draw_scene(Random(9), [("blue", "star"), ("orange", "cross")], "pair"))
     file = folder / "attention.png"
-    draw_attention(picture, pooling_attention(model, processor, picture), enlargement=ENLARGEMENT).save(file)
+    explain_image(model, processor, picture, map="attention")[0].save(file)
     console.print(f"\n4. Where the model looks, from the attention weights of its pooling head: {file}", markup=False)

@@ -12,11 +12,20 @@ from .base import (
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .clip_resnet import CLIPResNetConfig, CLIPResNetVisionConfig
 from .families import FAMILIES, Family, carries_code, describe_model_type, family_of, is_single_tower, loader_of
+from .other_families import (
+    OTHER_FAMILIES,
+    OtherFamily,
+    check_tower,
+    max_text_length,
+    other_family_of,
+    title_of,
+)
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 from .siglip2 import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
 
 __all__ = [
     "FAMILIES",
+    "OTHER_FAMILIES",
     "CLIPConfig",
     "CLIPResNetConfig",
     "CLIPResNetVisionConfig",
@@ -24,6 +33,7 @@ __all__ = [
     "CLIPVisionConfig",
     "DualEncoderConfig",
     "Family",
+    "OtherFamily",
     "Siglip2Config",
     "Siglip2TextConfig",
     "Siglip2VisionConfig",
@@ -37,8 +47,12 @@ __all__ = [
     "ViTConfig",
     "VisionConfig",
     "carries_code",
+    "check_tower",
     "describe_model_type",
     "family_of",
     "is_single_tower",
     "loader_of",
+    "max_text_length",
+    "other_family_of",
+    "title_of",
 ]

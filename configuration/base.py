@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
-from .known_names import KNOWN_NAMES
+from .known_names import KNOWN_NAMES, VISION_LANGUAGE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -207,6 +207,10 @@ class VisionConfig(TowerConfig):
     flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
 
+    @classmethod
+    def _unknown_names(cls, names: Iterable[str]) -> list[str]:
+        return super()._unknown_names(set(names) - VISION_LANGUAGE)
+
 
 @strict
 class ViTConfig(TransformerConfig, VisionConfig):
@@ -214,6 +218,9 @@ class ViTConfig(TransformerConfig, VisionConfig):
 
     patch_size: int = 16
 
+    position_resampling: ClassVar[
+        str
+    ]  # of the family's official code: a name in modeling.embeddings.RESAMPLING_METHODS
     patch_bias: ClassVar[bool]
     pre_norm: ClassVar[bool]  # a norm between embeddings and encoder
     norm_first: ClassVar[bool]  # True: norm, then pool; False: pool, then norm (and no norm on `last_hidden_state`)
@@ -354,16 +361,21 @@ class DualEncoderConfig(StrictConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
         """Load a configuration as transformers does; on `DualEncoderConfig`, that of the family in the folder.
 
+        Of a family that this package does not write again, it is transformers' own object.
+
         Raises ValueError, on `DualEncoderConfig`, for a `model_type` that is not a dual encoder's.
         """
         if cls.model_type:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         from .families import FAMILIES, describe_model_type  # which imports this module
+        from .other_families import OTHER_FAMILIES
 
         config_dict, _ = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
-        if (model_type := config_dict.get("model_type")) not in FAMILIES:
+        if (model_type := config_dict.get("model_type")) in OTHER_FAMILIES:
+            return AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if model_type not in FAMILIES:
             raise ValueError(
-                f"Expected the model_type of a dual encoder ({', '.join(FAMILIES)}), got "
+                f"Expected the model_type of a dual encoder ({', '.join([*FAMILIES, *OTHER_FAMILIES])}), got "
                 f"{describe_model_type(model_type)} from {pretrained_model_name_or_path}. "
                 "A folder with one tower loads with that tower's own class."
             )

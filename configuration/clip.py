@@ -29,6 +29,7 @@ class CLIPVisionConfig(SquareViTConfig):
 
     initialization = "clip"
     num_class_tokens = 1
+    position_resampling = "open_clip"
     patch_bias = False
     pre_norm = True
     norm_first = False

@@ -1,7 +1,7 @@
 """The table of families: the names of a family's classes in every room, and the formats of its official checkpoints.
 
-No other place asks which family it has. "Adding a family" in docs/architecture.md lists the steps, of which an entry in
-`_FAMILIES` is the first.
+No other place asks which family it has; `other_families.py` has those that only transformers writes. "Adding a family"
+in docs/architecture.md lists the steps, of which an entry in `_FAMILIES` is the first.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from .base import DualEncoderConfig, TowerConfig
 from .clip import CLIPConfig
 from .clip_resnet import CLIPResNetConfig
 from .siglip import SiglipConfig
+from .siglip2 import Siglip2Config
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs  # part of `typing` from Python 3.13 on
@@ -68,6 +69,14 @@ _FAMILIES = (
         vision_model="SiglipVisionModel",
         processor="SiglipProcessor",
         official_formats=("big_vision", "open_clip"),
+    ),
+    Family(
+        title="SigLIP 2 NaFlex",
+        config=Siglip2Config,
+        model="Siglip2Model",
+        vision_model="Siglip2VisionModel",
+        processor="Siglip2Processor",
+        official_formats=("big_vision",),
     ),
 )
 FAMILIES = {family.model_type: family for family in _FAMILIES}

@@ -62,4 +62,13 @@ TRANSFORMERS_FAMILIES = {
     "gradient_checkpointing",
 }
 
+# In the `vision_config` of vision-language models: PaliGemma's, LLaVA's, Gemma 3's and LFM2-VL's folders have some.
+VISION_LANGUAGE = {
+    "num_image_tokens",
+    "num_positions",
+    "projection_dim",
+    "projector_hidden_act",
+    "vocab_size",
+}
+
 KNOWN_NAMES = PRETRAINED_CONFIG | OTHER_PARTS | TRANSFORMERS_4 | TRANSFORMERS_FAMILIES

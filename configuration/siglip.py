@@ -18,6 +18,7 @@ class SiglipViTConfig(ViTConfig):
     vision_use_head: bool = True
 
     initialization = "siglip"
+    position_resampling = "big_vision"
     patch_bias = True
     pre_norm = False
     norm_first = True

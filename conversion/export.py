@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ..configuration import FAMILIES, DualEncoderConfig, SiglipVisionConfig, family_of, is_single_tower
+from ..configuration import FAMILIES, DualEncoderConfig, TowerConfig, family_of, is_single_tower
 from ..formats import (
     LAYOUTS,
     Activation,
@@ -64,7 +64,7 @@ def export(
         raise FormatError(f"{folder} holds an image tower alone, and {format} files hold both towers.")
     layout = _layout(checkpoint, config, format)
     container = _container(file, layout)
-    sidecar_json = _sidecar_json(layout, folder, config.vision_config.image_size)
+    sidecar_json = _sidecar_json(layout, folder, config)
     # The JSON appears first: alone it does no harm, while weights without it could be misread.
     paths = [file] if sidecar_json is None else [file.with_name(CONFIG_FILE), file]
     _check_destinations(paths, checkpoint, overwrite, sidecar_json)
@@ -130,15 +130,16 @@ def _layout(checkpoint: Checkpoint, config: DualEncoderConfig, format: Format) -
     return layout
 
 
-def _config_in_file(layout: Layout, config: DualEncoderConfig) -> DualEncoderConfig | SiglipVisionConfig:
+def _config_in_file(layout: Layout, config: DualEncoderConfig) -> DualEncoderConfig | TowerConfig:
     """Return the configuration that readers get from such a file and from options for what it cannot state."""
     vision = config.vision_config
+    image_size = None if vision.flexible_size else vision.image_size
     try:
-        return layout.config({"image_size": vision.image_size})
+        return layout.config({"image_size": image_size})
     except FormatError:
         return layout.config(
             {
-                "image_size": vision.image_size,
+                "image_size": image_size,
                 # of both towers, or of the text tower alone where the other is a ResNet
                 "vision_activation": cast(Activation, getattr(vision, "hidden_act", config.text_config.hidden_act)),
                 "vision_heads": vision.num_attention_heads,
@@ -154,13 +155,13 @@ def _container(file: Path, layout: Layout) -> str:
     return layout.container if layout.container.split("/")[0] in possible else possible[0]
 
 
-def _sidecar_json(layout: Layout, folder: Path, image_size: int) -> dict[str, Any] | None:
+def _sidecar_json(layout: Layout, folder: Path, config: DualEncoderConfig) -> dict[str, Any] | None:
     """Return open_clip's JSON with the pixels that the folder makes, None for a format without a JSON."""
     if not isinstance(layout, OpenClipLayout) or not layout.sidecar_json:
         return None
     sidecar_json = dict(layout.sidecar_json)
     if holds_image_settings(folder):
         image_processor = DualEncoderProcessor.from_pretrained(folder).image_processor
-        pixels = preprocess_cfg(image_processor.to_dict(), image_size)
+        pixels = preprocess_cfg(image_processor.to_dict(), config.vision_config.image_size)
         sidecar_json["preprocess_cfg"] = {**layout.preprocess_cfg, **pixels}
     return sidecar_json

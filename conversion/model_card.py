@@ -21,8 +21,8 @@ _FORMAT_NAMES = {
 }
 # The licences of official releases, for formats that one publisher writes; in other formats any licence occurs.
 _LICENSES = {"openai": "mit", "big_vision": "apache-2.0"}
-# By family of the catalogue; a file does not tell a fixed-size SigLIP 2 from a SigLIP, its entry does.
-_TITLES = {"siglip2": "SigLIP 2", **{name: family.title for name, family in FAMILIES.items()}}
+# By family of the catalogue, whose SigLIP 2 may be NaFlex or of a fixed size, which a file does not tell from a SigLIP.
+_TITLES = {**{name: family.title for name, family in FAMILIES.items()}, "siglip2": "SigLIP 2"}
 _HUB_REPOSITORIES = {  # repositories with the same weights; those of SigLIP have the names of the catalogue
     "ViT-B/32": "openai/clip-vit-base-patch32",
     "ViT-B/16": "openai/clip-vit-base-patch16",
@@ -161,7 +161,7 @@ def model_card(
     )
     return _CARD.format(
         metadata=metadata.to_yaml(),
-        title=_TITLES[family_name] + ("'s image tower" if is_tower else ""),
+        title=(_TITLES[entry.family] if entry else family.title) + ("'s image tower" if is_tower else ""),
         name=entry.name if entry else checkpoint.path.name,
         provenance=provenance,
         notes="".join(f"**{note}**\n\n" for note in notes),
@@ -238,7 +238,8 @@ def _preprocessing(processor: DualEncoderProcessor) -> str:
         elsewhere = f"{before}lays transparency over white, rounds the place of the crop down"
         elsewhere += ", fills up with 0" if fill else ""
     elif images.resize_engine == "official":
-        elsewhere = "always resizes with antialiasing"
+        by_values = images.resize_engines["official"].takes_values
+        elsewhere = "rounds to levels of 0..255 as it resizes" if by_values else "always resizes with antialiasing"
     else:
         alike = (
             f"but plain transformers fills up with 0, not {fill}" if fill else "in twinlens and in transformers alike"

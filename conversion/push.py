@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
-from ..configuration import carries_code
+from ..configuration import OTHER_FAMILIES, carries_code
 from ..configuration.remote_code import remote_code
 from ..formats import FormatError, absolute_path, read_json, readable_errors
 from ..formats.layout import LAYOUT_FILE
@@ -158,7 +158,8 @@ def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> N
     if "model_type" not in config:
         problems.append("it has no config.json with a model_type")
     try:
-        refuse_other_model_types(config)
+        if config.get("model_type") not in [*OTHER_FAMILIES]:
+            refuse_other_model_types(config)
     except FormatError as error:
         problems.append(f"it is of another kind: {str(error).rstrip('.')}")
     problems += [f"it has no {name}, the code of its model" for name in _own_code(folder) if name not in files]

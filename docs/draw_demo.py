@@ -9,6 +9,7 @@ Writes docs/pictures/demo.png, the picture of the README, and docs/pictures/atte
 import json
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,7 +18,8 @@ from PIL import Image
 from transformers import pipeline
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
-from twinlens.toy_world import KINDS
+from twinlens.inference import pooling_attention
+from twinlens.toy_world import KINDS, draw_scene, render
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 DARK, BLUE, RED, GREY = "#16324f", "#3b6fb6", "#c0392b", "#8695a5"
@@ -35,13 +37,15 @@ def draw(tour: Path, file: Path) -> None:
         json.loads((tour / "siglip-shapes" / "parity.json").read_text()), proof.add_axes((0.15, 0.2, 0.8, 0.66))
     )
     draw_answers(tour, answers)
-    with Image.open(tour / "attention.png") as both:
-        side = both.height
-        for row, box in enumerate([(0, 0, side, side), (side, 0, 2 * side, side)]):
-            axes = looks.add_axes((0.06, 0.5 - 0.38 * row, 0.62, 0.365))
-            axes.imshow(both.crop(box))
-            axes.axis("off")
-            axes.set_anchor("W")
+    picture = render(draw_scene(Random(9), [("blue", "star"), ("orange", "cross")], "pair"))  # that of the tour
+    weights = pooling_attention(*load(tour), picture)
+    for row, shown in enumerate((picture, picture.convert("L").convert("RGB"))):
+        axes = looks.add_axes((0.06, 0.5 - 0.38 * row, 0.62, 0.365))
+        axes.imshow(shown, interpolation="bilinear", extent=(0, 1, 0, 1))
+        if row:
+            axes.imshow(weights, cmap="inferno", alpha=0.65, interpolation="bilinear", extent=(0, 1, 0, 1))
+        axes.axis("off")
+        axes.set_anchor("W")
     looks.text(0.06, 0.095, "bright: what SigLIP's pooling\nhead attends to", fontsize=9, color=DARK, va="top")
     figure.savefig(file)
 
@@ -70,8 +74,7 @@ def draw_errors(parity: dict[str, Any], axes: Axes) -> None:
 
 def draw_answers(tour: Path, part: Any) -> None:
     """Draw each picture of the tour beside the three most probable of 100 labels."""
-    model = DualEncoderModel.from_pretrained(tour / "siglip-shapes")
-    processor = DualEncoderProcessor.from_pretrained(tour / "siglip-shapes")
+    model, processor = load(tour)
     classify = pipeline(
         "zero-shot-image-classification",
         model=model,
@@ -94,6 +97,11 @@ def draw_answers(tour: Path, part: Any) -> None:
             axes.text(answer["score"] + 0.015, -place, inside, va="center", fontsize=9, color=DARK)
         axes.set(xlim=(0, 1.1), ylim=(-2.6, 0.6))
         axes.axis("off")
+
+
+def load(tour: Path) -> tuple[DualEncoderModel, DualEncoderProcessor]:
+    folder = tour / "siglip-shapes"
+    return DualEncoderModel.from_pretrained(folder), DualEncoderProcessor.from_pretrained(folder)
 
 
 if __name__ == "__main__":

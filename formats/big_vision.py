@@ -1,4 +1,7 @@
-"""SigLIP and fixed-size SigLIP 2 (google-research/big_vision, models/vit.py and two_towers.py): rules and geometry."""
+"""SigLIP and SigLIP 2 (google-research/big_vision): rules and geometry.
+
+Sources: models/vit.py and models/proj/image_text/{two_towers,text_transformer,naflex_vit}.py.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,9 +13,9 @@ from torch import Tensor
 
 from ..configuration import DualEncoderConfig, SiglipConfig
 from .errors import FormatError
-from .geometry import siglip_config, siglip_vision_config, sizes_of, tower_fields
+from .geometry import siglip2_vision_config, siglip_config, siglip_vision_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers
-from .operations import ADD, FLATTEN, IDENTITY_HEAD, KERNEL, OUT_KERNEL, PATCHES, SQUEEZE, join
+from .operations import ADD, FLATTEN, GRID, IDENTITY_HEAD, KERNEL, OUT_KERNEL, PATCHES, SQUEEZE, join
 from .options import LoadOptions, resolve_option
 from .table import Rule, expand, expand_layers, rule
 
@@ -41,6 +44,12 @@ PATCH_EMBEDDING = (
 )
 IMAGE_POSITIONS = rule("pos_embedding", "embeddings.position_embedding.weight", "1 .positions .width", SQUEEZE)
 OLD_IMAGE_POSITIONS = IMAGE_POSITIONS._replace(sources=("Transformer/pos_embedding",))
+# NaFlex: patches come ready-made, each as its values in the order (row, column, channel), which transformers has too.
+NAFLEX_EMBEDDING = (
+    rule("embedding/kernel", "embeddings.patch_embedding.weight", ".patch_values .width", KERNEL),
+    rule("embedding/bias", "embeddings.patch_embedding.bias", ".width"),
+    rule("pos_embedding", "embeddings.position_embedding.weight", ".grid .grid .width", GRID),
+)
 QUERY_KEY_VALUE = " ".join(f"MAPHead_0/{ATTENTION}/{part}/{{0}}" for part in ("query", "key", "value"))
 IMAGE_POOLING = (
     rule("Transformer/encoder_norm/scale", "post_layernorm.weight", ".width"),
@@ -103,6 +112,7 @@ class BigVisionLayout(Layout):
     old_image_positions: bool  # the image position table is under `img/Transformer/`
     text_positions_twice: bool  # two text position tables, which the model adds
     text_head: bool
+    naflex: bool = False  # images of any grid, as ready-made patches
 
     @classmethod
     def detect(
@@ -123,6 +133,7 @@ class BigVisionLayout(Layout):
             old_image_positions="img/Transformer/pos_embedding" in tensors and "img/pos_embedding" not in tensors,
             text_positions_twice="txt/Encoder_0/pos_embedding" in tensors,
             text_head=any(name.startswith("txt/head/") for name in tensors),
+            naflex="img/embedding/kernel" in tensors and tensors["img/embedding/kernel"].ndim == 2,
         )
 
     @classmethod
@@ -139,6 +150,7 @@ class BigVisionLayout(Layout):
             old_image_positions=False,
             text_positions_twice=False,
             text_head=True,
+            naflex=config.vision_config.flexible_size,
         )
 
     def own_rules(self) -> list[Rule]:
@@ -146,10 +158,11 @@ class BigVisionLayout(Layout):
         image_block = f"{image}Transformer/encoderblock{'' if self.image_scanned else '_{n}'}/"
         text_block = f"{text}Encoder_0/encoderblock{'' if self.text_scanned else '_{n}'}/"
         image_positions = OLD_IMAGE_POSITIONS if self.old_image_positions else IMAGE_POSITIONS
+        image_embedding = NAFLEX_EMBEDDING if self.naflex else (*PATCH_EMBEDDING, image_positions)
         text_positions = TEXT_POSITIONS_TWICE if self.text_positions_twice else TEXT_POSITIONS
         text_head = (*TEXT_NORM, *HEAD) if self.text_head else (TEXT_NORM_WITHOUT_HEAD,)
         return [
-            *expand((*PATCH_EMBEDDING, image_positions, *IMAGE_POOLING), "vision", image, "vision_model."),
+            *expand((*image_embedding, *IMAGE_POOLING), "vision", image, "vision_model."),
             *expand_layers(BLOCK, "vision", self.image_layers, image_block, "vision_model.encoder.layers.{n}."),
             *expand((TOKENS, text_positions, *text_head), "text", text, "text_model."),
             *expand_layers(BLOCK, "text", self.text_layers, text_block, "text_model.encoder.layers.{n}."),
@@ -169,15 +182,12 @@ class BigVisionLayout(Layout):
                     f"the {name} tower has {heads} heads of {head_dim}, expected them to fill its width {width}."
                 )
             towers.append(tower_fields(self.sizes, name, layers, heads=heads, activation=activation, eps=1e-6))
-        vision = siglip_vision_config(self.sizes, towers[0], options.get("image_size"))
+        vision_config = siglip2_vision_config if self.naflex else siglip_vision_config
+        vision = vision_config(self.sizes, towers[0], options.get("image_size"))
         return siglip_config(self.sizes, vision, towers[1], scanned=self.text_scanned)
 
 
 def _refuse_other_models(tensors: Mapping[str, Tensor]) -> None:
-    kernel = tensors.get("img/embedding/kernel")
-    if kernel is not None and kernel.ndim == 2:
-        raise FormatError("this is a NaFlex SigLIP 2; this version converts only those of a fixed size.")
-
     def has(pattern: str) -> bool:
         return any(re.match(pattern, name) for name in tensors)
 

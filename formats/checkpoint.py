@@ -75,7 +75,7 @@ class Checkpoint:
         Raises FormatError for what the family's image processor cannot do; the model can be loaded all the same.
         """
         vision = getattr(self.config, "vision_config", self.config)
-        if not isinstance(vision, VisionConfig):
+        if not isinstance(vision, VisionConfig) or vision.flexible_size:
             return {}
         try:
             return self.layout.image_settings(vision.image_size, self.published_pixels)

@@ -8,11 +8,15 @@ from ..configuration import (
     CLIPConfig,
     CLIPResNetConfig,
     DualEncoderConfig,
+    Siglip2Config,
+    Siglip2VisionConfig,
     SiglipConfig,
     SiglipVisionConfig,
     TextConfig,
+    TowerConfig,
 )
 from ..configuration.clip import HIGHEST_ID, VOCABULARY_SIZE
+from ..configuration.siglip import SiglipViTConfig
 from .errors import FormatError
 from .options import LoadOptions
 
@@ -27,7 +31,15 @@ _TOWER_FIELDS = (
     "layer_norm_eps",
 )
 FORWARD_FIELDS = {
-    "vision_config": (*_TOWER_FIELDS, "image_size", "patch_size", "num_channels", "vision_use_head", "depths"),
+    "vision_config": (
+        *_TOWER_FIELDS,
+        "image_size",
+        "num_patches",
+        "patch_size",
+        "num_channels",
+        "vision_use_head",
+        "depths",
+    ),
     "text_config": (*_TOWER_FIELDS, "vocab_size", "max_position_embeddings", "projection_size"),
 }
 
@@ -103,23 +115,41 @@ def siglip_vision_config(
     return SiglipVisionConfig(**vision, patch_size=sizes["vision.patch"], image_size=image_size)
 
 
+def siglip2_vision_config(
+    sizes: Mapping[str, int], vision: Mapping[str, Any], image_size: int | None
+) -> Siglip2VisionConfig:
+    """Return the image tower's configuration of a NaFlex model from the fields that every tower has."""
+    values = sizes["vision.patch_values"]
+    patch = math.isqrt(values // 3)
+    if 3 * patch**2 != values:
+        raise FormatError(
+            f"img/embedding/kernel takes patches of {values} values, expected 3 * patch_size**2, such as 768 for "
+            "patches of 16x16 pixels."
+        )
+    if image_size is not None:
+        raise FormatError(f"--image-size {image_size} was given, but a NaFlex model takes images of any size.")
+    return Siglip2VisionConfig(**vision, patch_size=patch, num_patches=sizes["vision.grid"] ** 2)
+
+
 def siglip_config(
-    sizes: Mapping[str, int], vision: SiglipVisionConfig, text: Mapping[str, Any], *, scanned: bool = False
+    sizes: Mapping[str, int], vision: SiglipViTConfig, text: Mapping[str, Any], *, scanned: bool = False
 ) -> SiglipConfig:
     """Return SigLIP's configuration from its image tower and the fields of its text tower; special ids are official."""
     text_width, vision_width = sizes.get("embed", sizes["text.width"]), sizes["vision.width"]
     if text_width != vision_width:
         raise FormatError(f"text embeddings have {text_width} values, but image embeddings {vision_width}.")
     vocabulary = sizes["text.vocabulary"]
-    return SiglipConfig(
+    naflex = vision.flexible_size
+    return (Siglip2Config if naflex else SiglipConfig)(
         vision_config=vision,
         text_config={
             **text,
             "projection_size": text_width,
             "vocab_size": vocabulary,
             "max_position_embeddings": sizes["text.positions"],
-            # SigLIP 2 (scanned, 256000 pieces of Gemma) pads with 0; SigLIP, its multilingual model included, with 1.
-            "pad_token_id": 0 if scanned or has_gemma_pieces(vocabulary) else 1,
+            # SigLIP 2 (NaFlex, or scanned, or 256000 pieces of Gemma) pads with 0; SigLIP, its multilingual model
+            # included, with 1.
+            "pad_token_id": 0 if naflex or scanned or has_gemma_pieces(vocabulary) else 1,
             "bos_token_id": None,
             "eos_token_id": 1,
         },
@@ -133,15 +163,20 @@ def has_gemma_pieces(vocabulary: int) -> bool:
 
 def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
     """Return a configuration's sizes under the names that the rules have for them: the reverse of reading a file."""
-    text = config.text_config
+    vision, text = config.vision_config, config.text_config
     sizes = {"embed": config.projection_dim if config.text_projection else text.projection_size}
-    for name, tower in (("vision", config.vision_config), ("text", text)):
+    for name, tower in (("vision", vision), ("text", text)):
         sizes |= {f"{name}.{size}": getattr(tower, field) for size, field in _SIZES if hasattr(tower, field)}
         sizes[f"{name}.head_dim"] = tower.hidden_size // tower.num_attention_heads
+    if vision.flexible_size:
+        sizes |= {
+            "vision.grid": vision.grid_size,
+            "vision.patch_values": vision.num_channels * vision.patch_size**2,
+        }
     return sizes
 
 
-def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | SiglipVisionConfig) -> list[str]:
+def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | TowerConfig) -> list[str]:
     """Return every field by which `actual` computes another forward pass than `expected`."""
     if expected.model_type != actual.model_type:
         return [f"model_type would be {actual.model_type}, this model's is {expected.model_type}"]

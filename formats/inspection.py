@@ -102,7 +102,7 @@ def _describe_file(file: Path) -> dict[str, Any]:
 def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
     shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     fields = {
-        "vision": ("image_size", "patch_size", *shared, "depths"),
+        "vision": ("image_size", "num_patches", "patch_size", *shared, "depths"),
         "text": ("max_position_embeddings", "vocab_size", *shared),
     }
     geometry = {}

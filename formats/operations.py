@@ -92,6 +92,8 @@ OUT_KERNEL = _one_to_one(
 )
 # embedding/kernel (height, width, 3, out) -> patch_embedding.weight (out, 3, height, width)
 PATCHES = _one_to_one("patches", lambda hwio: hwio.permute(3, 2, 0, 1), lambda oihw, shape: oihw.permute(2, 3, 1, 0))
+# pos_embedding (rows, columns, width) -> position_embedding.weight (rows * columns, width)
+GRID = _one_to_one("grid", lambda grid: grid.flatten(0, 1), lambda table, shape: table.reshape(shape))
 # attn.in_proj_weight (3 * width, width) -> q_proj.weight, k_proj.weight, v_proj.weight (width, width) each
 SPLIT = Operation("split", lambda sources: list(sources[0].chunk(3)), lambda targets, shapes: [torch.cat(targets)])
 # attn_pool.q.weight (width, width), attn_pool.kv.weight (2 * width, width) -> in_proj_weight (3 * width, width)

@@ -10,7 +10,15 @@ from typing import ClassVar
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from ..configuration import FAMILIES, DualEncoderConfig, TowerConfig, describe_model_type, family_of
+from ..configuration import (
+    FAMILIES,
+    OTHER_FAMILIES,
+    DualEncoderConfig,
+    TowerConfig,
+    describe_model_type,
+    family_of,
+    title_of,
+)
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .big_vision import BigVisionLayout
 from .errors import FormatError, readable_errors
@@ -102,6 +110,11 @@ def read_config(folder: Path) -> DualEncoderConfig | TowerConfig:
 
 def refuse_other_model_types(values: Mapping[str, object]) -> None:
     """Raise FormatError where a config.json states the `model_type` of a model that is of no family here."""
+    if (other := values.get("model_type")) in [*OTHER_FAMILIES]:
+        raise FormatError(
+            f"this is a folder of transformers, of {title_of(str(other))} ({other!r}), which has no official format "
+            "here and needs no conversion: DualEncoderModel.from_pretrained loads it."
+        )
     known = [model_type for family in FAMILIES.values() for model_type in family.model_types]
     if (model_type := values.get("model_type")) is not None and model_type not in known:
         families = " or ".join(family.title for family in FAMILIES.values())

@@ -1,11 +1,18 @@
 """The public names, and where they are."""
 
-from .attention import draw_attention as draw_attention
-from .attention import pooling_attention as pooling_attention
 from .embedding import embed_images as embed_images
 from .embedding import embed_texts as embed_texts
+from .explanation import TextScore as TextScore
+from .explanation import explain_image as explain_image
+from .heat_map import draw_maps as draw_maps
+from .heat_map import patch_box as patch_box
 from .labels import check_labels as check_labels
 from .labels import read_labels as read_labels
+from .maps import attention_rollout as attention_rollout
+from .maps import encode_image_and_patches as encode_image_and_patches
+from .maps import encode_patches as encode_patches
+from .maps import pooling_attention as pooling_attention
+from .maps import similarity_map as similarity_map
 from .zero_shot import classify_images as classify_images
 from .zero_shot import load_exact_model as load_exact_model
 from .zero_shot import load_processor as load_processor

@@ -37,14 +37,16 @@ def _describe_keys(problem: str, keys: Collection[object]) -> str:
     return f"{len(keys)} {problem.replace('_', ' ')} ({some})"
 
 
-def load_processor(source: str | Path, tokenizer: str | Path | None = None) -> DualEncoderProcessor:
+def load_processor(
+    source: str | Path, tokenizer: str | Path | None = None, *, reads_texts: bool = True
+) -> DualEncoderProcessor:
     """Load the processor of a model; `tokenizer` is for a source without a vocabulary.
 
-    Raises ValueError for a source that cannot be read, or that has no vocabulary.
+    Raises ValueError for a source that cannot be read, or that has no vocabulary where texts are to be read.
     """
     with readable_errors(source if tokenizer is None else tokenizer):
         processor = DualEncoderProcessor.from_pretrained(source, tokenizer=tokenizer)
-    if processor.tokenizer is None:
+    if reads_texts and processor.tokenizer is None:
         raise ValueError(f"{source} has no vocabulary, so texts cannot be read: pass one with --tokenizer.")
     return processor
 
@@ -55,7 +57,7 @@ def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
     A model with the sigmoid loss scores each text independently; with the softmax loss the probabilities of an image
     sum to 1.
     """
-    return logits.sigmoid() if model.config.loss == "sigmoid" else logits.softmax(dim=-1)
+    return logits.sigmoid() if model.traits.loss == "sigmoid" else logits.softmax(dim=-1)
 
 
 def classify_images(

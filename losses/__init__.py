@@ -1,6 +1,7 @@
 """Contrastive losses: exact, in memory that grows with the batch and not with its square, over one process or many."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from .strips import strip_size
 LOSSES: dict[str, Callable[..., Tensor]] = {  # by the `loss` of a configuration
     "sigmoid": sigmoid_loss,
     "softmax": softmax_loss,
+    "smoothed_softmax": partial(softmax_loss, label_smoothing=0.1),  # ALIGN's (arXiv:2102.05918, section 4.3)
 }
 
 __all__ = [

@@ -1,5 +1,7 @@
 """CLIP's loss: the cross-entropy of finding the text of every image and vice versa (arXiv:2103.00020, figure 3)."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -14,18 +16,21 @@ def softmax_loss(
     text_embeds: Tensor,
     logit_scale: Tensor,
     *,
+    label_smoothing: float = 0.0,
     chunk_size: int = CHUNK_SIZE,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Return the mean of the cross-entropies over texts and over images, of unit vectors (batch, dim).
 
     `logit_scale` is the logarithm of the factor; open_clip's models return the factor itself, so pass its `.log()`.
+    `label_smoothing` is the share of the target that goes to all pairs alike, as in torch's cross_entropy.
     With a `group`, texts and images are those of all its ranks; loss and gradients, averaged over ranks as DDP does,
     are those of one process with all pairs. At most `chunk_size` images are compared at a time, and fewer where their
     logits would take more than 256 MB. Raises ValueError where inputs are not unit vectors of matching shapes.
     """
     scalars = {"logit_scale": logit_scale}
-    return analytic_loss(_softmax_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
+    compute = partial(_softmax_loss_and_gradients, label_smoothing=label_smoothing)
+    return analytic_loss(compute, image_embeds, text_embeds, scalars, chunk_size, group)
 
 
 class SoftmaxLoss(nn.Module):
@@ -44,19 +49,24 @@ def _softmax_loss_and_gradients(
     texts: Tensor,
     log_scale: Tensor,
     *,
+    label_smoothing: float,
     needs_grad: tuple[bool, ...],
     chunk_size: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Gradients]:
     """Return the loss and the gradients of images, texts and log_scale.
 
-    The loss of a pair is the mean of both log-sum-exps, over texts and over images, less the pair's logit.
+    The loss of a pair is the mean of both log-sum-exps, over texts and over images, less the pair's logit, or the mean
+    of that and all logits with the weight of `label_smoothing`.
     Two passes: the gradient of a text's logits needs its log-sum-exp over the images of all ranks.
     """
     max_cached = MAX_CACHED_STRIPS if any(needs_grad) else 1
     strips = Strips(images, log_scale, None, chunk_size, needs_grad, max_cached)
     image_lse = images.new_full((len(images),), -torch.inf)  # log-sum-exp over all texts so far
     positive_logits = torch.empty_like(image_lse)
+    target = 1 - label_smoothing
+    to_each_pair = label_smoothing / (len(images) * (1 if group is None else dist.get_world_size(group)))
+    logits_sums = []
 
     def sum_up(block: Block, is_local_block: bool) -> Block:
         """Add a block of texts to `image_lse`, and return the texts' log-sum-exp over the images of this rank."""
@@ -68,6 +78,8 @@ def _softmax_loss_and_gradients(
             for texts_slice, logits, scratch in strip.tiles():
                 _add_lse(image_lse[strip.images_slice], _log_sum_exp(logits, 0, scratch))
                 _add_lse(text_lse[texts_slice], _log_sum_exp(logits, 1, scratch))
+                if label_smoothing:
+                    logits_sums.append(logits.sum())
         return [text_lse]
 
     def differentiate(block: Block, is_local_block: bool) -> Block:
@@ -75,17 +87,21 @@ def _softmax_loss_and_gradients(
         texts, text_lse = block
         texts_grad = torch.zeros_like(texts) if strips.texts_need_grad else None
         for strip in strips.with_texts(texts, is_local_block):
-            # The gradient of the logits: both softmaxes, less 2 for the matching pairs.
+            # The gradient of the logits: both softmaxes, less the target twice.
             for texts_slice, logits, scratch in strip.tiles():
                 torch.sub(logits, image_lse[strip.images_slice], out=scratch).exp_()
                 logits.sub_(text_lse[texts_slice, None]).exp_().add_(scratch)
+                if label_smoothing:
+                    logits.sub_(2 * to_each_pair)
             if is_local_block:
-                strip.positive_logits.sub_(2)
+                strip.positive_logits.sub_(2 * target)
             strips.add_gradients(strip, texts, texts_grad)
         return [] if texts_grad is None else [texts_grad]
 
     (text_lse,) = ring_reduce([texts], sum_up, _add_lse, group)
-    loss = ((image_lse + text_lse) / 2 - positive_logits).mean()
+    loss = ((image_lse + text_lse) / 2 - target * positive_logits).mean()
+    if label_smoothing:
+        loss = loss - torch.stack(logits_sums).sum() * to_each_pair / len(images)
     texts_grads = ring_reduce([texts, text_lse], differentiate, Tensor.add_, group) if any(needs_grad) else []
     return loss, strips.gradients(1 / (2 * len(images)), texts, texts_grads[0] if texts_grads else None)
 

@@ -1,4 +1,4 @@
-"""Models: one encoder, two families, transformers' class names."""
+"""Models: one encoder for all families, transformers' class names."""
 
 from ..losses import SigmoidLoss, SoftmaxLoss, sigmoid_loss, softmax_loss
 from .clip import (
@@ -12,6 +12,7 @@ from .clip import (
 from .clip_resnet import CLIPResNetForImageClassification, CLIPResNetModel, CLIPResNetVisionModel
 from .dual_encoder import DualEncoderModel
 from .siglip import SiglipForImageClassification, SiglipModel, SiglipTextModel, SiglipVisionModel
+from .siglip2 import Siglip2ForImageClassification, Siglip2Model, Siglip2TextModel, Siglip2VisionModel
 
 __all__ = [
     "CLIPForImageClassification",
@@ -24,6 +25,10 @@ __all__ = [
     "CLIPVisionModel",
     "CLIPVisionModelWithProjection",
     "DualEncoderModel",
+    "Siglip2ForImageClassification",
+    "Siglip2Model",
+    "Siglip2TextModel",
+    "Siglip2VisionModel",
     "SiglipForImageClassification",
     "SiglipModel",
     "SiglipTextModel",

@@ -1,22 +1,61 @@
 """Multi-head attention: self-attention of tokens, and the attention of one learned probe to all tokens."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
-from ..configuration import TextConfig, TransformerConfig
+from ..configuration import TextConfig, TransformerConfig, ViTConfig
 from .initialization import linear
 from .pickling import PickledWithoutHooks
 
-Mask = Tensor | BlockMask | None  # in the form that the kernel takes
+Mask: TypeAlias = "Tensor | BlockMask | Packing | None"  # in the form that the kernel takes
+Kernel: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 _EAGER_CONFIG = PreTrainedConfig(attn_implementation="eager")
+
+
+class Packing:
+    """Images of different lengths in one sequence without padding, each attending to itself: a mask, and its kernel.
+
+    The shortest come first, so that images of one length are neighbours.
+    """
+
+    def __init__(self, token_mask: Tensor) -> None:
+        """Take the tokens whose `token_mask` (images, tokens) is not 0."""
+        lengths, order = token_mask.ne(0).sum(dim=1).sort()
+        image, token = token_mask[order].nonzero().unbind(1)
+        self.rows = (order[image], token)  # of (images, tokens), in the order of the sequence
+        self.ends = nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))  # (1 + images,)
+        sizes, images = lengths.unique_consecutive(return_counts=True)
+        self.groups = list(zip(images.tolist(), sizes.tolist(), strict=True))  # how many images are how long
+
+    def attend(
+        self, kernel: Kernel, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Mask, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        """Return (1, tokens, heads, head_dim) for heads (1, heads, tokens, head_dim) of the sequence.
+
+        That is one call where PyTorch has a kernel for it. Otherwise `kernel` is called for each length.
+        """
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (tokens, heads, head_dim) each
+        if has_varlen_kernel(module, q) and not kwargs["dropout"]:
+            ends, longest = self.ends.to(q.device), self.groups[-1][1]
+            output: Any = varlen_attn(q, k, v, ends, ends, longest, longest)
+            return output[None], None
+        parts = [x.split([images * length for images, length in self.groups]) for x in (q, k, v)]
+        outputs = []
+        for group, *part in zip(self.groups, *parts, strict=True):
+            heads = [x.unflatten(0, group).transpose(1, 2) for x in part]  # (images, heads, length, head_dim) each
+            outputs.append(kernel(module, *heads, None, **kwargs)[0].flatten(0, 1))
+        return torch.cat(outputs)[None], None
 
 
 def text_mask(
@@ -32,6 +71,27 @@ def text_mask(
     # create_causal_mask reads the kernel, and no more, from a configuration.
     mask_config = _EAGER_CONFIG if needs_eager(inputs_embeds, output_attentions) else config
     return create_causal_mask(mask_config, inputs_embeds, attention_mask, past_key_values=None)
+
+
+def image_mask(
+    config: ViTConfig, queries: Tensor, tokens: Tensor, token_mask: Tensor | None, output_attentions: bool
+) -> Mask:
+    """Return the mask that hides from `queries` those of `tokens` (batch, length, width) where `token_mask` is 0.
+
+    It is None where that hides nothing, as far as that is known without waiting for a GPU.
+    """
+    if token_mask is None:
+        return None
+    mask_config = _EAGER_CONFIG if needs_eager(tokens, output_attentions) else config
+    may_look = tokens.device.type == "cpu"
+    return create_bidirectional_mask(mask_config, queries, token_mask, tokens, allow_is_bidirectional_skip=may_look)
+
+
+def has_varlen_kernel(module: Any, x: Tensor) -> bool:
+    """Return whether PyTorch's kernel takes sequences `x` of different lengths: Flash Attention, on recent GPUs."""
+    if module.config._attn_implementation != "sdpa" or not x.is_cuda or x.dtype.itemsize != 2 or x.shape[-1] % 8:
+        return False
+    return torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 def needs_eager(x: Tensor, output_attentions: bool) -> bool:
@@ -66,6 +126,8 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
         """
         implementation = "eager" if needs_eager(query, output_attentions) else self.config._attn_implementation
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        if isinstance(attention_mask, Packing):
+            kernel = partial(attention_mask.attend, kernel)
         # (batch, length, width) -> (batch, heads, length, head_dim)
         heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value)]
         scaling, dropout = self.head_dim**-0.5, self.config.attention_dropout if self.training else 0.0

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel  # noqa: F401  # diffusers looks for it
 from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from .dual_encoder import DualEncoderModel
+from .dual_encoder import TowerPair
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import ImageClassifier, TextTower, VisionTower
 
@@ -24,7 +24,7 @@ class CLIPTextModel(TextTower):
     config: CLIPTextConfig
 
 
-class CLIPModel(DualEncoderModel):
+class CLIPModel(TowerPair):
     """CLIP (arXiv:2103.00020)."""
 
     config: CLIPConfig

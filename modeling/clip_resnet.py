@@ -13,8 +13,8 @@ from transformers.utils.output_capturing import OutputRecorder
 from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
-from .dual_encoder import DualEncoderModel
-from .embeddings import check_images, resize_positions
+from .dual_encoder import TowerPair
+from .embeddings import check_images, resize_table
 from .pickling import PickledWithoutHooks
 from .pretrained import ModelKwargs, capture_outputs
 from .towers import ImageClassifier, ImageTower
@@ -96,7 +96,7 @@ class AttentionPooling(MultiHeadAttention):
         """Pool tokens (batch, tokens, width) of a `grid` to (batch, dim); the map is (batch, heads, 1, 1 + tokens)."""
         positions = self.position_embedding(torch.arange(self.config.num_positions, device=tokens.device))[None]
         x = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        x = x + resize_positions(positions, self.config.grid_size, grid)  # (batch, 1 + tokens, width)
+        x = x + resize_table(positions, 1, grid, "transformers")  # (batch, 1 + tokens, width)
         query, key, value = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
         pooled, attention_map = self.multi_head_attention(query, key, value, is_causal=False, **kwargs)
         return pooled[:, 0], attention_map
@@ -153,7 +153,7 @@ class CLIPResNetVisionModel(ImageTower):
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
 
-class CLIPResNetModel(DualEncoderModel):
+class CLIPResNetModel(TowerPair):
     """CLIP (arXiv:2103.00020) with a ResNet."""
 
     config: CLIPResNetConfig

@@ -3,58 +3,69 @@
 pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projection -> unit vector
 """
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from ..configuration import FAMILIES, DualEncoderConfig, family_of, loader_of
+from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
-from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
-from .towers import ImageTower, TextTower
+from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
+from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+Source: TypeAlias = str | PathLike[str] | PreTrainedModel  # a Hub id, a folder, or the model itself
 
-def l2_normalize(embeds: Tensor) -> Tensor:
-    """Return vectors (batch, dim) of length 1, in float32."""
+
+def l2_normalize(embeds: Tensor | None) -> Tensor:
+    """Return vectors (..., dim) of length 1, in float32. Raises ValueError for None, of a tower without pooling."""
+    if embeds is None:
+        raise ValueError(
+            "An image tower without pooling head (vision_use_head=False) has features (see forward_features), but no "
+            "embeddings in the space of texts."
+        )
     return nn.functional.normalize(embeds.float(), dim=-1)
 
 
-class DualEncoderModel(EncoderPreTrainedModel):
+class DualEncoderModel(LoadableModel):
     """Image and text encoder with a common space: the base of the families and the one entry point.
 
-    `DualEncoderModel.from_pretrained(source)` returns the right family for a Hub id, a folder or an official file.
+    `DualEncoderModel.from_pretrained(source)` returns the right family for a Hub id, a folder or an official file. Of
+    transformers' other families it returns transformers' own class, to which this one adds its methods.
     """
 
-    config: DualEncoderConfig
+    config: DualEncoderConfig  # of transformers' other families, transformers' own
     input_modalities = ("image", "text")
-    vision_class: type[ImageTower]
-    text_class: type[TextTower]
     output_class: type[ModelOutput]
+    vision_model: ImageTower
+    text_model: TextTower
+    get_image_features: Callable[..., BaseModelOutputWithPooling]
+    get_text_features: Callable[..., BaseModelOutputWithPooling]
 
-    def __init__(self, config: DualEncoderConfig) -> None:
-        super().__init__(config)
-        config = self.config
-        self.text_model: TextTower = self.text_class._from_config(config.text_config)
-        self.vision_model: ImageTower = self.vision_class._from_config(config.vision_config)
-        if config.visual_projection:
-            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        if config.text_projection:
-            self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.empty(config.logit_shape))  # the logarithm of the factor
-        if config.has_logit_bias:
-            self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
-        self.post_init()
-        # post_init has added the towers' own keys to ignore, among them the weights of the other tower.
-        self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected)
+    @property
+    def traits(self) -> DualEncoderConfig | OtherFamily:
+        """What holds for the whole family: its loss, whether its logits have a bias, the largest scale."""
+        return self.config
+
+    @property
+    def image_input_names(self) -> tuple[str, ...]:
+        """The inputs of the image tower: `pixel_values`, and what else it takes."""
+        return self.vision_model.input_names
+
+    @property
+    def log_scale(self) -> Tensor:
+        """The logarithm of the factor of the cosines."""
+        return self.logit_scale
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
@@ -68,14 +79,36 @@ class DualEncoderModel(EncoderPreTrainedModel):
                 f"{cls.__name__} takes both towers, and this checkpoint has one, a {type(config).__name__}. "
                 f"Load it with {loader_of(model_type)}."
             )
-        return cls if cls.config_class.model_type else getattr(import_module(__package__), family_of(model_type).model)
+        if cls.config_class.model_type:
+            return cls
+        if model_type in OTHER_FAMILIES:
+            return import_module(f"{__package__}.other_families").class_of(model_type)
+        return getattr(import_module(__package__), family_of(model_type).model)
 
-    def encode_image(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **ignored: object) -> Tensor:
-        """Encode images (images, channels, height, width) as unit vectors (images, dim), in float32 for any weights.
+    @classmethod
+    def from_towers(cls, vision: Source, text: Source, *, projection_dim: int = 512, loss: str = "softmax") -> "Self":
+        """Return a dual encoder of two towers: Hub ids, folders, or models of transformers, which become parts of it.
 
-        Other inputs, such as a processor's for texts, are ignored.
+        A dual encoder stands for its tower. The projections to `projection_dim` and the scale of the logits are new
+        (ALIGN's and LiT's recipe, arXiv:2102.05918, arXiv:2111.07991), so that it is to be trained. It is transformers'
+        VisionTextDualEncoderModel, and saved as such.
+
+        With `loss="sigmoid"` it has a `logit_bias`, and starts at the scale and bias of SigLIP (arXiv:2303.15343). A
+        saved folder then has the weight `logit_bias`, and `loss` in its config.json. Plain transformers loads it too,
+        reports the weight as unexpected, and gives logits without the bias.
+
+        Raises TypeError for what is no model, and ValueError for a tower of the wrong kind, without a pooled output of
+        `hidden_size`, or which AutoModel does not load.
         """
-        outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True)
+        return import_module(f"{__package__}.other_families").join_towers(vision, text, projection_dim, loss)
+
+    def encode_image(self, pixel_values: Tensor, **inputs: Any) -> Tensor:
+        """Encode images as unit vectors (images, dim), in float32 for any weights.
+
+        `inputs` are those of the image tower; others, such as a processor's for texts, are ignored.
+        """
+        inputs = {name: value for name, value in inputs.items() if name in self.image_input_names}
+        outputs = self.get_image_features(pixel_values, return_dict=True, **inputs)
         return l2_normalize(outputs.pooler_output)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
@@ -86,6 +119,10 @@ class DualEncoderModel(EncoderPreTrainedModel):
         outputs = self.get_text_features(input_ids, attention_mask, return_dict=True)
         return l2_normalize(outputs.pooler_output)
 
+    def forward_features(self, *inputs: Any, **options: Any) -> tuple[Tensor, ...]:
+        """Return hidden states of patches: see `forward_features` of the image tower."""
+        return self.vision_model.forward_features(*inputs, **options)
+
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """Return logits (images, texts) of unit vectors (images, dim) and (texts, dim), always in float32.
 
@@ -94,8 +131,8 @@ class DualEncoderModel(EncoderPreTrainedModel):
         device = text_embeds.device
         with torch.autocast(device.type, enabled=False):
             cosine = text_embeds.float() @ image_embeds.float().to(device).t()  # (texts, images), as in transformers
-            logits = cosine * self.logit_scale.float().exp().to(device)
-            if self.config.has_logit_bias:
+            logits = cosine * self.log_scale.float().exp().to(device)
+            if self.traits.has_logit_bias:
                 logits = logits + self.logit_bias.float().to(device)
             return logits.t()  # (images, texts)
 
@@ -106,34 +143,8 @@ class DualEncoderModel(EncoderPreTrainedModel):
         images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
-        scalars = (self.logit_scale, self.logit_bias) if self.config.has_logit_bias else (self.logit_scale,)
-        return LOSSES[self.config.loss](image_embeds, text_embeds, *scalars, group=group)
-
-    @can_return_tuple
-    def get_image_features(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
-    ) -> BaseModelOutputWithPooling:
-        """Return the image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
-        if self.config.visual_projection:
-            outputs.pooler_output = self.visual_projection(outputs.pooler_output)
-        return outputs
-
-    @can_return_tuple
-    def get_text_features(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs: ModelKwargs,
-    ) -> BaseModelOutputWithPooling:
-        """Return the text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-        outputs = self.text_model(*inputs, return_dict=True, **kwargs)
-        if self.config.text_projection:
-            outputs.pooler_output = self.text_projection(outputs.pooler_output)
-        return outputs
+        scalars = (self.log_scale, self.logit_bias) if self.traits.has_logit_bias else (self.log_scale,)
+        return LOSSES[self.traits.loss](image_embeds, text_embeds, *scalars, group=group)
 
     @can_return_tuple
     def forward(
@@ -153,16 +164,18 @@ class DualEncoderModel(EncoderPreTrainedModel):
         With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold. Training
         with it makes no logits, whose memory grows with the square of the batch.
         """
+        images = {"interpolate_pos_encoding": interpolate_pos_encoding}
+        images |= {name: kwargs.pop(name) for name in self.image_input_names if name in kwargs}
         has_text = input_ids is not None or inputs_embeds is not None
         if pixel_values is None and not has_text:
             raise ValueError("A dual encoder needs pixel_values, input_ids or both, got neither.")
         vision_outputs = image_embeds = text_outputs = text_embeds = logits_per_image = None
         if pixel_values is not None:
-            vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+            vision_outputs = self.get_image_features(pixel_values, return_dict=True, **images, **kwargs)
             image_embeds = l2_normalize(vision_outputs.pooler_output)  # (images, dim)
         if has_text:
-            inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-            text_outputs = self.get_text_features(*inputs, return_dict=True, **kwargs)
+            inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
+            text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **inputs)
             text_embeds = l2_normalize(text_outputs.pooler_output)  # (texts, dim)
         if image_embeds is not None and text_embeds is not None and not (return_loss and self.training):
             logits_per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
@@ -175,6 +188,57 @@ class DualEncoderModel(EncoderPreTrainedModel):
             text_model_output=text_outputs,
             vision_model_output=vision_outputs,
         )
+
+
+class TowerPair(DualEncoderModel, EncoderPreTrainedModel):
+    """A dual encoder with the towers of this package: the base of its families."""
+
+    vision_class: type[ImageTower]
+    text_class: type[TextTower]
+
+    def __init__(self, config: DualEncoderConfig) -> None:
+        super().__init__(config)
+        config = self.config
+        self.text_model = self.text_class._from_config(config.text_config)
+        self.vision_model = self.vision_class._from_config(config.vision_config)
+        if config.visual_projection:
+            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        if config.text_projection:
+            self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(config.logit_shape))  # the logarithm of the factor
+        if config.has_logit_bias:
+            self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
+        self.post_init()
+        # post_init has added the towers' own keys to ignore, among them the weights of the other tower.
+        self._keys_to_ignore_on_load_unexpected = type(self)._keys_to_ignore_on_load_unexpected | (
+            set() if self.vision_model.pooled else POOLING_HEAD_KEYS
+        )
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: Tensor, *inputs: Any, **kwargs: ModelKwargs
+    ) -> BaseModelOutputWithPooling:
+        """Return the image tower's outputs; `pooler_output` (images, dim) is projected, not normalised."""
+        outputs = self.vision_model(pixel_values, *inputs, return_dict=True, **kwargs)
+        if self.config.visual_projection:
+            outputs.pooler_output = self.visual_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: ModelKwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Return the text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+        outputs = self.text_model(*inputs, return_dict=True, **kwargs)
+        if self.config.text_projection:
+            outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
 
     def initialize_own_parameters(self, config: DualEncoderConfig) -> None:
         init.constant_(self.logit_scale, config.logit_scale_init_value)

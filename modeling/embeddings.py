@@ -1,13 +1,24 @@
 """From pixels and token ids to the first hidden states, with checks that keep wrong input from passing silently."""
 
+import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.utils.import_utils import is_tracing
 
-from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig
+from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig, ViTConfig
+
+# How a table of positions is resized: arguments of `interpolate`. The method is named after the code that has it:
+# `resample_posemb` of big_vision, which is scipy.ndimage.zoom(order=1), `resize_pos_embed` of open_clip, and
+# `interpolate_pos_encoding` of transformers.
+RESAMPLING_METHODS: dict[str, dict[str, Any]] = {
+    "big_vision": {"mode": "bilinear", "align_corners": True},
+    "open_clip": {"mode": "bicubic", "antialias": True},
+    "transformers": {"mode": "bicubic"},
+}
 
 
 class VisionEmbeddings(nn.Module):
@@ -36,23 +47,23 @@ class VisionEmbeddings(nn.Module):
             embeddings = torch.cat([class_token, embeddings], dim=1)  # (batch, 1 + patches, width)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
+    def grid(self, pixel_values: Tensor, **inputs: object) -> tuple[int, int]:
+        """Return how many rows and columns of patches the tower makes of each image."""
+        return pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
+
     def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
-        """Return the position table (1, tokens, width), resized to `grid` where one is given."""
+        """Return the position table (1, tokens, width), resized to `grid` as in transformers."""
         table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
-        return table if grid is None else resize_positions(table, self.config.grid_size, grid)
+        return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
 
-
-def resize_positions(table: Tensor, side: int, grid: Sequence[int]) -> Tensor:
-    """Return a position table (1, leading + side * side, width) for a grid (rows, columns).
-
-    It is resized as in transformers: bicubic, without antialias.
-    """
-    if tuple(grid) == (side, side):
-        return table
-    leading, table = table.tensor_split([table.shape[1] - side**2], dim=1)
-    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
-    table = nn.functional.interpolate(table, size=tuple(grid), mode="bicubic", align_corners=False)
-    return torch.cat([leading, table.flatten(2).transpose(1, 2)], dim=1)
+    @torch.no_grad()
+    def resize_positions(self, image_size: int, method: str) -> None:
+        """Replace the position table by one for images of another size: see the model's method of this name."""
+        old, grid = self.position_embedding.weight, (image_size // self.config.patch_size,) * 2
+        table = old[None].to(torch.promote_types(old.dtype, torch.float32))
+        table = resize_table(table, self.config.num_class_tokens, grid, method)[0].to(old.dtype)
+        self.position_embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
+        self.position_embedding.num_embeddings = len(table)
 
 
 def check_images(
@@ -69,6 +80,66 @@ def check_images(
             f"Images must be {size}x{size} (config.image_size), got {height}x{width}. "
             "Use the checkpoint's processor, or pass interpolate_pos_encoding=True to resize the position table."
         )
+
+
+class PatchEmbeddings(nn.Module):
+    """Ready-made patches through a linear layer; the square table of positions resized to the grid of each image."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
+
+    def forward(self, pixel_values: Tensor, token_mask: Tensor | None, grids: Tensor | None) -> Tensor:
+        """Return hidden states of patches (images, tokens, values), of `grids` (images, 2) of rows and columns.
+
+        `token_mask` (images, tokens) is 0 for padding, which can hold anything.
+        """
+        grids = self.checked_grids(pixel_values, token_mask, grids).to(pixel_values.device)
+        if token_mask is not None:  # 0 times NaN, which masked attention would do, is NaN
+            pixel_values = pixel_values.masked_fill(token_mask.to(pixel_values.device).eq(0)[..., None], 0)
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # (images, tokens, width)
+        return patches + self.positions(grids, patches.shape[1]).to(patches.dtype)
+
+    def positions(self, grids: Tensor, tokens: int) -> Tensor:
+        """Return positions (images, tokens, width) in float32: the table resized to `grids`, bilinear with antialias.
+
+        Padding has the position of the first patch, as in transformers.
+        """
+        side = self.config.grid_size
+        table = self.position_embedding(torch.arange(side * side, device=grids.device))  # (positions, width)
+        rows, columns = grids.clamp(min=1)[..., None].unbind(1)  # (images, 1) each
+        token = torch.arange(tokens, device=grids.device)
+        token = token * (token < rows * columns)  # (images, tokens)
+        with torch.autocast(grids.device.type, enabled=False):
+            of_rows = resize_weights(token // columns, rows, side)  # (images, tokens, side)
+            of_columns = resize_weights(token % columns, columns, side)
+            return (of_rows[..., :, None] * of_columns[..., None, :]).flatten(2) @ table.float()
+
+    def checked_grids(self, pixel_values: Tensor, token_mask: Tensor | None, grids: Tensor | None) -> Tensor:
+        """Return `grids`. Raise ValueError for inputs that do not fit the checkpoint, or do not fit together."""
+        images, tokens = (*pixel_values.shape, 0, 0)[:2]
+        values, hint = self.config.num_channels * self.config.patch_size**2, "Use the checkpoint's processor."
+        given = [None if x is None else (*x.shape,) for x in (pixel_values, grids, token_mask)]
+        expected = [(images, tokens, values), (images, 2), token_mask if token_mask is None else (images, tokens)]
+        if grids is None or given != expected:
+            raise ValueError(
+                f"Expected patches as pixel_values (images, tokens, {values}), the rows and columns of each image as "
+                "spatial_shapes (images, 2) and, where there is padding, pixel_attention_mask (images, tokens), got "
+                f"{given[0]}, {given[1]} and {given[2]}. {hint}"
+            )
+        if any(x is not None and x.device.type != "cpu" for x in (grids, token_mask)) or is_tracing(pixel_values):
+            return grids  # looking at values would wait for the device
+        patches = grids.clamp(min=0).prod(dim=-1)  # (images,)
+        counted = torch.full_like(patches, tokens) if token_mask is None else token_mask.ne(0).sum(dim=-1)
+        if (wrong := (counted < 1) | (counted > patches) | (patches > tokens)).any():
+            image = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"Image {image} has {grids[image].tolist()} rows and columns of patches (spatial_shapes), but "
+                f"{counted[image]} of its {tokens} tokens are no padding (pixel_attention_mask). {hint}"
+            )
+        return grids
 
 
 class TextEmbeddings(nn.Module):
@@ -108,6 +179,30 @@ class TextEmbeddings(nn.Module):
         shape = (inputs_embeds.shape[0], missing)
         padding = torch.full(shape, cast(int, self.config.pad_token_id), device=inputs_embeds.device)
         return torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
+
+
+def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
+    """Return what each of `side` values adds to the values at `index` (images, n) when they are resized to `size`.
+
+    Those are the weights (images, n, side) of the triangle filter, antialiased, with the pixels' centres at halves: of
+    `interpolate(mode="bilinear", antialias=True)` in PyTorch and `jax.image.resize(method="bilinear")`.
+    """
+    scale = (side / size)[..., None]  # (images, 1, 1)
+    centers = (index[..., None] + 0.5) * scale  # (images, n, 1)
+    distances = (torch.arange(side, device=index.device) + 0.5 - centers).abs() / scale.clamp(min=1)
+    weights = (1 - distances).clamp(min=0)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def resize_table(table: Tensor, num_class_tokens: int, grid: Sequence[int], method: str) -> Tensor:
+    """Return a position table (1, tokens, width) of a square grid for another one; positions of class tokens stay."""
+    side = math.isqrt(table.shape[1] - num_class_tokens)
+    if tuple(grid) == (side, side):
+        return table
+    class_positions, table = table.tensor_split([num_class_tokens], dim=1)
+    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
+    table = nn.functional.interpolate(table, size=tuple(grid), **RESAMPLING_METHODS[method])
+    return torch.cat([class_positions, table.flatten(2).transpose(1, 2)], dim=1)
 
 
 def flatten_texts(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -1,6 +1,7 @@
 """The transformer encoder in every tower of every family."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -46,14 +47,17 @@ class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks. The keyword `attention_mask` is None or what `create_causal_mask` and its like return."""
+    """A stack of blocks, of which the first `depth` are run; all by default.
+
+    The keyword `attention_mask` is None or what `create_causal_mask` and its like return.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        for layer in self.layers:
+    def forward(self, hidden_states: Tensor, depth: int | None = None, **kwargs: Any) -> Tensor:
+        for layer in islice(self.layers, depth):
             hidden_states = layer(hidden_states, **kwargs)
         return hidden_states  # (batch, length, width)
 

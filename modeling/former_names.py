@@ -39,6 +39,14 @@ def former_module(tower: Tower) -> Tower:
 class AcceptsFormerNames(EncoderPreTrainedModel):
     """Base of the towers: `load_state_dict` takes names with the former prefix too, of weights and of adapters."""
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Return False: what transformers renames in files for its class of this name, it renames for this class too.
+
+        A vision-language model around this tower then loads from files of that time, as most on the Hub are.
+        """
+        return False
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         former_prefix = f"{prefix}{self.base_model_prefix}."
         if former := [name for name in state_dict if name.startswith(former_prefix)]:

@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration import ViTConfig
-from .attention import PoolingAttention
+from .attention import PoolingAttention, image_mask
 from .encoder import MLP
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,12 @@ class AttentionPoolingHead(nn.Module):
     def initialize_own_parameters(self, config: ViTConfig) -> None:
         init.xavier_uniform_(self.probe)
 
-    def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> Tensor:
-        pooled, _ = self.attention(self.probe, hidden_states, output_attentions=output_attentions)  # (batch, 1, width)
+    def forward(
+        self, hidden_states: Tensor, token_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> Tensor:
+        mask = image_mask(self.attention.config, self.probe, hidden_states, token_mask, output_attentions)
+        kwargs = {"attention_mask": mask, "output_attentions": output_attentions}
+        pooled, _ = self.attention(self.probe, hidden_states, **kwargs)  # (batch, 1, width)
         return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]  # (batch, width)
 
 
@@ -52,10 +56,8 @@ def pool_last_token(tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any
     return hidden_states[:, -1]
 
 
-def pool_by_attention(
-    tower: PreTrainedModel, hidden_states: Tensor, output_pooling_attentions: bool = False, **inputs: Any
-) -> Tensor:
-    return tower.head(hidden_states, output_attentions=output_pooling_attentions)
+def pool_by_attention(tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any) -> Tensor:
+    return tower.head(hidden_states, inputs.get("token_mask"), inputs.get("output_pooling_attentions", False))
 
 
 def pool_first_eos(
@@ -121,6 +123,14 @@ def _warn_of_missing_end(tower: PreTrainedModel, found: Tensor) -> None:
             end,
             tower.config.eos_token_id,
         )
+
+
+def mean_of_tokens(hidden_states: Tensor, token_mask: Tensor | None) -> Tensor:
+    """Return the mean (batch, width) of those tokens (batch, length, width) whose `token_mask` is not 0."""
+    if token_mask is None:
+        return hidden_states.mean(dim=1)
+    weights = token_mask.ne(0).to(hidden_states)[..., None]  # (batch, length, 1)
+    return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 POOLERS: dict[str, Pooler] = {

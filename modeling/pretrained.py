@@ -11,6 +11,7 @@ from transformers.utils import TransformersKwargs, generic, output_capturing
 
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import Attention
+from .embeddings import RESAMPLING_METHODS
 from .encoder import EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
@@ -34,8 +35,18 @@ can_return_tuple = typed(generic.can_return_tuple)  # a tuple for `return_dict=F
 capture_outputs = typed(output_capturing.capture_outputs(tie_last_hidden_states=False))  # hidden states, attention maps
 
 
-class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
-    """The base of towers, heads and dual encoders."""
+class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
+    """A model that `from_pretrained` loads from any source, and that can always be pickled."""
+
+    if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
+
+        def eval(self) -> Self: ...
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+
+
+class EncoderPreTrainedModel(LoadableModel):
+    """The base of towers, heads and dual encoders that have the encoder of this package."""
 
     supports_gradient_checkpointing = True
     _supports_flash_attn = True
@@ -51,11 +62,34 @@ class EncoderPreTrainedModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrained
         # transformers' own configuration of the same model is accepted, e.g. inside a vision-language model.
         super().__init__(self.config_class.from_config(config), *args, **kwargs)
 
-    if TYPE_CHECKING:  # methods that transformers leaves without types, or hides behind a decorator
+    def resize_positions(self, image_size: int, method: str | None = None) -> "Self":
+        """Make the image tower one for squares of `image_size` pixels, in weights and configuration; return the model.
 
-        def eval(self) -> Self: ...
+        The position table is resized as by the official code of the family, or as by `method`: "big_vision",
+        "open_clip", or "transformers", which is what `interpolate_pos_encoding` does for one call. It is computed in
+        float32 and keeps its dtype; positions of class tokens stay. Call this before an optimizer is made.
 
-        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+        The processor for it is that of the same source with other sizes: `DualEncoderProcessor.from_pretrained(source,
+        size={"height": 384, "width": 384})`, for CLIP with `size={"shortest_edge": 384}, crop_size={"height": 384,
+        "width": 384}`. Raises ValueError for less than a patch, another method, or a tower that takes images of any
+        size.
+        """
+        model: Any = self
+        tower = model.vision_model
+        if tower.config.flexible_size:
+            raise ValueError(
+                f"A {type(tower).__name__} resizes its positions to each image, and has no size to change."
+            )
+        if not isinstance(image_size, int) or image_size < tower.config.patch_size:
+            least = f"pixels per side, at least the {tower.config.patch_size} of a patch"
+            raise ValueError(f"image_size must be a whole number of {least}, got {image_size!r}.")
+        method = method or tower.config.position_resampling
+        if method not in RESAMPLING_METHODS:
+            raise ValueError(f"method must be one of {', '.join(RESAMPLING_METHODS)}, got {method!r}.")
+        tower.embeddings.resize_positions(image_size, method)
+        for config in (tower.config, getattr(model.config, "vision_config", model.config)):
+            config.image_size = image_size
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

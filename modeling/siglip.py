@@ -7,7 +7,7 @@ from transformers.models.siglip.modeling_siglip import SiglipOutput
 
 from ..configuration import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 from .attention import PoolingAttention
-from .dual_encoder import DualEncoderModel
+from .dual_encoder import TowerPair
 from .towers import ImageClassifier, TextTower, VisionTower
 
 
@@ -27,7 +27,7 @@ class SiglipTextModel(TextTower):
     config: SiglipTextConfig
 
 
-class SiglipModel(DualEncoderModel):
+class SiglipModel(TowerPair):
     """SigLIP (arXiv:2303.15343); fixed-size SigLIP 2 (arXiv:2502.14786) is the same model."""
 
     config: SiglipConfig

@@ -1,20 +1,25 @@
 """The two towers, and the image tower under a classifier."""
 
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
 from ..configuration.known_names import POSITION_IDS_BUFFERS
-from .attention import text_mask
-from .embeddings import TextEmbeddings, VisionEmbeddings, flatten_texts
+from .attention import Packing, image_mask, text_mask
+from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
 from .former_names import AcceptsFormerNames, former_module
-from .pooling import POOLERS, AttentionPoolingHead
+from .pooling import POOLERS, AttentionPoolingHead, mean_of_tokens
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
 # The keys of a dual encoder outside its towers: not reported when one tower is loaded from its checkpoint.
 NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSITION_IDS_BUFFERS}
+POOLING_HEAD_KEYS = {r"^(vision_model\.)?head\."}  # not reported where a model does without its head
 
 
 class ImageTower(AcceptsFormerNames):
@@ -25,6 +30,11 @@ class ImageTower(AcceptsFormerNames):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _keys_to_ignore_on_load_unexpected = {r"^text_model\."} | NON_TOWER_KEYS
+    input_names: tuple[str, ...]  # what `forward` takes of what a processor returns
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.input_names = tuple(name for name in signature(cls.forward).parameters if name not in ("self", "kwargs"))
 
     def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
         super().__init__(config)
@@ -40,7 +50,7 @@ class VisionTower(ImageTower):
     def __init__(self, config: ViTConfig, pooled: bool = True) -> None:
         super().__init__(config, pooled and getattr(config, "vision_use_head", True))
         config = self.config
-        self.embeddings = VisionEmbeddings(config)
+        self.embeddings = (PatchEmbeddings if config.flexible_size else VisionEmbeddings)(config)
         if config.pre_norm:  # misspelt in every CLIP checkpoint of transformers
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = Encoder(config)
@@ -49,6 +59,8 @@ class VisionTower(ImageTower):
         if self.pooled and config.pooling == "attention":
             self.head = AttentionPoolingHead(config)
         self.post_init()
+        if not self.pooled:
+            self._keys_to_ignore_on_load_unexpected = self._keys_to_ignore_on_load_unexpected | POOLING_HEAD_KEYS
 
     @property
     def vision_model(self) -> "VisionTower":
@@ -60,17 +72,69 @@ class VisionTower(ImageTower):
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> BaseModelOutputWithPooling:
         """Encode images (batch, channels, height, width), as the checkpoint's processor makes them."""
-        kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)  # (batch, tokens, width)
+        return self.encode_tokens(hidden_states, **kwargs)
+
+    def encode_tokens(
+        self, hidden_states: Tensor, token_mask: Tensor | None = None, packed: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Do what follows the embeddings (batch, tokens, width).
+
+        `token_mask` (batch, tokens) is 0 for padding, which `packed` leaves out on the way through the encoder, unless
+        what happens there is asked for.
+        """
+        output_attentions = bool(kwargs.setdefault("output_attentions", self.config.output_attentions))
+        is_watched = output_attentions or kwargs.get("output_hidden_states", self.config.output_hidden_states)
         if self.config.pre_norm:
             hidden_states = self.pre_layrnorm(hidden_states)
-        hidden_states = self.encoder(hidden_states, **kwargs)
+        if packed and token_mask is not None and hidden_states.shape[0] and not is_watched:
+            packing = Packing(token_mask.to(hidden_states.device))
+            sequence = self.encoder(hidden_states[packing.rows][None], attention_mask=packing, **kwargs)
+            hidden_states = torch.zeros_like(hidden_states).index_put(packing.rows, sequence[0])
+        else:
+            mask = image_mask(self.config, hidden_states, hidden_states, token_mask, output_attentions)
+            hidden_states = self.encoder(hidden_states, **{"attention_mask": mask, **kwargs})
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
-        pooled = POOLERS[self.config.pooling](self, hidden_states, **kwargs) if self.pooled else None  # (batch, width)
-        if pooled is not None and not self.config.norm_first:
-            pooled = self.post_layernorm(pooled)
+        pooled = self.pool(hidden_states, token_mask=token_mask, **kwargs)  # (batch, width)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def pool(self, hidden_states: Tensor, **inputs: Any) -> Tensor | None:
+        """Pool `last_hidden_state` (batch, tokens, width) to (batch, width), in a tower that has pooling.
+
+        `inputs` are those of `forward`.
+        """
+        if not self.pooled:
+            return None
+        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)
+        return pooled if self.config.norm_first else self.post_layernorm(pooled)
+
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        layers: Sequence[int] = (-2,),
+        norm: bool = False,
+        as_map: bool = True,
+        **inputs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the hidden states of the patches at each of `layers`, as (batch, width, rows, columns).
+
+        Layers are indices into transformers' `hidden_states`, without running those behind the last one: 0 is what
+        enters the encoder, -1 what the last layer returns. `norm` applies the tower's final norm. Without `as_map`, the
+        form is (batch, patches, width). `inputs` are further ones of `forward`.
+        """
+        count = len(self.encoder.layers) + 1
+        if not layers or not all(-count <= layer < count for layer in layers):
+            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
+        indices = [layer % count for layer in layers]
+        outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
+        features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
+        if norm:
+            features = [self.post_layernorm(states) for states in features]
+        if as_map:
+            grid = cast(Any, self.embeddings).grid(pixel_values, **inputs)
+            features = [states.transpose(1, 2).unflatten(2, grid) for states in features]
+        return tuple(features)
 
 
 class TextTower(AcceptsFormerNames):
@@ -147,9 +211,10 @@ class ImageClassifier(EncoderPreTrainedModel):
         **kwargs: ModelKwargs,
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         patches = outputs.last_hidden_state[:, self.config.vision_config.num_class_tokens :]
-        logits = self.classifier(torch.mean(patches, dim=1))  # (batch, num_labels)
+        mean = mean_of_tokens(patches, kwargs.get("pixel_attention_mask"))  # (batch, width)
+        logits = self.classifier(mean)  # (batch, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

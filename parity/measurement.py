@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from .._version import __version__
 from ..catalogue.download import Progress
-from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tower
+from ..configuration import DualEncoderConfig, Siglip2VisionConfig, TowerConfig, is_single_tower
 from ..formats import Checkpoint
 from ..formats.inspection import describe_checkpoint
 from ..modeling import pooling
@@ -25,12 +25,16 @@ from .reference import reference_forward
 FLOAT64 = "float64"  # the name of the float64 reference in a certificate
 
 Outputs = Mapping[str, npt.NDArray[Any]]  # by names such as `image.hidden_states.3` and `logits_per_image`
+Select = Callable[[str, npt.NDArray[Any]], npt.NDArray[Any]]  # the part of an output of this name that is compared
+
+
+Images = Mapping[str, npt.NDArray[Any]]  # the inputs of an image tower by their names, `pixel_values` among them
 
 
 class Inputs(NamedTuple):
     """The inputs from which every subject computes its outputs."""
 
-    pixel_values: npt.NDArray[np.float32]  # (images, 3, height, width)
+    images: Images
     input_ids: npt.NDArray[np.int64]  # (texts, length); no texts for an image tower alone
 
 
@@ -42,6 +46,7 @@ class Subject:
     compute: Callable[[Inputs], Outputs]  # loads the weights and lets go of them, so that one model at a time is alive
     final_only: bool = False  # its outputs are embeddings and logits, without hidden states
     pools_start: bool = False  # of a text without an end, which is left out of its comparisons
+    misplaces_columns: bool = False  # gives grids of a single column wrong positions: left out of its comparisons
 
 
 class Pairing(NamedTuple):
@@ -62,7 +67,7 @@ def measure(
     checkpoint: Checkpoint,
     pairings: Sequence[Pairing],
     *,
-    photograph: npt.NDArray[np.float32] | None = None,
+    photograph: Images | None = None,
     seed: int = 0,
     notes: tuple[str, ...] = (),
     preprocessing: PreprocessingCheck | None = None,
@@ -70,14 +75,16 @@ def measure(
 ) -> Certificate:
     """Compute the outputs of every subject once, compare them pair by pair, and return the certificate.
 
-    The inputs are generated from `seed`; `photograph` (1, 3, height, width), as the processor makes it, is one more
-    image.
+    The inputs are generated from `seed`; `photograph`, as the processor makes it, is one more image.
     """
     inputs = generate_inputs(checkpoint.config, seed)
     if photograph is not None:
-        inputs = inputs._replace(pixel_values=np.concatenate([inputs.pixel_values, photograph.astype(np.float32)]))
+        images = {
+            name: np.concatenate([value, photograph[name].astype(value.dtype)]) for name, value in inputs.images.items()
+        }
+        inputs = inputs._replace(images=images)
     subjects = dict.fromkeys(subject for pairing in pairings for subject in pairing[:2])
-    with_end = len(inputs.input_ids) - _texts_without_end(checkpoint.config)
+    grids = inputs.images.get("spatial_shapes")
     outputs: dict[Subject, Outputs] = {}
     # The float64 reference runs last: the process keeps the memory that it frees.
     for subject in sorted(subjects, key=lambda subject: subject.name == FLOAT64):
@@ -87,20 +94,20 @@ def measure(
         source=describe_checkpoint(checkpoint),
         inputs={
             "seed": seed,
-            "images": len(inputs.pixel_values),
+            "images": len(inputs.images["pixel_values"]),
             "texts": len(inputs.input_ids),
             "photograph": None if photograph is None else "twinlens/catalogue/assets/cat.jpg, the last image",
+            **({} if grids is None else {"grids": grids.tolist()}),
         },
         comparisons=tuple(
             Comparison(
                 subject.name,
                 reference.name,
                 compare(
-                    *(
-                        _first_texts(outputs[one], with_end if subject.pools_start or reference.pools_start else None)
-                        for one in (subject, reference)
-                    ),
+                    outputs[subject],
+                    outputs[reference],
                     final_only=subject.final_only,
+                    select=_comparable(checkpoint.config, inputs, subject, reference),
                 ),
                 checked,
             )
@@ -116,17 +123,27 @@ def measure(
     )
 
 
-def compare(outputs: Outputs, expected: Outputs, *, final_only: bool = False) -> tuple[OutputError, ...]:
-    """Return the error of every expected output; with `final_only`, those that `outputs` lacks are left out."""
+def compare(
+    outputs: Outputs,
+    expected: Outputs,
+    *,
+    final_only: bool = False,
+    select: Select = lambda name, output: output,
+) -> tuple[OutputError, ...]:
+    """Return the error of every expected output; with `final_only`, those that `outputs` lacks are left out.
+
+    `select` takes the name of an output and returns the part of the output that is compared.
+    """
     errors = []
     for name, stored in expected.items():
         output = outputs.get(name)
         if output is None and final_only:
             continue
-        reference = stored.astype(np.float64)
+        reference = select(name, stored).astype(np.float64)
         token_max = np.abs(reference).max(-1, keepdims=True)  # shape = [..., length, 1]
         reference_max = float(token_max.max())
-        if output is None or output.shape != reference.shape or not np.isfinite(output).all():
+        output = None if output is None or output.shape != stored.shape else select(name, output)
+        if output is None or not np.isfinite(output).all():
             errors.append(OutputError(name, math.nan, math.nan, reference_max))
             continue
         error = np.abs(output - reference)
@@ -135,21 +152,15 @@ def compare(outputs: Outputs, expected: Outputs, *, final_only: bool = False) ->
     return tuple(errors)
 
 
-def generate_inputs(config: DualEncoderConfig | SiglipVisionConfig, seed: int) -> Inputs:
-    """Return three images (noise, waves, blank; -1..1) and some texts, none for an image tower alone.
+def generate_inputs(config: DualEncoderConfig | TowerConfig, seed: int) -> Inputs:
+    """Return images of -1..1, the last of them blank, and some texts, none for an image tower alone.
 
-    Those of CLIP are of full length, short, of one token, with added tokens and ids after the end, without the highest
-    id, and without an end.
+    The images are noise and waves, and for NaFlex noise on grids of all kinds. The texts of CLIP are of full length,
+    short, of one token, with added tokens and ids after the end, without the highest id, and without an end.
     """
     rng = np.random.default_rng(seed)
     vision, text = (config, None) if is_single_tower(config) else (config.vision_config, config.text_config)
-    size = vision.image_size
-    rows, columns = np.mgrid[0:size, 0:size] / size
-    frequency, phase = rng.uniform(-20, 20, (2, 3, 1, 1)), rng.uniform(0, 6, (3, 1, 1))
-    waves = np.sin(frequency[0] * rows + frequency[1] * columns + phase)
-    # The blank image leaves biases and positions alone, whose small variance lets a wrong epsilon show.
-    images = np.stack([rng.uniform(-1, 1, waves.shape), waves, np.zeros(waves.shape)]).astype(np.float32)
-
+    images = _patches(vision, rng) if vision.flexible_size else _squares(vision.image_size, rng)
     if text is None:
         return Inputs(images, np.zeros((0, 1), np.int64))
     length, vocabulary = text.max_position_embeddings, text.vocab_size
@@ -171,26 +182,77 @@ def generate_inputs(config: DualEncoderConfig | SiglipVisionConfig, seed: int) -
     return Inputs(images, ids)
 
 
-def _texts_without_end(config: DualEncoderConfig | SiglipVisionConfig) -> int:
+def _squares(size: int, rng: np.random.Generator) -> Images:
+    """Return noise, waves and a blank image; this leaves biases alone, whose small variance shows a wrong epsilon."""
+    rows, columns = np.mgrid[0:size, 0:size] / size
+    frequency, phase = rng.uniform(-20, 20, (2, 3, 1, 1)), rng.uniform(0, 6, (3, 1, 1))
+    waves = np.sin(frequency[0] * rows + frequency[1] * columns + phase)
+    images = np.stack([rng.uniform(-1, 1, waves.shape), waves, np.zeros(waves.shape)])
+    return {"pixel_values": images.astype(np.float32)}
+
+
+def _patches(vision: Siglip2VisionConfig, rng: np.random.Generator) -> Images:
+    """Return noise and a blank image as patches, on grids of all kinds, and large numbers for the padding behind them.
+
+    The official code takes grids of at most 64 patches a side, or of more where the table of positions has more.
+    """
+    most, side = vision.num_patches, vision.grid_size
+    longest = min(most, max(side, 64))
+    wide, tall = (max(1, side // 2), 2 * side), (2 * side, max(1, side // 2))
+    all_grids = [(side, side), wide, (1, longest), (longest, 1), (max(1, side - 1), side + 1), (1, 1), tall]
+    grids = np.array([grid for grid in all_grids if math.prod(grid) <= most])
+    mask = np.arange(most) < grids.prod(1)[:, None]
+    values = rng.uniform(-1, 1, (*mask.shape, vision.num_channels * vision.patch_size**2))
+    values[-1] = 0
+    values = np.where(mask[..., None], values, rng.uniform(-100, 100, values.shape))
+    return {
+        "pixel_values": values.astype(np.float32),
+        "pixel_attention_mask": mask.astype(np.int32),
+        "spatial_shapes": grids,
+    }
+
+
+def _texts_without_end(config: DualEncoderConfig | TowerConfig) -> int:
     """Return how many of the last texts of `generate_inputs` have no end."""
     if is_single_tower(config) or config.text_config.pooling != "first_eos":
         return 0
     return 1 if config.text_config.ends_at_highest_id else 2
 
 
-def _first_texts(outputs: Outputs, count: int | None) -> Outputs:
-    """Return the outputs of all images and the first `count` texts; all of them for None."""
-    if count is None:
-        return outputs
-    first: dict[str, Any] = {name: value[:count] for name, value in outputs.items() if name.startswith("text.")}
-    if "logits_per_image" in outputs:
-        first["logits_per_image"] = outputs["logits_per_image"][:, :count]
-    return {**outputs, **first}
+def _comparable(
+    config: DualEncoderConfig | TowerConfig, inputs: Inputs, subject: Subject, reference: Subject
+) -> Select:
+    """Return what selects the images and texts that two subjects both compute, and of patches those before padding."""
+    images: Any = slice(None)
+    texts = slice(None)
+    if subject.pools_start or reference.pools_start:
+        texts = slice(len(inputs.input_ids) - _texts_without_end(config))
+    mask, grids = (inputs.images.get(name) for name in ("pixel_attention_mask", "spatial_shapes"))
+    if grids is not None and (subject.misplaces_columns or reference.misplaces_columns):
+        images = (grids[:, 1] > 1) | (grids[:, 0] == 1)
+
+    def select(name: str, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if name.startswith("text."):
+            return output[texts]
+        if name == "logits_per_image":
+            return output[images][:, texts]
+        if mask is not None and output.ndim == 3:
+            return output[images][mask[images] == 1]
+        return output[images]
+
+    return select
 
 
-def model_subject(name: str, load: Callable[[], PreTrainedModel], *, pools_start: bool = False) -> Subject:
+def model_subject(
+    name: str, load: Callable[[], PreTrainedModel], *, pools_start: bool = False, misplaces_columns: bool = False
+) -> Subject:
     """Return a model of twinlens or transformers as a subject. `load` must return it in float32 on the CPU."""
-    return Subject(name, lambda inputs: _model_outputs(load(), inputs), pools_start=pools_start)
+    return Subject(
+        name,
+        lambda inputs: _model_outputs(load(), inputs),
+        pools_start=pools_start,
+        misplaces_columns=misplaces_columns,
+    )
 
 
 def reference_subject(checkpoint: Checkpoint) -> Subject:
@@ -199,7 +261,9 @@ def reference_subject(checkpoint: Checkpoint) -> Subject:
     def compute(inputs: Inputs) -> Outputs:
         reference = reference_forward(
             checkpoint.tensors,
-            *inputs,
+            inputs.images["pixel_values"],
+            inputs.input_ids,
+            spatial_shapes=inputs.images.get("spatial_shapes"),
             sidecar_json=checkpoint.layout.sidecar_json,
             vision_activation=checkpoint.options.get("vision_activation"),
             vision_heads=checkpoint.options.get("vision_heads"),
@@ -218,12 +282,12 @@ def _model_outputs(model: PreTrainedModel, inputs: Inputs) -> Outputs:
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(f"The tolerances hold for float32 on the CPU. Got a model in {model.dtype} on {model.device}.")
     model.eval()
-    pixel_values, input_ids = map(torch.from_numpy, inputs)
+    images = {name: torch.from_numpy(value) for name, value in inputs.images.items()}
     with torch.inference_mode(), _without_warnings():
-        if len(input_ids) == 0:
-            image = model(pixel_values=pixel_values, output_hidden_states=True)
+        if len(inputs.input_ids) == 0:
+            image = model(**images, output_hidden_states=True)
             return _tower_outputs("image", image, torch.nn.functional.normalize(image.pooler_output, dim=-1))
-        result = model(pixel_values=pixel_values, input_ids=input_ids, output_hidden_states=True)
+        result = model(**images, input_ids=torch.from_numpy(inputs.input_ids), output_hidden_states=True)
     return {
         **_tower_outputs("image", result.vision_model_output, result.image_embeds),
         **_tower_outputs("text", result.text_model_output, result.text_embeds),

@@ -35,7 +35,7 @@ def original_subject(checkpoint: Checkpoint) -> Subject:
 def _final_outputs(model: Any, inputs: Inputs) -> Outputs:
     """Run a model with the interface that openai-clip and open_clip_torch share."""
     model.eval()
-    pixel_values, input_ids = map(torch.from_numpy, inputs)
+    pixel_values, input_ids = map(torch.from_numpy, (inputs.images["pixel_values"], inputs.input_ids))
     with torch.no_grad():
         image_embeds = torch.nn.functional.normalize(model.encode_image(pixel_values).float(), dim=-1)
         text_embeds = torch.nn.functional.normalize(model.encode_text(input_ids).float(), dim=-1)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ..catalogue import PHOTOGRAPH
@@ -23,7 +24,7 @@ from ..formats.layout import LAYOUT_FILE
 from ..processing import DualEncoderProcessor
 from . import reference_pixels, reference_texts
 from .certificate import InputCheck, PreprocessingCheck
-from .reference_pixels import PixelSteps
+from .reference_pixels import PatchSteps, PixelSteps
 from .reference_texts import Vocabulary
 
 TEXTS = {
@@ -100,17 +101,30 @@ def check_preprocessing(
 
 
 def _check_images(checkpoint: Checkpoint, processor: DualEncoderProcessor, choices: Choices) -> InputCheck | None:
-    if (reference := _pixel_reference(checkpoint, choices)) is None:
+    if (reference := _pixel_reference(checkpoint, processor, choices)) is None:
         return None
     errors = {}
     for name, picture in pictures().items():
         if reference.rgb_only and picture.mode != "RGB":
             continue
         expected = reference.compute(picture)
-        pixels = processor.image_processor(picture, return_tensors="np")["pixel_values"][0]
+        pixels = _pixels(processor, picture)
         errors[name] = float(np.abs(pixels - expected).max()) if pixels.shape == expected.shape else math.nan
     worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
     return InputCheck(reference.name, len(errors), errors[worst], (worst,))
+
+
+def _pixels(processor: DualEncoderProcessor, picture: Image.Image) -> npt.NDArray[Any]:
+    """Return the pixels of a picture, (channels, height, width), for NaFlex put together from their patches."""
+    features = processor.image_processor(picture, return_tensors="np")
+    (pixels,) = features["pixel_values"]
+    if "spatial_shapes" not in features:
+        return pixels
+    patches = pixels[features["pixel_attention_mask"][0] == 1]
+    side = math.isqrt(patches.shape[1] // 3)
+    grid = patches.reshape(*features["spatial_shapes"][0], side, side, 3)
+    rows, columns = grid.shape[:2]
+    return grid.transpose(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side)
 
 
 def _check_texts(
@@ -145,13 +159,13 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | None:
+def _pixel_reference(checkpoint: Checkpoint, processor: DualEncoderProcessor, choices: Choices) -> Reference | None:
     """Return whoever makes the pixels of a source; None for settings of transformers that are not restated here."""
     config = checkpoint.config
     vision = config if is_single_tower(config) else config.vision_config
-    size, json = vision.image_size, checkpoint.layout.sidecar_json
+    json = checkpoint.layout.sidecar_json
     original = None
-    steps: PixelSteps | None
+    steps: PixelSteps | PatchSteps | None
     if checkpoint.format == "transformers":
         folder = checkpoint.files[0].parent
         nested = read_json(folder / "processor_config.json", {}).get("image_processor")  # as transformers 5 saves it
@@ -160,6 +174,7 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
             steps = reference_pixels.transformers_steps(settings)
             return steps and Reference("the settings of its image processor, restated in NumPy", steps.apply)
     stated: dict[str, Any] = {}
+    size = 0 if vision.flexible_size else vision.image_size
     if checkpoint.format == "open_clip":
         stated = {**checkpoint.published_pixels, **_truthy(json.get("preprocess_cfg") or {})}
     elif checkpoint.format == "timm":
@@ -169,6 +184,9 @@ def _pixel_reference(checkpoint: Checkpoint, choices: Choices) -> Reference | No
         steps = (reference_pixels.timm_steps if is_timm else reference_pixels.open_clip_steps)(stated, size)
         name = "timm's create_transform" if is_timm else "open_clip's image_transform_v2"
         original = _timm_pixels if is_timm else _open_clip_pixels
+    elif vision.flexible_size:
+        steps = reference_pixels.naflex_steps(vision.patch_size, processor.image_processor.max_num_patches)
+        name = "big_vision's value_range and resize_to_sequence"
     elif "big_vision" in family_of(config).official_formats:
         steps, name = reference_pixels.big_vision_steps(size), "big_vision's resize and value_range"
     else:

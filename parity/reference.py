@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .reference_clip import openai_forward, transformers_clip_forward, twinlens_resnet_forward
-from .reference_layers import Reference, TowerReference
+from .reference_layers import Images, Reference, TowerReference
 from .reference_siglip import big_vision_forward, open_clip_siglip_forward, timm_forward, transformers_siglip_forward
 from .reference_weights import FileFacts
 
@@ -34,6 +34,7 @@ def reference_forward(
     pixel_values: npt.ArrayLike,
     input_ids: npt.ArrayLike,
     *,
+    spatial_shapes: npt.ArrayLike | None = None,
     sidecar_json: Mapping[str, Any] | None = None,
     vision_activation: str | None = None,
     vision_heads: int | None = None,
@@ -41,6 +42,8 @@ def reference_forward(
 ) -> Reference:
     """Run official weights on (images, 3, height, width) normalised pixels and (texts, length) ids.
 
+    A NaFlex model takes patches (images, length, values of a patch) in place of pixels, and `spatial_shapes` (images,
+    2), the patches down and across; what follows these in `pixel_values` is padding, and meaningless in the outputs.
     `tensors` maps official names to torch tensors or NumPy arrays of any float type (bfloat16 as `|V2` included); each
     weight is cast to float64 when it is used, so that a full-size model needs no second copy. `sidecar_json` is the
     JSON beside the weights: open_clip_config.json, or config.json of timm or transformers. `vision_activation`,
@@ -50,7 +53,9 @@ def reference_forward(
     facts = FileFacts(sidecar_json or {}, vision_activation, vision_heads, eos_token_id)
     for name, forward in _FORWARDS.items():
         if name in tensors:
-            return forward(tensors, np.asarray(pixel_values, np.float64), np.asarray(input_ids, np.int64), facts)
+            grids = None if spatial_shapes is None else np.asarray(spatial_shapes, np.int64)
+            images = Images(np.asarray(pixel_values, np.float64), grids)
+            return forward(tensors, images, np.asarray(input_ids, np.int64), facts)
     raise ValueError(
         "Expected weights under OpenAI's names (visual.proj, ...), open_clip's, timm's, transformers' or big_vision's "
         f"(img/MAPHead_0/probe, ...). Got {sorted(tensors)[:3]}."

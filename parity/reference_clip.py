@@ -14,6 +14,7 @@ from .reference_layers import (
     Array,
     Block,
     Ids,
+    Images,
     Reference,
     Settings,
     TowerReference,
@@ -38,8 +39,8 @@ class _ImageTower(NamedTuple):
     norm_after: WeightAndBias
     projection: Array  # (width, dim)
 
-    def forward(self, pixels: Array, settings: Settings) -> TowerReference:
-        x = embed_patches(pixels, self.patch_kernel)
+    def forward(self, images: Images, settings: Settings) -> TowerReference:
+        x = embed_patches(images.pixels, self.patch_kernel)
         class_token = np.broadcast_to(self.class_token, (len(x), 1, x.shape[-1]))
         x = np.concatenate([class_token, x], axis=1) + self.positions
         states = encode(layer_norm(x, self.norm_before, settings.eps), self.blocks, settings)
@@ -77,7 +78,7 @@ def _end_of_text(ids: Ids, end: int | None) -> Ids:
     return np.where(found, position, ids.shape[1] - 1)
 
 
-def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+def openai_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP under OpenAI's names. open_clip's own towers differ in activation, heads and epsilon."""
     weight = weights_below(tensors)
     text_prefix = "text." if "text.ln_final.weight" in tensors else ""  # open_clip's CustomTextCLIP
@@ -106,16 +107,16 @@ def openai_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: F
         end = len(text_tower.tokens) - 1  # `<|endoftext|>` of clip/simple_tokenizer.py, the highest id that it gives
     end_of_text = _end_of_text(ids, None if end == 2 else end)  # 2: see below
     text = text_tower.forward(ids, end_of_text, text_settings)
-    return _reference(_openai_image(tensors, pixels, facts), text, weight("logit_scale"))
+    return _reference(_openai_image(tensors, images, facts), text, weight("logit_scale"))
 
 
-def _openai_image(tensors: Mapping[str, Any], pixels: Array, facts: FileFacts) -> TowerReference:
+def _openai_image(tensors: Mapping[str, Any], images: Images, facts: FileFacts) -> TowerReference:
     """Run the image tower, a ViT or a ResNet."""
     weight, head_width = weights_below(tensors), facts.open_clip("vision_cfg").get("head_width", 64)
     if "visual.attnpool.c_proj.weight" in tensors:
         width = len(weight("visual.attnpool.c_proj.weight").T)
         heads = facts.vision_heads or width // head_width
-        return resnet_tower(pixels, weight, tensors.__contains__, OPENAI_NAMES, heads)
+        return resnet_tower(images.pixels, weight, tensors.__contains__, OPENAI_NAMES, heads)
     tower = _ImageTower(
         patch_kernel=weight("visual.conv1.weight"),
         class_token=weight("visual.class_embedding"),
@@ -130,10 +131,10 @@ def _openai_image(tensors: Mapping[str, Any], pixels: Array, facts: FileFacts) -
         facts.open_clip_activation("vision_cfg") or facts.vision_activation or "quick_gelu",
         facts.open_clip_eps("vision_cfg"),
     )
-    return tower.forward(pixels, settings)
+    return tower.forward(images, settings)
 
 
-def transformers_clip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+def transformers_clip_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP under transformers' names."""
     weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
     vision = config.vision_config
@@ -148,14 +149,14 @@ def transformers_clip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Id
     )
     settings = Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)
     text = _transformers_text(tensors, ids, config.text_config)
-    return _reference(image_tower.forward(pixels, settings), text, weight("logit_scale"))
+    return _reference(image_tower.forward(images, settings), text, weight("logit_scale"))
 
 
-def twinlens_resnet_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+def twinlens_resnet_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP with a ResNet under the names of twinlens, whose text tower is that of transformers' CLIP."""
     weight, values = weights_below(tensors), facts.sidecar_json
     heads = values["vision_config"]["num_attention_heads"]
-    image = resnet_tower(pixels, weight, tensors.__contains__, TWINLENS_NAMES, heads)
+    image = resnet_tower(images.pixels, weight, tensors.__contains__, TWINLENS_NAMES, heads)
     text = _transformers_text(tensors, ids, transformers.CLIPTextConfig(**values["text_config"]))
     return _reference(image, text, weight("logit_scale"))
 

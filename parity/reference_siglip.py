@@ -1,10 +1,12 @@
 """The float64 reference of SigLIP: big_vision's names, open_clip's, timm's (image tower alone) and transformers'.
 
-Sources: google-research/big_vision@0127fb6 `models/vit.py`, `models/proj/image_text/{two_towers,text_transformer}.py`;
-open_clip 3.3.0 `model.py`, `transformer.py`; timm 1.0.31 `models/vision_transformer.py`, `layers/attention_pool.py`;
-transformers 5.23.0 `models/siglip/modeling_siglip.py`.
+Sources: google-research/big_vision@0127fb6 `models/vit.py`,
+`models/proj/image_text/{two_towers,text_transformer,naflex_vit}.py`; open_clip 3.3.0 `model.py`, `transformer.py`; timm
+1.0.31 `models/vision_transformer.py`, `layers/attention_pool.py`; transformers 5.23.0
+`models/siglip/modeling_siglip.py`, `models/siglip2/modeling_siglip2.py`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from .reference_layers import (
     Attention,
     Block,
     Ids,
+    Images,
     PoolingHead,
     Reference,
     Settings,
@@ -27,6 +30,7 @@ from .reference_layers import (
     encode,
     layer_norm,
     linear,
+    resize_positions,
     tower_reference,
 )
 from .reference_weights import (
@@ -50,18 +54,26 @@ _BIG_VISION_NORM_FLOOR = 1e-8  # two_towers.py
 class _ImageTower(NamedTuple):
     """Weights of SigLIP's vision transformer."""
 
-    patch_kernel: Array  # (width, 3, size, size)
+    patch_kernel: Array  # (width, 3, size, size); NaFlex: (width, values of a patch)
     patch_bias: Array  # (width,)
-    positions: Array  # (1, patches, width) or (patches, width)
+    positions: Array  # (1, patches, width) or (patches, width); NaFlex: (rows, columns, width)
     blocks: Iterable[Block]  # read one at a time
     norm_after: WeightAndBias
     head: Callable[[], PoolingHead]  # read after the blocks: it is as large as one of them
 
-    def forward(self, pixels: Array, settings: Settings, norm_floor: float = 0.0) -> TowerReference:
-        x = embed_patches(pixels, self.patch_kernel) + self.patch_bias + self.positions
-        states = encode(x, self.blocks, settings)
+    def forward(self, images: Images, settings: Settings, norm_floor: float = 0.0) -> TowerReference:
+        mask = images.mask
+        if (self.patch_kernel.ndim == 2) != (mask is not None):
+            raise ValueError("A NaFlex model takes patches with their spatial_shapes, any other model takes pixels.")
+        if mask is None or images.grids is None:
+            patches, positions = embed_patches(images.pixels, self.patch_kernel), self.positions
+        else:
+            patches = np.where(mask[..., None], images.pixels, 0) @ self.patch_kernel.T
+            positions = np.zeros_like(patches)
+            positions[mask] = np.concatenate([resize_positions(self.positions, *grid) for grid in images.grids])
+        states = encode(patches + self.patch_bias + positions, self.blocks, settings, mask)
         last = layer_norm(states[-1], self.norm_after, settings.eps)
-        return tower_reference(states, last, attention_pool(last, self.head(), settings), norm_floor)
+        return tower_reference(states, last, attention_pool(last, self.head(), settings, mask), norm_floor)
 
 
 class _TextTower(NamedTuple):
@@ -85,12 +97,13 @@ def _reference(image: TowerReference, text: TowerReference, logit_scale: Array, 
     return Reference(image, text, np.exp(logit_scale) * image.embeds @ text.embeds.T + logit_bias)
 
 
-def big_vision_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
-    """Run a SigLIP under big_vision's names; `facts` are not needed."""
+def big_vision_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
+    """Run a SigLIP, NaFlex or not, under big_vision's names; `facts` are not needed."""
     weight = weights_below(tensors)
+    kernel = weight("img/embedding/kernel")  # (height, width, 3, width of the tower); NaFlex: the first three are one
     old_layout = "img/Transformer/pos_embedding" in tensors
     image_tower = _ImageTower(
-        patch_kernel=weight("img/embedding/kernel").transpose(3, 2, 0, 1),
+        patch_kernel=kernel.T if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1),
         patch_bias=weight("img/embedding/bias"),
         positions=weight("img/Transformer/pos_embedding" if old_layout else "img/pos_embedding"),
         blocks=flax_blocks(tensors, "img/Transformer/"),
@@ -108,14 +121,14 @@ def big_vision_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, fact
         head=flax_linear(weight, "txt/head") if "txt/head/kernel" in tensors else None,
     )
     return _reference(
-        image_tower.forward(pixels, flax_settings(tensors, "img/Transformer/"), _BIG_VISION_NORM_FLOOR),
+        image_tower.forward(images, flax_settings(tensors, "img/Transformer/"), _BIG_VISION_NORM_FLOOR),
         text_tower.forward(ids, flax_settings(tensors, "txt/Encoder_0/"), _BIG_VISION_NORM_FLOOR),
         weight("t"),
         weight("b"),
     )
 
 
-def open_clip_siglip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+def open_clip_siglip_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a SigLIP of open_clip: timm's image tower and a text tower of open_clip's own."""
     weight, tokens = weights_below(tensors), tensors["text.token_embedding.weight"]
     vocabulary, width = tokens.shape
@@ -134,17 +147,17 @@ def open_clip_siglip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids
     )
     image_settings = facts.timm_settings(facts.open_clip("vision_cfg").get("timm_model_name"))
     return _reference(
-        _timm_image_tower(tensors, "visual.trunk.").forward(pixels, image_settings),
+        _timm_image_tower(tensors, "visual.trunk.").forward(images, image_settings),
         text_tower.forward(ids, text_settings),
         weight("logit_scale"),
         weight("logit_bias"),
     )
 
 
-def timm_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
+def timm_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run timm's image tower alone; `ids` are ignored."""
     settings = facts.timm_settings(facts.sidecar_json.get("architecture"))
-    return Reference(_timm_image_tower(tensors, "").forward(pixels, settings), None, None)
+    return Reference(_timm_image_tower(tensors, "").forward(images, settings), None, None)
 
 
 def _timm_image_tower(tensors: Mapping[str, Any], prefix: str) -> _ImageTower:
@@ -169,14 +182,20 @@ def _timm_pooling_head(weight: GetWeight) -> PoolingHead:
     )
 
 
-def transformers_siglip_forward(tensors: Mapping[str, Any], pixels: Array, ids: Ids, facts: FileFacts) -> Reference:
-    """Run a SigLIP under transformers' names."""
+def transformers_siglip_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
+    """Run a SigLIP, NaFlex or not, under transformers' names."""
     weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
     vision, text = config.vision_config, config.text_config
+    patch_kernel, positions = (
+        weight(f"vision_model.embeddings.{name}_embedding.weight") for name in ("patch", "position")
+    )
+    if patch_kernel.ndim == 2:
+        side = math.isqrt(len(positions))
+        positions = positions.reshape(side, side, -1)
     image_tower = _ImageTower(
-        patch_kernel=weight("vision_model.embeddings.patch_embedding.weight"),
+        patch_kernel=patch_kernel,
         patch_bias=weight("vision_model.embeddings.patch_embedding.bias"),
-        positions=weight("vision_model.embeddings.position_embedding.weight"),
+        positions=positions,
         blocks=torch_blocks(tensors, "vision_model.encoder.layers."),
         norm_after=torch_pair(weight, "vision_model.post_layernorm"),
         head=lambda: _transformers_pooling_head(weights_below(tensors, "vision_model.head.")),
@@ -189,7 +208,7 @@ def transformers_siglip_forward(tensors: Mapping[str, Any], pixels: Array, ids: 
         head=torch_pair(weight, "text_model.head"),
     )
     return _reference(
-        image_tower.forward(pixels, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
+        image_tower.forward(images, Settings(vision.num_attention_heads, vision.hidden_act, vision.layer_norm_eps)),
         text_tower.forward(ids, Settings(text.num_attention_heads, text.hidden_act, text.layer_norm_eps)),
         weight("logit_scale"),
         weight("logit_bias"),

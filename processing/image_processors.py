@@ -87,13 +87,31 @@ class DualEncoderImageProcessor(PilBackend):
 
     def describe(self) -> str:
         """Return what happens to an image, as a numbered list in words."""
-        own_kwargs = {name: getattr(self, name, None) for name in self._valid_kwargs_names}
-        settings = ImageSettings.from_kwargs(self._standardize_kwargs(**own_kwargs))
+        settings = self._own_settings()
         return numbered(describe_image_steps(settings, self.resize_engines[settings.resize_engine]))
 
     def explain(self) -> None:
         """Print `describe()`."""
         print(self.describe())
+
+    def placement(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return where `pixel_values` come from in an image of this height and width: (left, top, across, down).
+
+        The upper left corner of `pixel_values` lies at (left, top), which are below 0 where the image was filled up.
+        One of their pixels covers across x down pixels of the image.
+        """
+        settings = self._own_settings()
+        new_height, new_width = self._target_size(height, width, settings) if settings.do_resize else (height, width)
+        across, down, left, top = width / new_width, height / new_height, 0, 0
+        if settings.do_center_crop:
+            rounding = image_steps.round_crop_offset if settings.openai_order else math.floor
+            left = rounding((new_width - settings.crop_size["width"]) / 2)
+            top = rounding((new_height - settings.crop_size["height"]) / 2)
+        return left * across, top * down, across, down
+
+    def _own_settings(self) -> ImageSettings:
+        own_kwargs = {name: getattr(self, name, None) for name in self._valid_kwargs_names}
+        return ImageSettings.from_kwargs(self._standardize_kwargs(**own_kwargs))
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         background, engine = kwargs.get("background"), kwargs.get("resize_engine")

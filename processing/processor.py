@@ -1,16 +1,24 @@
 """One processor for the texts and images of a checkpoint, with the settings it was trained with."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args
 
 from PIL import Image
-from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers import AutoConfig, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
 from ..catalogue.download import is_name, published_vocabulary, suggest_names
-from ..configuration import FAMILIES, DualEncoderConfig, TowerConfig, family_of, is_single_tower
+from ..configuration import (
+    FAMILIES,
+    OTHER_FAMILIES,
+    DualEncoderConfig,
+    TowerConfig,
+    family_of,
+    is_single_tower,
+    title_of,
+)
 from ..formats import Checkpoint, is_checkpoint_file, pop_options, read_json, read_source
 from .clip_tokenizer import CLIPTokenizer
 from .description import describe_text_steps, numbered
@@ -40,7 +48,8 @@ class DualEncoderProcessor(ProcessorMixin):
     """
 
     has_text_cleanup: ClassVar[bool] = False  # whether the tokenizer takes `text_cleanup`
-    image_processor_type: ClassVar[type[DualEncoderImageProcessor]] = DualEncoderImageProcessor
+    text_defaults: Mapping[str, Any] = {"padding": "max_length"}  # of the tokenizer
+    image_processor_type: type[DualEncoderImageProcessor] = DualEncoderImageProcessor
     tokenizer_type: ClassVar[type[DualEncoderTokenizer]] = DualEncoderTokenizer
 
     image_processor: DualEncoderImageProcessor
@@ -111,7 +120,7 @@ class DualEncoderProcessor(ProcessorMixin):
                     "pass one, from_pretrained(..., tokenizer=path)."
                 )
             text_settings = {name: value for name, value in settings.items() if name in text_names}
-            text_settings = {"padding": "max_length", **text_settings, **text_kwargs}
+            text_settings = {**self.text_defaults, **text_settings, **text_kwargs}
             if isinstance(text, str) and text_settings["return_tensors"] in ("np", "pt"):
                 text = [text]  # a batch of one: the same arrays, without the alignments that no processor returns
             features |= self.tokenizer(text, **text_settings)
@@ -160,12 +169,16 @@ class DualEncoderProcessor(ProcessorMixin):
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
         except OSError:  # a folder of processor files alone
             config_dict = {}
-        if model_type := config_dict.get("model_type"):
+        model_type = config_dict.get("model_type") or _other_model_type(Path(source))
+        if model_type in OTHER_FAMILIES and cls is DualEncoderProcessor:
+            config = DualEncoderConfig.from_pretrained(source, **other) if config_dict else None
+            return cls._of_other_family(model_type, source, tokenizer or source, config, **kwargs)
+        if model_type:
             cls._processor_class(model_type, source)  # another kind of model may have no image processor
         with suggest_names(source):
             image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
         type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")
-        processor_class = cls._processor_class(config_dict.get("model_type") or type_name, source)
+        processor_class = cls._processor_class(model_type or type_name, source)
         if length := (config_dict.get("text_config") or config_dict).get("max_position_embeddings"):
             other["model_max_length"] = length
         image_processor = processor_class.image_processor_type.from_dict(image_dict, **image_settings)
@@ -175,6 +188,25 @@ class DualEncoderProcessor(ProcessorMixin):
             if tokenizer is not None:
                 raise
             return processor_class(image_processor)
+
+    @classmethod
+    def from_parts(cls, vision: str | Path, text: str | Path) -> "Self":
+        """Return the processor of `DualEncoderModel.from_towers(vision, text)`, both Hub ids or folders.
+
+        It has the image processor of the one and the tokenizer of the other, and is saved as transformers'
+        VisionTextDualEncoderProcessor. Raises OSError where one of them is missing.
+        """
+        return cls._of_other_family("vision-text-dual-encoder", str(vision), text, AutoConfig.from_pretrained(text))
+
+    @classmethod
+    def _of_other_family(
+        cls, model_type: str, images: str, texts: str | Path, config: PreTrainedConfig | None, **kwargs: Any
+    ) -> "Self":
+        from .other_processor import OtherProcessor  # which imports this module
+
+        if wrong := {"text_cleanup", "preprocessing"} & kwargs.keys():
+            raise ValueError(f"{images}: the processor is transformers' own, which has no {' and '.join(wrong)}.")
+        return cast("Self", OtherProcessor.load(model_type, images, texts, config, **kwargs))
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write `preprocessor_config.json`, `processor_config.json` and the tokenizer's files, for any transformers."""
@@ -201,7 +233,9 @@ class DualEncoderProcessor(ProcessorMixin):
         """
         processor_class = _CLASS_BY_NAME.get(name or "")
         if processor_class is None:
-            titles = " or ".join(family.title for family in FAMILIES.values())
+            if name in OTHER_FAMILIES:
+                raise ValueError(f"{source} holds the processor of {title_of(name)}, not a {cls.__name__}.")
+            titles = " or ".join(map(title_of, [*FAMILIES, *OTHER_FAMILIES]))
             raise ValueError(f"{source}: expected a checkpoint of {titles}, got {name!r}.")
         if issubclass(processor_class, cls):
             return processor_class
@@ -329,6 +363,14 @@ class Siglip2Processor(SiglipProcessor):
     image_processor: Siglip2ImageProcessor
     image_processor_type = Siglip2ImageProcessor
 
+    @classmethod
+    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        text = config.text_config
+        return (
+            {"patch_size": config.vision_config.patch_size},
+            {"model_max_length": text.max_position_embeddings, "pad_token_id": text.pad_token_id},
+        )
+
 
 def holds_image_settings(folder: Path) -> bool:
     """Return whether a folder states its pixels: in a file of their own, or as transformers 5 saves a processor."""
@@ -336,23 +378,20 @@ def holds_image_settings(folder: Path) -> bool:
     return own_file.is_file() or "image_processor" in read_json(processor_file, {})
 
 
+def _other_model_type(folder: Path) -> str | None:
+    """Return the `model_type` of transformers' other families that a folder of processor files alone is for."""
+    name = read_json(folder / "processor_config.json", {}).get("processor_class")
+    return next((key for key, family in OTHER_FAMILIES.items() if family.processor == name != "CLIPProcessor"), None)
+
+
 _CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)
-
-
-_PROCESSOR_BY_MODEL_TYPE = {
-    **{model_type: family.processor for family in FAMILIES.values() for model_type in family.model_types},
-    # NaFlex, which has no model in this package and so no entry in FAMILIES.
-    "siglip2": "Siglip2Processor",
-    "siglip2_vision_model": "Siglip2Processor",
-    "siglip2_text_model": "Siglip2Processor",
-}
 
 
 def _names(processor_class: type[DualEncoderProcessor]) -> Iterator[str]:
     """Yield the names of a processor in its sources: the `model_type`s that it is for, its image processor's two."""
-    for model_type, processor in _PROCESSOR_BY_MODEL_TYPE.items():
-        if processor == processor_class.__name__:
-            yield model_type
+    for family in FAMILIES.values():
+        if family.processor == processor_class.__name__:
+            yield from family.model_types
     image_processor = processor_class.image_processor_type.__name__
     yield image_processor
     yield image_processor.replace("ImageProcessor", "FeatureExtractor")  # in folders of 2021

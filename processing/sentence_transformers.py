@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..configuration import DualEncoderConfig, SiglipVisionConfig, is_single_tower
+from ..configuration import DualEncoderConfig, TowerConfig, is_single_tower
 from .processor import DualEncoderProcessor
 
 # The first version that reads `modality_config`; older ones read the number, and tell their user to update.
@@ -16,7 +16,7 @@ _MODULES = [
 
 
 def save_sentence_transformers_files(
-    config: DualEncoderConfig | SiglipVisionConfig, processor: DualEncoderProcessor, folder: Path
+    config: DualEncoderConfig | TowerConfig, processor: DualEncoderProcessor, folder: Path
 ) -> None:
     """Write three JSON files with which `SentenceTransformer(folder).encode` returns what our `encode_*` do.
 
@@ -32,7 +32,7 @@ def save_sentence_transformers_files(
         "module_output_name": "sentence_embedding",
     }
     if processor.tokenizer is not None:
-        padding = "max_length" if processor.tokenizer.fixed_length else "longest"
+        padding = "max_length" if getattr(processor.tokenizer, "fixed_length", False) else "longest"
         transformer["processing_kwargs"] = {"text": {"padding": padding}}
     files = {
         "modules.json": _MODULES,

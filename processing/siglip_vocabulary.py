@@ -213,11 +213,12 @@ def _last_letters(charsmap: bytes) -> frozenset[str]:
 
 
 def _falls_back_on_bytes(model: models.Model) -> bool:
+    unknown = next(chr(code) for code in range(0x10FFFF, 0, -1) if model.token_to_id(chr(code)) is None)
     try:
-        pieces = model.tokenize("\U0010ffff")  # no letter of any text; its bytes are F4 8F BF BF
+        pieces = model.tokenize(unknown)
     except Exception:  # tokenizers raises nothing more precise, here where nothing stands for what is unknown
         return False
-    return [piece.value for piece in pieces[:1]] == ["<0xF4>"]
+    return [piece.value for piece in pieces[:1]] == [f"<0x{unknown.encode()[0]:02X}>"]
 
 
 def _falling_back_on_bytes(path: str | Path) -> models.Unigram | models.BPE:

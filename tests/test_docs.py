@@ -111,6 +111,8 @@ class TestPagesRun:
         shutil.copytree(tour, tmp_path, dirs_exist_ok=True)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("COLUMNS", "120")
+        for mapping in (transformers.CONFIG_MAPPING, transformers.MODEL_MAPPING):  # a page may register a class
+            monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
         names: dict[str, Any] = {"__name__": "page"}
         output = None  # of the commands just above
         for block in blocks(page):

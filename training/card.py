@@ -6,14 +6,14 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ..configuration import family_of
+from ..configuration import title_of
 
 _CARD = """\
 ---
 {metadata}
 ---
 
-# A {family} trained with twinlens
+# {family} trained with twinlens
 
 {origin}
 
@@ -45,6 +45,7 @@ Every number is in `training.json`. Versions: {versions}.
 def training_card(report: Mapping[str, Any], model_type: str, changed: Mapping[str, Any]) -> str:
     """Return the card: metadata, origin, usage, curves, last metrics, the settings in `changed`, and versions."""
     plan = report["plan"]
+    title = title_of(model_type)
     start = f"`{Path(plan['model']).name}`"
     metadata = ModelCardData(
         library_name="transformers",
@@ -53,7 +54,7 @@ def training_card(report: Mapping[str, Any], model_type: str, changed: Mapping[s
     )
     return _CARD.format(
         metadata=metadata.to_yaml(),
-        family=family_of(model_type).title,
+        family=f"{'An' if title[0] in 'AEIO' else 'A'} {title}",
         origin=f"From scratch, with the geometry of {start}." if plan["from_scratch"] else f"It started from {start}.",
         updates=report["updates"],
         batch=plan["batch_size"] * report["processes"],

@@ -48,8 +48,7 @@ def estimate_memory(
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    names = ("pixel_values", "input_ids", "attention_mask", "pixel_attention_mask", "spatial_shapes")
-    inputs = {name: pair[name] for name in names if name in pair}
+    inputs = {name: value for name, value in pair.items() if name != "image_ids"}
     # Batches of two and three, because in a batch of one some tensors share memory that otherwise do not.
     two, dim = _saved_bytes(model, {name: torch.cat([value] * 2) for name, value in inputs.items()}, bf16)
     three, _ = _saved_bytes(model, {name: torch.cat([value] * 3) for name, value in inputs.items()}, bf16)

@@ -13,18 +13,29 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 TowerName = Literal["image", "text"]
-_TOWERS = {"image": r"(vision_model|visual_projection)\.", "text": r"(text_model|text_projection)\."}
-_LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.")
-_EMBEDDINGS = re.compile(r"(vision|text)_model\.(embeddings|pre_layrnorm)\.")
+_TOWERS = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+_LAYER = re.compile(r"(vision|text)_model\.(?:\w+\.)*?(?:layers?|blocks)\.(\d+)\.")
+_EMBEDDINGS = re.compile(r"(vision|text)_model\.(?:\w+\.)?(embeddings|pre_layrnorm)\.")
+# The names of linear layers in the encoders and heads of this package, then in those of transformers' other families.
+_LINEAR = r".*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|o_proj|query|key|value|dense)"
 
 
 def freeze(model: DualEncoderModel, tower: TowerName) -> None:
-    """Freeze a tower and its projection, so that its embeddings do not change (LiT, arXiv:2111.07991)."""
+    """Freeze a tower and its projection, so that its embeddings do not change (LiT, arXiv:2111.07991).
+
+    The tower runs in evaluation mode from now on: without dropout, and with the statistics of its batch norms as they
+    are.
+    """
     if tower not in _TOWERS:
         raise ValueError(f"Expected a tower to freeze out of {', '.join(_TOWERS)}, got {tower!r}.")
-    for name, parameter in model.named_parameters():
-        if re.match(_TOWERS[tower], name):
-            parameter.requires_grad_(False)
+    for name, part in model.named_children():
+        if name in _TOWERS[tower]:
+            part.requires_grad_(False)
+            part.register_forward_pre_hook(_to_evaluation)
+
+
+def _to_evaluation(module: nn.Module, inputs: object) -> None:
+    module.eval()
 
 
 def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dropout: float = 0.0) -> "PeftModel":
@@ -39,8 +50,7 @@ def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dr
         raise ImportError(f"LoRA needs peft ({error}): pip install '.[train]' in the checkout of twinlens.") from error
     if rank < 1:
         raise ValueError(f"Expected a rank of at least 1, got {rank}.")
-    targets = r".*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
-    settings = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=targets)
+    settings = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=_LINEAR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 uses a deprecated name of transformers
         return get_peft_model(model, settings)

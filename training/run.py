@@ -101,7 +101,7 @@ def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     collator = _build_collator(plan, processor)
     pairs = _load_training_pairs(plan)
     try:
-        check_batches(pairs, plan.batch_size, model.config.loss, workers=plan.workers)
+        check_batches(pairs, plan.batch_size, model.traits.loss, workers=plan.workers)
     except ValueError as error:  # the memory can be estimated all the same
         logger.warning("The run would not start: %s", error)
     _load_evaluation(plan, collator)
@@ -185,7 +185,7 @@ def build_trainer(
     pairs = _load_training_pairs(plan)
     collator = _build_collator(plan, processor)
     # Before there is a trainer, which makes the output folder.
-    processes, loss = arguments.world_size, model.config.loss
+    processes, loss = arguments.world_size, model.traits.loss
     check_batches(pairs, plan.batch_size, loss, processes=processes, workers=plan.workers)
     _first_batch(pairs, collator)
     eval_pairs, zero_shot = _load_evaluation(plan, collator)

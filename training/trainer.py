@@ -146,7 +146,7 @@ class ContrastiveTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        args, loss = self.args, self._dual_encoder.config.loss
+        args, loss = self.args, self._dual_encoder.traits.loss
         size, workers = args.per_device_train_batch_size, args.dataloader_num_workers
         check_batches(self.train_dataset, size, loss, processes=args.world_size, workers=workers)
         if isinstance(self.train_dataset, Stream):  # it divides itself between processes
@@ -199,8 +199,7 @@ class ContrastiveTrainer(Trainer):
             embeds.append((outputs.image_embeds, outputs.text_embeds))
         images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))  # (batch, dim)
         encoder = self._dual_encoder
-        scalars = [encoder.logit_scale, *([encoder.logit_bias] if encoder.config.has_logit_bias else [])]
-        scalars = [scalar for scalar in scalars if scalar.requires_grad]
+        scalars = [scalar for scalar in encoder.parameters(recurse=False) if scalar.requires_grad]  # scale and bias
         loss = encoder.loss(images, texts, self._group)
         image_grads, text_grads, *scalar_grads = torch.autograd.grad(loss, [images, texts, *scalars])
         last = len(slices) - 1
@@ -229,7 +228,7 @@ class ContrastiveTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        if len(inputs["input_ids"]) == 1 and self._dual_encoder.config.loss == "softmax":
+        if len(inputs["input_ids"]) == 1 and self._dual_encoder.traits.loss != "sigmoid":
             loss = None  # always 0: a last batch of one pair would lower the mean
         if prediction_loss_only:
             return loss, None, None
@@ -291,7 +290,7 @@ class _ClampScale(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if (limit := self.model.config.max_logit_scale) is not None:
+        if (limit := self.model.traits.max_logit_scale) is not None:
             with torch.no_grad():
                 self.model.logit_scale.clamp_(max=limit)
 
@@ -300,7 +299,7 @@ def check_batches(pairs: Any, batch_size: int, loss: str, *, processes: int = 1,
     """Raise ValueError where pairs make no batch for each process, or where the loss of a batch is always 0."""
     if isinstance(pairs, Stream):
         pairs.check_parts(processes * max(1, workers))
-    if batch_size * processes == 1 and loss == "softmax":
+    if batch_size * processes == 1 and loss != "sigmoid":
         raise ValueError(
             "The softmax loss of one pair is always 0, so a batch size of 1 trains nothing: choose at least 2."
         )

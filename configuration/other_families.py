@@ -1,0 +1,94 @@
+"""Dual encoders that transformers has and this package does not write again: their names and traits, by `model_type`.
+
+Their configurations are transformers' own objects, so that their traits stand in this table and not in a class.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedConfig
+
+from .families import family_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherFamily:
+    """One family of transformers. Its traits have the names that they have in `DualEncoderConfig`."""
+
+    title: str
+    model: str  # the class in transformers
+    processor: str  # the class in transformers
+    loss: str = "softmax"  # a name in losses.LOSSES
+    has_logit_bias: bool = False
+    has_temperature: bool = False  # cosines are divided by `temperature`, not multiplied by exp(logit_scale)
+    max_logit_scale: float | None = math.log(100)
+    text_length: int | None = None  # to which every text is padded; None: a batch is padded to its longest text
+
+
+OTHER_FAMILIES = {
+    "align": OtherFamily(
+        title="ALIGN",
+        model="AlignModel",
+        processor="AlignProcessor",
+        loss="smoothed_softmax",
+        has_temperature=True,
+        max_logit_scale=None,
+        text_length=64,
+    ),
+    "altclip": OtherFamily(title="AltCLIP", model="AltCLIPModel", processor="AltCLIPProcessor"),
+    "chinese_clip": OtherFamily(title="Chinese-CLIP", model="ChineseCLIPModel", processor="ChineseCLIPProcessor"),
+    "metaclip_2": OtherFamily(title="MetaCLIP 2", model="MetaClip2Model", processor="CLIPProcessor"),
+    "vision-text-dual-encoder": OtherFamily(
+        title="dual encoder of two towers",
+        model="VisionTextDualEncoderModel",
+        processor="VisionTextDualEncoderProcessor",
+    ),
+}
+
+# Text towers that count positions from the one after the id of the padding: those of a text are fewer by that.
+_POSITIONS_AFTER_PADDING = ("altclip_text_model", "camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+
+
+def other_family_of(config: PreTrainedConfig) -> OtherFamily:
+    """Return the family of a configuration, with the loss that the configuration states.
+
+    `DualEncoderModel.from_towers` has it stated in config.json. The sigmoid loss has a bias and no largest scale.
+    Raises ValueError for an unknown loss.
+    """
+    family = OTHER_FAMILIES[config.model_type]
+    loss = getattr(config, "loss", family.loss)
+    if loss not in (family.loss, "sigmoid"):
+        raise ValueError(f"Expected {family.loss!r} or 'sigmoid' as the loss of {family.title}, got {loss!r}.")
+    if loss == "sigmoid":
+        return replace(family, loss="sigmoid", has_logit_bias=True, max_logit_scale=None)
+    return family
+
+
+def title_of(model_type: str) -> str:
+    """Return the name of a family as people write it, of this package's or of transformers'."""
+    return OTHER_FAMILIES[model_type].title if model_type in OTHER_FAMILIES else family_of(model_type).title
+
+
+def max_text_length(config: PreTrainedConfig) -> int | None:
+    """Return the number of tokens that the text tower of a dual encoder, or a text tower, has positions for."""
+    text = getattr(config, "text_config", None) or config
+    length = getattr(text, "max_position_embeddings", None)
+    if length is not None and text.model_type in _POSITIONS_AFTER_PADDING:
+        length -= text.pad_token_id + 1
+    return length
+
+
+def check_tower(config: PreTrainedConfig, kind: str) -> None:
+    """Raise ValueError unless transformers can make a dual encoder's `kind` of tower ("vision", "text") of a model."""
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING
+
+    config_class, model_type = type(config), config.model_type
+    name = f"{config_class.__name__.removesuffix('Config')} model ({model_type!r})"
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] is not config_class:
+        raise ValueError(f"Expected a {kind} tower in transformers' class, got a {name} of {config_class.__module__}.")
+    if config_class not in MODEL_MAPPING:
+        raise ValueError(
+            f"Expected a {kind} tower that AutoModel loads, got a {name}: a saved folder could not be read."
+        )
+    if getattr(config, "hidden_size", None) is None:
+        raise ValueError(f"Expected a {kind} tower whose configuration has a hidden_size, got a {name} without one.")
