@@ -231,6 +231,8 @@ def _used_names(tree: ast.AST) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("cast", "TypeVar"):
             types += [*node.args, *(keyword.value for keyword in node.keywords)]
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+            types.append(node.value)
         for constant in (inner for part in types if part for inner in ast.walk(part)):
             if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
                 yield from _used_names(ast.parse(constant.value, mode="eval"))
