@@ -21,6 +21,7 @@ _PACKAGE = Path(__file__).parent.parent
 # What only twinlens itself has a use for. A class that is left out gives its place as a base to its own bases.
 _LEFT_OUT = {
     "AcceptsFormerNames",
+    "DualEncoderConfig.from_pretrained",
     "DualEncoderModel.class_for",
     "DualEncoderModel.from_towers",
     "LoadsOfficialFiles",
@@ -230,6 +231,8 @@ def _used_names(tree: ast.AST) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("cast", "TypeVar"):
             types += [*node.args, *(keyword.value for keyword in node.keywords)]
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+            types.append(node.value)
         for constant in (inner for part in types if part for inner in ast.walk(part)):
             if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
                 yield from _used_names(ast.parse(constant.value, mode="eval"))

@@ -64,7 +64,6 @@ With plain transformers{code}:
 {parity}
 """
 
-
 _SOURCE = '"FOLDER"'  # in a call that loads
 
 
@@ -148,7 +147,7 @@ def model_card(
     use = _use(processor, is_tower)
     code, source = "", _SOURCE
     if carries_code(checkpoint.config.model_type):
-        code = ", which has no class for this model and runs the code in this folder where it is trusted"
+        code = ", which has no class for this model and, with `trust_remote_code=True`, runs the code in this folder"
         source += ", trust_remote_code=True"
     family_name = entry.family if entry else family.model_type
     license = entry.license if entry else _LICENSES.get(checkpoint.format, "unknown")
