@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers.families import FAMILIES, IDS, TEXT, VISION, model, twins
 from PIL import Image
 
@@ -17,6 +18,7 @@ from twinlens.catalogue.bundled import PHOTOGRAPH
 from twinlens.inference import (
     attention_rollout,
     draw_maps,
+    encode_patches,
     explain_image,
     patch_box,
     pooling_attention,
@@ -92,6 +94,40 @@ class TestAttention:
             assert found.dtype == torch.float32
             torch.testing.assert_close(found, weights(half.float(), processor(family), photograph()), rtol=0, atol=0.03)
             half.bfloat16()
+
+    @torch.inference_mode()
+    def test_of_a_resnet_is_its_pooling(self) -> None:
+        """The mean token, to which the pooling attends too, comes first, and is left out."""
+        vision = {"hidden_size": 128, "depths": [1, 1, 1, 1], "num_attention_heads": 4, "image_size": 64}
+        resnet = twinlens.CLIPResNetModel(twinlens.CLIPResNetConfig(vision_config=vision, text_config=TEXT)).eval()
+        clip = twinlens.CLIPProcessor(image_processor("CLIP", 64))
+        outputs = resnet.vision_model(**clip(images=photograph()), output_pooling_attentions=True)
+        expected = outputs.pooling_attentions[0].mean(dim=1)[0, 0, 1:].view(2, 2)
+        assert torch.equal(pooling_attention(resnet, clip, photograph()), expected)
+        with pytest.raises(ValueError, match="has no attention layers: see pooling_attention"):
+            attention_rollout(resnet, clip, photograph())
+
+    @torch.inference_mode()
+    def test_of_padded_images(self) -> None:
+        """Of SigLIP 2 NaFlex: patches have all the attention, and padding none."""
+        vision = {**{name: value for name, value in VISION.items() if name != "image_size"}, "num_patches": 16}
+        config = twinlens.Siglip2Config(text_config={**TEXT, **IDS["Siglip"]}, vision_config=vision)
+        naflex = twinlens.Siglip2Model(config).eval()
+        own = twinlens.Siglip2Processor(twinlens.Siglip2ImageProcessor(patch_size=PATCH, max_num_patches=30))
+        picture = Image.new("RGB", (48, 16), "red")
+        for weights in (pooling_attention, attention_rollout):
+            found = weights(naflex, own, picture)
+            assert found.shape == (3, 9)
+            assert found.sum() == pytest.approx(1, abs=1e-6)
+        drawing, _ = explain_image(naflex, own, picture, map="attention")
+        assert drawing.width > drawing.height
+
+    def test_of_a_tower_of_transformers_is_refused(self) -> None:
+        vision = transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
+        text = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+        joined = twinlens.DualEncoderModel.from_towers(transformers.ViTModel(vision), transformers.BertModel(text))
+        with pytest.raises(ValueError, match="twinlens' own image towers, got a ViTModel"):
+            encode_patches(joined, {"pixel_values": torch.zeros(1, 3, 32, 32)})
 
 
 PROCESSORS = {
