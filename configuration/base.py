@@ -203,6 +203,7 @@ class VisionConfig(TowerConfig):
 
     num_channels: int = 3
 
+    position_resampling: ClassVar[str]  # of the official code: a name in modeling.embeddings.RESAMPLING_METHODS
     num_class_tokens: ClassVar[int] = 0  # learned tokens before those of the image
     flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
@@ -218,9 +219,6 @@ class ViTConfig(TransformerConfig, VisionConfig):
 
     patch_size: int = 16
 
-    position_resampling: ClassVar[
-        str
-    ]  # of the family's official code: a name in modeling.embeddings.RESAMPLING_METHODS
     patch_bias: ClassVar[bool]
     pre_norm: ClassVar[bool]  # a norm between embeddings and encoder
     norm_first: ClassVar[bool]  # True: norm, then pool; False: pool, then norm (and no norm on `last_hidden_state`)

@@ -21,6 +21,7 @@ class CLIPResNetVisionConfig(VisionConfig):
     projection_dim: int = 1024  # to which the attention pooling maps
 
     initialization = "resnet"
+    position_resampling = "open_clip"
     pooling = "attention"
     attention_dropout: ClassVar[float] = 0.0
 

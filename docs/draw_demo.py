@@ -43,7 +43,7 @@ def draw(tour: Path, file: Path) -> None:
         axes = looks.add_axes((0.06, 0.5 - 0.38 * row, 0.62, 0.365))
         axes.imshow(shown, interpolation="bilinear", extent=(0, 1, 0, 1))
         if row:
-            axes.imshow(weights, cmap="inferno", alpha=0.65, interpolation="bilinear", extent=(0, 1, 0, 1))
+            axes.imshow(weights.numpy(), cmap="inferno", alpha=0.65, interpolation="bilinear", extent=(0, 1, 0, 1))
         axes.axis("off")
         axes.set_anchor("W")
     looks.text(0.06, 0.095, "bright: what SigLIP's pooling\nhead attends to", fontsize=9, color=DARK, va="top")

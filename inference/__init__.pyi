@@ -12,6 +12,7 @@ from .maps import attention_rollout as attention_rollout
 from .maps import encode_image_and_patches as encode_image_and_patches
 from .maps import encode_patches as encode_patches
 from .maps import pooling_attention as pooling_attention
+from .maps import project_tokens as project_tokens
 from .maps import similarity_map as similarity_map
 from .zero_shot import classify_images as classify_images
 from .zero_shot import load_exact_model as load_exact_model

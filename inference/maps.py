@@ -1,5 +1,6 @@
 """Maps of an image, one value for each patch: how similar it is to a text, and how much the model attends to it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..modeling import DualEncoderModel
 from ..modeling.dual_encoder import l2_normalize
 from ..modeling.encoder import EncoderLayer
+from ..modeling.towers import ImageTower, VisionTower
 from ..processing import DualEncoderProcessor
 from .embedding import embed_texts
 
@@ -19,8 +21,9 @@ def encode_patches(model: DualEncoderModel, inputs: Mapping[str, Any]) -> Tensor
     They are the patches of `last_hidden_state`, each projected alone: see `project_tokens`. `inputs` are those of
     `encode_image`.
     """
-    norm = model.vision_model.config.norm_first
-    (features,) = model.forward_features(**image_inputs(model, inputs), layers=(-1,), norm=norm)
+    inputs = image_inputs(model, inputs)
+    norm = getattr(model.vision_model.config, "norm_first", False)
+    (features,) = model.forward_features(**inputs, layers=(-1,), norm=norm)
     return project_tokens(model, features.permute(0, 2, 3, 1))
 
 
@@ -28,12 +31,10 @@ def project_tokens(model: DualEncoderModel, tokens: Tensor) -> Tensor:
     """Return unit vectors (..., dim), in float32, of tokens (..., width) of the image tower's `last_hidden_state`.
 
     Each becomes what the image would be if this token were the only one to pool. For an attention pooling head that is
-    its value path, because all attention is on this token; for CLIP it is the final norm and projection, as if it were
-    the class token.
+    its value path, because all attention is on this token; for a class token it is the final norm and projection, as if
+    this were the class token.
     """
-    sequences = tokens.flatten(0, -2)[:, None]  # (tokens, 1, width)
-    # With maps, which only the eager kernel makes: the kernels of CUDA take no more than 65,535 sequences.
-    pooled = model.vision_model.pool(sequences, output_pooling_attentions=True)
+    pooled = model.vision_model.pool_each(tokens.flatten(0, -2))
     if pooled is not None and model.config.visual_projection:
         pooled = model.visual_projection(pooled)
     return l2_normalize(pooled).unflatten(0, tokens.shape[:-1])
@@ -43,29 +44,40 @@ def project_tokens(model: DualEncoderModel, tokens: Tensor) -> Tensor:
 def encode_image_and_patches(model: DualEncoderModel, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Return unit vectors (images, dim) of images and (images, rows, columns, dim) of their patches, from one forward.
 
-    The former are those of `encode_image`. The latter are not those of `encode_patches`, which have seen the whole
-    image and say little about their own place. Here a patch is what attention adds to its token in the last half of the
-    layers, where a token attends to those that have keys like its own, and without MLPs: as in CLIP Surgery
-    (arXiv:2304.05653), with keys as in NACLIP (arXiv:2404.08181). docs/maps.md has a comparison.
+    The former are those of `encode_image`. The latter are not those of `encode_patches`, unless the tower is a ResNet:
+    the last tokens of a transformer have seen the whole image, and say little about their own place. So here a patch is
+    what attention adds to its token in the last half of the layers, where a token attends to those that have keys like
+    its own, and without MLPs: as in CLIP Surgery (arXiv:2304.05653), with keys as in NACLIP (arXiv:2404.08181).
+    docs/maps.md has a comparison.
     """
     inputs = image_inputs(model, inputs)
+    tower = model.vision_model
     outputs = model.get_image_features(**inputs, output_hidden_states=True, return_dict=True)
-    tower, config = model.vision_model, model.vision_model.config
-    layers = list(zip(cast("list[EncoderLayer]", tower.encoder.layers), outputs.hidden_states[:-1], strict=True))
+    grid, tokens = tower.grid(**inputs), outputs.last_hidden_state
+    if isinstance(tower, VisionTower):
+        tokens = _attention_to_like_keys(tower, outputs.hidden_states, math.prod(grid))
+    return l2_normalize(outputs.pooler_output), project_tokens(model, tokens).unflatten(1, grid)
+
+
+def _attention_to_like_keys(tower: VisionTower, hidden_states: Sequence[Tensor], patches: int) -> Tensor:
+    """Return the patches (images, patches, width) that `encode_image_and_patches` describes, with the final norm."""
+    first = len(tower.encoder.layers) // 2
+    layers = cast("list[EncoderLayer]", tower.encoder.layers[first:])
     added = []
-    for layer, hidden_states in layers[len(layers) // 2 :]:
-        x = layer.layer_norm1(hidden_states[:, config.num_class_tokens :])  # (images, patches, width)
+    for layer, states in zip(layers, hidden_states[first:-1], strict=True):
+        x = layer.layer_norm1(states[:, tower.config.num_class_tokens :][:, :patches])
         key, value = layer.self_attn.k_proj(x), layer.self_attn.v_proj(x)
         added.append(layer.self_attn.multi_head_attention(key, key, value)[0])
-    tokens = torch.stack(added).sum(dim=0)
-    if config.norm_first:
-        tokens = tower.post_layernorm(tokens)
-    patches = project_tokens(model, tokens).unflatten(1, tower.embeddings.grid(**inputs))
-    return l2_normalize(outputs.pooler_output), patches
+    total = torch.stack(added).sum(dim=0)
+    return tower.post_layernorm(total) if tower.config.norm_first else total
 
 
 def image_inputs(model: DualEncoderModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a processor's outputs that the image tower takes."""
+    """Return those of a processor's outputs that the image tower takes. Raises ValueError for a foreign tower."""
+    if not isinstance(model.vision_model, ImageTower):
+        raise ValueError(
+            f"Maps and patches are those of twinlens' own image towers, got a {type(model.vision_model).__name__}."
+        )
     return {name: value for name, value in inputs.items() if name in model.image_input_names}
 
 
@@ -102,6 +114,8 @@ def attention_rollout(model: DualEncoderModel, processor: DualEncoderProcessor, 
     """
     inputs = _inputs_of_one(model, processor, image)
     layers, pooling = _attention(model, inputs)
+    if not layers:
+        raise ValueError(f"A {type(model.vision_model).__name__} has no attention layers: see pooling_attention.")
     reached = torch.eye(len(layers[0]), device=layers[0].device)  # (tokens, tokens of the image)
     for attention in layers:
         reached = (attention @ reached + reached) / 2
@@ -122,14 +136,15 @@ def _attention(model: DualEncoderModel, inputs: Mapping[str, Any]) -> tuple[list
     They are means over the heads.
     """
     outputs = model.vision_model(**inputs, output_attentions=True, output_pooling_attentions=True, return_dict=True)
-    layers = [attention[0].float().mean(dim=0) for attention in outputs.attentions]
+    layers = [attention[0].float().mean(dim=0) for attention in outputs.attentions or ()]
     if model.vision_model.config.pooling != "attention":
         return layers, None
-    return layers, outputs.pooling_attentions[0][0, :, 0].float().mean(dim=0)
+    pooling = outputs.pooling_attentions[0][0, :, 0].float().mean(dim=0)
+    return layers, pooling[-outputs.last_hidden_state.shape[1] :]  # without the mean token of a ResNet
 
 
 def _to_grid(model: DualEncoderModel, inputs: Mapping[str, Any], weights: Tensor) -> Tensor:
     """Return the weights of patches out of those (tokens,) of all tokens, as (rows, columns)."""
-    grid = model.vision_model.embeddings.grid(**inputs)
-    patches = weights[model.vision_model.config.num_class_tokens :][: grid[0] * grid[1]]
+    grid = model.vision_model.grid(**inputs)
+    patches = weights[model.vision_model.config.num_class_tokens :][: math.prod(grid)]
     return patches.unflatten(0, grid).cpu()

@@ -152,6 +152,15 @@ class CLIPResNetVisionModel(ImageTower):
             pooled, _ = self.head(tokens, x.shape[-2:], output_attentions=output_pooling_attentions)
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
+    def grid(self, pixel_values: Tensor, layer: int | None = None, **inputs: Any) -> tuple[int, int]:
+        halvings = (len(self.layers) if layer is None else max(layer, 1)) - 1  # behind the stem and the first stage
+        rows, columns = ((side + 1) // 4 >> halvings for side in pixel_values.shape[-2:])
+        return rows, columns
+
+    def pool_each(self, tokens: Tensor) -> Tensor | None:
+        """Return the value path of the pooling (tokens, projection_dim), as in MaskCLIP (arXiv:2112.01071)."""
+        return self.head.out_proj(self.head.v_proj(tokens)) if self.pooled else None
+
 
 class CLIPResNetModel(TowerPair):
     """CLIP (arXiv:2103.00020) with a ResNet."""

@@ -48,23 +48,10 @@ class VisionEmbeddings(nn.Module):
             embeddings = torch.cat([class_token, embeddings], dim=1)  # (batch, 1 + patches, width)
         return embeddings + self.positions(patches.shape[-2:] if interpolate_pos_encoding else None, patches.device)
 
-    def grid(self, pixel_values: Tensor, **inputs: object) -> tuple[int, int]:
-        """Return how many rows and columns of patches the tower makes of each image."""
-        return pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
-
     def positions(self, grid: torch.Size | None, device: torch.device) -> Tensor:
         """Return the position table (1, tokens, width), resized to `grid` as in transformers."""
         table = self.position_embedding(torch.arange(self.config.num_positions, device=device))[None]
         return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
-
-    @torch.no_grad()
-    def resize_positions(self, image_size: int, method: str) -> None:
-        """Replace the position table by one for images of another size: see the model's method of this name."""
-        old, grid = self.position_embedding.weight, (image_size // self.config.patch_size,) * 2
-        table = old[None].to(torch.promote_types(old.dtype, torch.float32))
-        table = resize_table(table, self.config.num_class_tokens, grid, method)[0].to(old.dtype)
-        self.position_embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
-        self.position_embedding.num_embeddings = len(table)
 
 
 def check_images(
@@ -194,6 +181,16 @@ def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
     distances = (torch.arange(side, device=index.device) + 0.5 - centers).abs() / scale.clamp(min=1)
     weights = (1 - distances).clamp(min=0)
     return weights / weights.sum(dim=-1, keepdim=True)
+
+
+@torch.no_grad()
+def resize_positions(embedding: nn.Embedding, old_side: int, side: int, method: str) -> None:
+    """Resize the positions of a grid of `old_side` tokens per side, in place; those before the grid stay."""
+    old = embedding.weight
+    table = old[None].to(torch.promote_types(old.dtype, torch.float32))
+    table = resize_table(table, len(old) - old_side**2, (side, side), method)[0].to(old.dtype)
+    embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
+    embedding.num_embeddings = len(table)
 
 
 def resize_table(table: Tensor, num_class_tokens: int, grid: Sequence[int], method: str) -> Tensor:

@@ -11,7 +11,7 @@ from transformers.utils import TransformersKwargs, generic, output_capturing
 
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import Attention
-from .embeddings import RESAMPLING_METHODS
+from .embeddings import RESAMPLING_METHODS, resize_positions
 from .encoder import EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
@@ -76,19 +76,20 @@ class EncoderPreTrainedModel(LoadableModel):
         """
         model: Any = self
         tower = model.vision_model
-        if tower.config.flexible_size:
-            raise ValueError(
-                f"A {type(tower).__name__} resizes its positions to each image, and has no size to change."
-            )
-        if not isinstance(image_size, int) or image_size < tower.config.patch_size:
-            least = f"pixels per side, at least the {tower.config.patch_size} of a patch"
+        config, table = tower.config, [m for name, m in tower.named_modules() if name.endswith("position_embedding")]
+        if config.flexible_size:
+            raise ValueError(f"A {type(tower).__name__} takes images of any size: it has no resolution to change.")
+        if not isinstance(image_size, int) or image_size < config.patch_size:
+            least = f"pixels per side, at least the {config.patch_size} of a patch"
             raise ValueError(f"image_size must be a whole number of {least}, got {image_size!r}.")
-        method = method or tower.config.position_resampling
+        method = method or config.position_resampling
         if method not in RESAMPLING_METHODS:
             raise ValueError(f"method must be one of {', '.join(RESAMPLING_METHODS)}, got {method!r}.")
-        tower.embeddings.resize_positions(image_size, method)
-        for config in (tower.config, getattr(model.config, "vision_config", model.config)):
-            config.image_size = image_size
+        old_side = config.grid_size
+        for changed in (config, getattr(model.config, "vision_config", model.config)):
+            changed.image_size = image_size
+        for embedding in table:  # of a ResNet without its pooling, there is none
+            resize_positions(embedding, old_side, config.grid_size, method)
         return self
 
     @torch.no_grad()

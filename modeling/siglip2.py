@@ -45,6 +45,14 @@ class Siglip2VisionModel(SiglipVisionModel):
         hidden_states = self.embeddings(pixel_values, pixel_attention_mask, spatial_shapes)  # (images, tokens, width)
         return self.encode_tokens(hidden_states, pixel_attention_mask, packed, **kwargs)
 
+    def grid(
+        self, pixel_values: Tensor, layer: int | None = None, spatial_shapes: Tensor | None = None, **inputs: Any
+    ) -> tuple[int, int]:
+        grids = set() if spatial_shapes is None else {(rows, columns) for rows, columns in spatial_shapes.tolist()}
+        if len(grids) != 1:
+            raise ValueError(f"Maps need images of one grid of patches (spatial_shapes), got {sorted(grids)}.")
+        return grids.pop()
+
 
 class Siglip2TextModel(TextTower):
     """The text tower of SigLIP 2 NaFlex."""

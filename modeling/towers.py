@@ -1,8 +1,9 @@
 """The two towers, and the image tower under a classifier."""
 
+import math
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,37 @@ class ImageTower(AcceptsFormerNames):
     def __init__(self, config: VisionConfig, pooled: bool = True) -> None:
         super().__init__(config)
         self.pooled = pooled
+
+    def grid(self, pixel_values: Tensor, layer: int | None = None, **inputs: Any) -> tuple[int, int]:
+        """Return the rows and columns of the tokens of an image, at a layer or by default at the last one."""
+        return pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
+
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        layers: Sequence[int] = (-2,),
+        norm: bool = False,
+        as_map: bool = True,
+        **inputs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the hidden states of the patches at each of `layers`, as (batch, width, rows, columns).
+
+        Layers are indices into `hidden_states`: 0 is what enters the encoder, -1 what its last layer returns. Those
+        behind the last one asked for are not run. `norm` applies a transformer's final norm. Without `as_map`, the form
+        is (batch, patches, width), with padding. `inputs` are further ones of `forward`.
+        """
+        count = self.config.num_hidden_layers + 1
+        if not layers or not all(-count <= layer < count for layer in layers):
+            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
+        indices = [layer % count for layer in layers]
+        outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
+        features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
+        if norm:
+            features = [self.post_layernorm(states) for states in features]
+        if as_map:
+            grids = [self.grid(pixel_values, index, **inputs) for index in indices]
+            features = [x[:, : math.prod(grid)].mT.unflatten(2, grid) for x, grid in zip(features, grids, strict=True)]
+        return tuple(features)
 
 
 class VisionTower(ImageTower):
@@ -109,32 +141,10 @@ class VisionTower(ImageTower):
         pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)
         return pooled if self.config.norm_first else self.post_layernorm(pooled)
 
-    def forward_features(
-        self,
-        pixel_values: Tensor,
-        layers: Sequence[int] = (-2,),
-        norm: bool = False,
-        as_map: bool = True,
-        **inputs: Any,
-    ) -> tuple[Tensor, ...]:
-        """Return the hidden states of the patches at each of `layers`, as (batch, width, rows, columns).
-
-        Layers are indices into transformers' `hidden_states`, without running those behind the last one: 0 is what
-        enters the encoder, -1 what the last layer returns. `norm` applies the tower's final norm. Without `as_map`, the
-        form is (batch, patches, width). `inputs` are further ones of `forward`.
-        """
-        count = len(self.encoder.layers) + 1
-        if not layers or not all(-count <= layer < count for layer in layers):
-            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
-        indices = [layer % count for layer in layers]
-        outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
-        features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
-        if norm:
-            features = [self.post_layernorm(states) for states in features]
-        if as_map:
-            grid = cast(Any, self.embeddings).grid(pixel_values, **inputs)
-            features = [states.transpose(1, 2).unflatten(2, grid) for states in features]
-        return tuple(features)
+    def pool_each(self, tokens: Tensor) -> Tensor | None:
+        """Pool each of `tokens` (tokens, width) of `last_hidden_state` as if there were no other: (tokens, width)."""
+        # With maps, which only the eager kernel makes: the kernels of CUDA take no more than 65,535 sequences.
+        return self.pool(tokens[:, None], output_pooling_attentions=True)
 
 
 class TextTower(AcceptsFormerNames):

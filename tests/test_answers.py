@@ -20,7 +20,6 @@ from PIL import Image
 import twinlens
 from twinlens.cli.checkpoints import describe_tower
 from twinlens.conversion import convert
-from twinlens.inference import pooling_attention
 
 LABELS = ["a cat", "an astronaut", "a cup of coffee"]
 TEMPLATE = "This is a photo of {}."  # the pipeline's own
@@ -190,18 +189,6 @@ def test_classify_takes_an_official_file(run, folders, photographs, vocabulary):
     assert (code, errors) == (0, "")
     assert output.splitlines()[0] == str(photographs[0])
     assert len(output.splitlines()) == 1 + len(LABELS)
-
-
-def test_attention_of_the_pooling_head(folders, photographs):
-    image = Image.open(photographs[0])
-    loaded = {name: twinlens.DualEncoderModel.from_pretrained(folder) for name, folder in folders.items()}
-    processor = twinlens.DualEncoderProcessor.from_pretrained(folders["siglip"])
-    weights = pooling_attention(loaded["siglip"], processor, image)
-    grid_size = loaded["siglip"].config.vision_config.grid_size
-    assert weights.shape == (grid_size, grid_size)
-    assert weights.sum() == pytest.approx(1)
-    with pytest.raises(ValueError, match=r"with an attention pooling head \(SigLIP\), got a CLIPModel"):
-        pooling_attention(loaded["clip"], twinlens.DualEncoderProcessor.from_pretrained(folders["clip"]), image)
 
 
 def test_convert_and_inspect(run, folders, tmp_path):

@@ -1,5 +1,6 @@
 """Dense features: hidden states as maps, patches in the common space, similarity maps, and other resolutions."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import transformers
 from helpers.families import FAMILIES, IDS, TEXT, VISION, model, pixels, twins
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 import twinlens
@@ -140,6 +142,90 @@ class TestSimilarityMap:
         _, patches = encode_image_and_patches(loaded, processor(images=image))
         expected = patches[0] @ loaded.encode_text(**processor(text=texts)).T
         torch.testing.assert_close(maps, expected.permute(2, 0, 1).detach(), rtol=0, atol=1e-6)
+
+
+class TestFlexibleSizes:
+    """SigLIP 2 NaFlex, whose images have grids of their own, and padding."""
+
+    @pytest.fixture
+    def naflex(self) -> twinlens.Siglip2Model:
+        vision = {**VISION, "num_patches": 16}
+        del vision["image_size"]
+        config = twinlens.Siglip2Config(text_config={**TEXT, **IDS["Siglip"]}, vision_config=vision)
+        return twinlens.Siglip2Model(config).eval()
+
+    @staticmethod
+    def inputs(*sizes: tuple[int, int]) -> dict[str, torch.Tensor]:
+        images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)) for size in sizes]
+        return dict(twinlens.Siglip2ImageProcessor(patch_size=8, max_num_patches=30)(images))
+
+    @torch.inference_mode()
+    def test_features_are_those_of_transformers(self, naflex: twinlens.Siglip2Model) -> None:
+        inputs = self.inputs((24, 64), (24, 64))  # 3x8 patches, and six of padding
+        tower = naflex.vision_model
+        theirs = transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**tower.config.to_dict())).eval()
+        theirs.load_state_dict(tower.state_dict())
+        expected = theirs(**inputs, output_hidden_states=True).hidden_states
+        for index, features in zip((0, -2), naflex.forward_features(**inputs, layers=(0, -2)), strict=True):
+            assert features.shape == (2, VISION["hidden_size"], 3, 8)
+            patches = expected[index][:, :24].mT.unflatten(2, (3, 8))
+            torch.testing.assert_close(features, patches, rtol=0, atol=2e-6)
+
+    @torch.inference_mode()
+    def test_padding_changes_nothing(self, naflex: twinlens.Siglip2Model) -> None:
+        padded = self.inputs((24, 64))
+        whole = {"pixel_values": padded["pixel_values"][:, :24], "spatial_shapes": padded["spatial_shapes"]}
+        torch.testing.assert_close(encode_patches(naflex, padded), encode_patches(naflex, whole), rtol=0, atol=2e-6)
+        for found, expected in zip(*(encode_image_and_patches(naflex, it) for it in (padded, whole)), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+    def test_images_of_different_grids_have_no_common_map(self, naflex: twinlens.Siglip2Model) -> None:
+        inputs = self.inputs((24, 64), (64, 24))
+        with pytest.raises(ValueError, match=re.escape("got [(3, 8), (8, 3)]")):
+            naflex.forward_features(**inputs)
+        assert naflex.forward_features(**inputs, as_map=False)[0].shape == (2, 30, VISION["hidden_size"])
+        with pytest.raises(ValueError, match="images of any size: it has no resolution"):
+            naflex.resize_positions(64)
+
+
+class TestResNet:
+    @pytest.fixture
+    def resnet(self) -> twinlens.CLIPResNetModel:
+        vision = {"hidden_size": 128, "depths": [1, 1, 1, 1], "num_attention_heads": 4, "image_size": 64}
+        text = {**TEXT, **IDS["CLIP"], "projection_dim": 24}
+        return twinlens.CLIPResNetModel(
+            twinlens.CLIPResNetConfig(
+                text_config=text, vision_config={**vision, "projection_dim": 24}, projection_dim=24
+            )
+        ).eval()
+
+    @pytest.mark.parametrize("size", [(64, 64), (95, 130), (63, 100)])
+    @torch.inference_mode()
+    def test_features_are_the_maps_of_its_stages(self, resnet: twinlens.CLIPResNetModel, size: tuple[int, int]) -> None:
+        images = torch.randn(2, 3, *size)
+        features = resnet.forward_features(images, layers=range(5), interpolate_pos_encoding=True)
+        x = images
+        tower = resnet.vision_model
+        for stage, found in zip((tower.embeddings, *tower.layers), features, strict=True):
+            x, _ = stage(x)
+            assert torch.equal(found, x)
+
+    @torch.inference_mode()
+    def test_patches_take_the_value_path_of_its_pooling(self, resnet: twinlens.CLIPResNetModel) -> None:
+        images, head = torch.randn(2, 3, 64, 64), resnet.vision_model.head
+        (tokens,) = resnet.forward_features(images, layers=(-1,), as_map=False)
+        expected = torch.nn.functional.normalize(head.out_proj(head.v_proj(tokens)), dim=-1).view(2, 2, 2, 24)
+        _, patches = encode_image_and_patches(resnet, {"pixel_values": images})
+        for found in (patches, encode_patches(resnet, {"pixel_values": images})):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+    @torch.inference_mode()
+    def test_another_resolution(self, resnet: twinlens.CLIPResNetModel) -> None:
+        images = torch.randn(2, 3, 96, 96)
+        expected = resnet.encode_image(images, interpolate_pos_encoding=True)
+        found = resnet.resize_positions(96, "transformers").encode_image(images)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        assert resnet.config.vision_config.grid_size == 3
 
 
 class TestWithoutPoolingHead:
