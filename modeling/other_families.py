@@ -45,11 +45,6 @@ class OtherFamilyModel(DualEncoderModel):
     def log_scale(self) -> Tensor:
         return -self.temperature.float().log() if self.traits.has_temperature else self.logit_scale
 
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        return False  # transformers renames the weights in old files as for its own class
-
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self and not self.traits.has_temperature:  # of which transformers leaves what is in memory
@@ -82,6 +77,7 @@ def class_of(model_type: str) -> type[OtherFamilyModel]:
         "__module__": __name__,  # where pickle finds it, through __getattr__
         "__doc__": f"transformers' {native.__name__} with the methods of `DualEncoderModel`.",
         "config_class": native.config_class,
+        "is_custom_code": staticmethod(lambda: False),  # so that transformers renames the weights in old files
         "output_class": _output_class(native),
         "_keys_to_ignore_on_load_unexpected": {POSITION_IDS_BUFFERS},
     }
