@@ -400,16 +400,16 @@ class TestFromTowers:
     @pytest.mark.parametrize(
         ("vision", "text", "message"),
         [
-            (bert, bert, "vision tower for pixel_values, got a BertModel, which takes input_ids"),
-            (dino, dino, "text tower for input_ids, got a Dinov2Model, which takes pixel_values"),
-            (dino, lambda: transformers.BertModel(bert().config, add_pooling_layer=False), "a BertModel without one"),
+            (bert, bert, r"vision tower for pixel_values, got a BertModel \('bert'\), which takes input_ids"),
+            (dino, dino, r"text tower for input_ids, got a Dinov2Model \('dinov2'\), which takes pixel_values"),
+            (dino, lambda: transformers.BertModel(bert().config, add_pooling_layer=False), r"BertModel \(.*\) without"),
             (dino, lambda: transformers.DistilBertModel(transformers.DistilBertConfig(
-                dim=16, hidden_dim=32, n_layers=1, n_heads=2, vocab_size=40)), "a DistilBertModel without one"),
+                dim=16, hidden_dim=32, n_layers=1, n_heads=2, vocab_size=40)), r"a DistilBertModel \(.*\) without one"),
             (lambda: transformers.ResNetModel(transformers.ResNetConfig(
-                embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])), bert, "hidden_size, got a ResNet model"),
+                embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])), bert, "hidden_size, got a ResNetModel"),
             (dino, lambda: transformers.SiglipTextModel(transformers.SiglipTextConfig(
                 hidden_size=16, num_hidden_layers=1, num_attention_heads=2)), "that AutoModel loads, got a SiglipText"),
-            (own_tower, bert, "tower in transformers' class, got a SiglipVision"),
+            (own_tower, bert, "transformers' own class, got a SiglipVision"),
             (dino, lambda: 7, "a model of transformers as text"),
         ],
     )  # fmt: skip
@@ -418,9 +418,11 @@ class TestFromTowers:
             DualEncoderModel.from_towers(vision(), text())
 
     @pytest.mark.thorough
-    def test_wrong_loss(self, towers):
-        with pytest.raises(ValueError, match="a loss out of softmax, sigmoid, got 'mse'"):
+    def test_wrong_settings(self, towers):
+        with pytest.raises(ValueError, match=r"loss softmax or sigmoid and .* got 'mse' and 512"):
             DualEncoderModel.from_towers(**towers, loss="mse")
+        with pytest.raises(ValueError, match="at least 1, got 'softmax' and 0"):
+            DualEncoderModel.from_towers(**towers, projection_dim=0)
 
     @pytest.mark.thorough
     def test_parts_that_are_missing(self, towers, tmp_path):
