@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..configuration import FAMILIES, OtherFamily
 from ..modeling import DualEncoderModel
 from ..modeling.dual_encoder import l2_normalize
 from ..modeling.encoder import EncoderLayer
@@ -65,7 +66,13 @@ def encode_image_and_patches(model: DualEncoderModel, inputs: Mapping[str, Any])
 
 
 def image_inputs(model: DualEncoderModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a processor's outputs that the image tower takes."""
+    """Return those of a processor's outputs that the image tower takes.
+
+    Raises ValueError for a model of transformers' other families, whose towers have no maps.
+    """
+    if isinstance(model.traits, OtherFamily):
+        titles = ", ".join(family.title for family in FAMILIES.values())
+        raise ValueError(f"Maps are of models with towers of this package ({titles}), got a {type(model).__name__}.")
     return {name: value for name, value in inputs.items() if name in model.image_input_names}
 
 

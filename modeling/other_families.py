@@ -51,6 +51,7 @@ class OtherFamilyModel(DualEncoderModel):
 
     def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **inputs: Any) -> Any:
         inputs["interpolate_pos_encoding"] = interpolate_pos_encoding
+        pixel_values = pixel_values.to(self.dtype)  # as the towers of this package do, and not all of transformers
         return super().get_image_features(pixel_values, **_taken_by(self.vision_model, inputs))
 
     def get_text_features(self, *args: Any, **inputs: Any) -> Any:

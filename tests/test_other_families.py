@@ -132,9 +132,8 @@ class TestModel:
     def test_results_are_float32_for_any_weights(self, folder, model, inputs, dtype):
         small = DualEncoderModel.from_pretrained(folder, dtype=dtype)
         assert small.dtype == dtype
-        pixels = {**inputs, "pixel_values": inputs["pixel_values"].to(dtype)}
         with torch.no_grad():
-            images, texts = small.encode_image(**pixels), small.encode_text(**inputs)
+            images, texts = small.encode_image(**inputs), small.encode_text(**inputs)
             logits = small.logits(images, texts)
             expected = model.encode_image(**inputs)
         assert images.dtype == texts.dtype == logits.dtype == torch.float32
@@ -290,6 +289,14 @@ class TestUse:
         scores = json.loads(result.stdout)[0]["scores"]
         assert scores.keys() == {"star", "circle"}
         assert sum(scores.values()) == pytest.approx(1)
+
+    @pytest.mark.thorough
+    def test_has_no_maps(self, folder, tmp_path):
+        draw_images(1)[0].save(tmp_path / "a.png")
+        arguments = [str(folder), str(tmp_path / "a.png"), "--text", "star", "--out", str(tmp_path / "map.png")]
+        result = CliRunner().invoke(app, ["explain", *arguments])
+        assert result.exit_code == 1
+        assert "Maps are of models with towers of this package (CLIP," in result.output
 
     def test_needs_no_conversion(self, folder, tmp_path):
         for refuse in (
