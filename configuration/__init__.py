@@ -18,6 +18,7 @@ from .other_families import (
     check_tower,
     max_text_length,
     other_family_of,
+    output_class,
     title_of,
 )
 from .siglip import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
@@ -54,5 +55,6 @@ __all__ = [
     "loader_of",
     "max_text_length",
     "other_family_of",
+    "output_class",
     "title_of",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from .known_names import KNOWN_NAMES, VISION_LANGUAGE
 
@@ -370,6 +370,8 @@ class DualEncoderConfig(StrictConfig):
 
         config_dict, _ = super().get_config_dict(pretrained_model_name_or_path, *args, **kwargs)
         if (model_type := config_dict.get("model_type")) in OTHER_FAMILIES:
+            from transformers import AutoConfig  # which takes a while
+
             return AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if model_type not in FAMILIES:
             raise ValueError(

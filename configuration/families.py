@@ -99,12 +99,14 @@ def family_of(config: DualEncoderConfig | TowerConfig | str | None) -> Family:
 
 
 def loader_of(model_type: object) -> str | None:
-    """Return the name of the class that loads a `model_type` of a family, of both towers or one; None for another."""
+    """Return the name of the class that loads a `model_type`, of both towers or one; None where it is of no family."""
+    from .other_families import OTHER_FAMILIES  # which imports this module
+
     for family in FAMILIES.values():
         for config in (family.config, *family.config.sub_configs.values()):
             if config.model_type == model_type:
                 return config.__name__.removesuffix("Config") + "Model"
-    return None
+    return "DualEncoderModel" if isinstance(model_type, str) and model_type in OTHER_FAMILIES else None
 
 
 def carries_code(model_type: object) -> bool:

@@ -3,8 +3,10 @@
 Their configurations are transformers' own objects, so that their traits stand in this table and not in a class.
 """
 
+import inspect
 import math
 from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from transformers import PreTrainedConfig
 
@@ -45,6 +47,7 @@ OTHER_FAMILIES = {
     ),
 }
 
+_INPUTS = {"vision": "pixel_values", "text": "input_ids"}  # of a tower
 # Text towers that count positions from the one after the id of the padding: those of a text are fewer by that.
 _POSITIONS_AFTER_PADDING = ("altclip_text_model", "camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
@@ -78,17 +81,31 @@ def max_text_length(config: PreTrainedConfig) -> int | None:
     return length
 
 
-def check_tower(config: PreTrainedConfig, kind: str) -> None:
-    """Raise ValueError unless transformers can make a dual encoder's `kind` of tower ("vision", "text") of a model."""
-    from transformers import CONFIG_MAPPING, MODEL_MAPPING
+def output_class(model: Any) -> Any:
+    """Return the class of a model's outputs, which its `forward` declares, alone or beside `tuple`; or None."""
+    declared = inspect.signature(model.forward).return_annotation
+    return next((kind for kind in (declared, *get_args(declared)) if hasattr(kind, "__dataclass_fields__")), None)
 
-    config_class, model_type = type(config), config.model_type
-    name = f"{config_class.__name__.removesuffix('Config')} model ({model_type!r})"
-    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] is not config_class:
-        raise ValueError(f"Expected a {kind} tower in transformers' class, got a {name} of {config_class.__module__}.")
-    if config_class not in MODEL_MAPPING:
-        raise ValueError(
-            f"Expected a {kind} tower that AutoModel loads, got a {name}: a saved folder could not be read."
-        )
+
+def check_tower(tower: object, kind: str) -> None:
+    """Raise an error unless transformers can make a model the tower of a `kind` ("vision" or "text") of a dual encoder.
+
+    That is TypeError for what is no model of transformers, and ValueError for one that takes or returns something else.
+    """
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel  # which take a while
+
+    if not isinstance(tower, PreTrainedModel):
+        raise TypeError(f"Expected a Hub id, a folder or a model of transformers as {kind}, got a {type(tower)}.")
+    name, config, inputs = type(tower).__name__, tower.config, _INPUTS[kind]
+    stated = f"got a {name} ({config.model_type!r})"
+    if tower.main_input_name != inputs:
+        raise ValueError(f"Expected a {kind} tower for {inputs}, {stated}, which takes {tower.main_input_name}.")
+    outputs = getattr(output_class(tower), "__dataclass_fields__", {"pooler_output"})
+    if "pooler_output" not in outputs or getattr(tower, "pooler", tower) is None:
+        raise ValueError(f"Expected a {kind} tower with a pooler_output, which is projected, {stated} without one.")
+    if config.model_type not in CONFIG_MAPPING or CONFIG_MAPPING[config.model_type] is not type(config):
+        raise ValueError(f"Expected a {kind} tower in transformers' own class, {stated} of {type(tower).__module__}.")
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"Expected a {kind} tower that AutoModel loads, {stated}: a saved folder could not be read.")
     if getattr(config, "hidden_size", None) is None:
-        raise ValueError(f"Expected a {kind} tower whose configuration has a hidden_size, got a {name} without one.")
+        raise ValueError(f"Expected a {kind} tower whose configuration has a hidden_size, {stated} without one.")

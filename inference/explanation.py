@@ -63,6 +63,6 @@ def explain_image(
 
 def describe_score(model: DualEncoderModel, score: TextScore, count: int) -> str:
     """Return the score of one of `count` texts in words."""
-    if model.config.loss == "sigmoid":
+    if model.traits.loss == "sigmoid":
         return f"probability {score.probability:.2%} (logit {score.logit:.2f})"
     return f"logit {score.logit:.2f}" + (f", {score.probability:.2%} among {count} texts" if count > 1 else "")

@@ -50,6 +50,7 @@ class DualEncoderModel(LoadableModel):
     output_class: type[ModelOutput]
     vision_model: ImageTower
     text_model: TextTower
+    logit_scale: Tensor  # the logarithm of the factor of the cosines
     get_image_features: Callable[..., BaseModelOutputWithPooling]
     get_text_features: Callable[..., BaseModelOutputWithPooling]
 
@@ -62,11 +63,6 @@ class DualEncoderModel(LoadableModel):
     def image_input_names(self) -> tuple[str, ...]:
         """The inputs of the image tower: `pixel_values`, and what else it takes."""
         return self.vision_model.input_names
-
-    @property
-    def log_scale(self) -> Tensor:
-        """The logarithm of the factor of the cosines."""
-        return self.logit_scale
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
@@ -132,7 +128,7 @@ class DualEncoderModel(LoadableModel):
         device = text_embeds.device
         with maybe_autocast(device.type, enabled=False):
             cosine = text_embeds.float() @ image_embeds.float().to(device).t()  # (texts, images), as in transformers
-            logits = cosine * self.log_scale.float().exp().to(device)
+            logits = cosine * self.logit_scale.float().exp().to(device)
             if self.traits.has_logit_bias:
                 logits = logits + self.logit_bias.float().to(device)
             return logits.t()  # (images, texts)
@@ -144,7 +140,7 @@ class DualEncoderModel(LoadableModel):
         images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
-        scalars = (self.log_scale, self.logit_bias) if self.traits.has_logit_bias else (self.log_scale,)
+        scalars = (self.logit_scale, self.logit_bias) if self.traits.has_logit_bias else (self.logit_scale,)
         return LOSSES[self.traits.loss](image_embeds, text_embeds, *scalars, group=group)
 
     @can_return_tuple

@@ -90,6 +90,7 @@ class TestModel:
         for vectors in (images, texts):
             torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
 
+    @pytest.mark.thorough
     def test_gradients_of_the_loss_are_those_of_transformers(self, model, native, inputs):
         """ALIGN's loss is smoothed, and its scale is a division; the other scales are logarithms."""
         gradients = []
@@ -101,6 +102,7 @@ class TestModel:
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4, msg=name)
 
+    @pytest.mark.thorough
     def test_one_of_a_batch_is_encoded_as_alone(self, model, processor, inputs):
         with torch.no_grad():
             texts = torch.cat([model.encode_text(**processor(text=text)) for text in TEXTS])
@@ -117,6 +119,7 @@ class TestModel:
                 other = model.encode_text(**{**inputs, "token_type_ids": 1 - inputs["token_type_ids"]})
                 assert not torch.allclose(other, expected, atol=1e-4)
 
+    @pytest.mark.thorough
     def test_hidden_states_are_returned(self, folder, native, inputs):
         wanted = {"output_hidden_states": True, **inputs}
         model = DualEncoderModel.from_pretrained(folder)  # no other test may pickle it: transformers adds hooks
@@ -124,18 +127,19 @@ class TestModel:
         for name in ("text_model_output", "vision_model_output"):
             assert len(ours[name].hidden_states) == len(theirs[name].hidden_states) > 1
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_results_are_float32_for_any_weights(self, folder, model, inputs, dtype):
         small = DualEncoderModel.from_pretrained(folder, dtype=dtype)
         assert small.dtype == dtype
-        pixels = {**inputs, "pixel_values": inputs["pixel_values"].to(dtype)}
         with torch.no_grad():
-            images, texts = small.encode_image(**pixels), small.encode_text(**inputs)
+            images, texts = small.encode_image(**inputs), small.encode_text(**inputs)
             logits = small.logits(images, texts)
             expected = model.encode_image(**inputs)
         assert images.dtype == texts.dtype == logits.dtype == torch.float32
         torch.testing.assert_close(images, expected, atol=0.03, rtol=0)  # bfloat16 has 8 bits
 
+    @pytest.mark.thorough
     def test_saved_folder_is_transformers_own(self, model, native, tmp_path):
         model.save_pretrained(tmp_path / "ours")
         native.save_pretrained(tmp_path / "native")
@@ -143,21 +147,25 @@ class TestModel:
             assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "native" / file).read_bytes()
         assert type(transformers.AutoModel.from_pretrained(tmp_path / "ours")) is type(native)
 
+    @pytest.mark.thorough
     def test_copies(self, model, inputs):
         for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert type(copied) is type(model)
             with torch.no_grad():
                 assert torch.equal(copied.encode_text(**inputs), model.encode_text(**inputs))
 
+    @pytest.mark.thorough
     def test_a_model_from_a_configuration(self, model, folder):
         config = DualEncoderConfig.from_pretrained(folder)
         assert type(DualEncoderModel(config)) is type(model)
         assert type(DualEncoderModel.from_pretrained(folder, config=config)) is type(model)
 
+    @pytest.mark.thorough
     def test_needs_images_or_texts(self, model):
         with pytest.raises(ValueError, match="needs pixel_values, input_ids or both"):
             model()
 
+    @pytest.mark.thorough
     def test_missing_scalars_get_their_first_values(self, folder, tmp_path, model):
         """transformers leaves the scale of some families as whatever was in memory."""
         shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
@@ -181,6 +189,7 @@ class TestProcessor:
         for name, value in inputs.items():
             assert torch.equal(value, expected[name]), name
 
+    @pytest.mark.thorough
     def test_any_kind_of_image_and_text(self, processor, inputs, tmp_path):
         image = draw_images(1)[0]
         image.save(tmp_path / "a.png")
@@ -196,12 +205,14 @@ class TestProcessor:
         with pytest.raises(FileNotFoundError, match=r"Image 1 of 2: .*nowhere\.png"):
             processor(images=[image, "nowhere.png"])
 
+    @pytest.mark.thorough
     def test_long_texts_are_cut_to_what_the_model_takes(self, processor, model, family):
         long = processor(text=" ".join(["red"] * 200))
         length = {"align": 64, "altclip": 22}.get(family, 24)
         assert long["input_ids"].shape == (1, length)
         assert model.encode_text(**long).isfinite().all()
 
+    @pytest.mark.thorough
     def test_saved_processor(self, processor, folder, inputs, tmp_path):
         processor.save_pretrained(tmp_path)
         native = transformers.AutoProcessor.from_pretrained(
@@ -215,6 +226,7 @@ class TestProcessor:
         assert type(pickle.loads(pickle.dumps(processor))) is type(processor)
         assert type(processor.tokenizer).__name__ in processor.describe()
 
+    @pytest.mark.thorough
     def test_without_a_vocabulary_it_takes_images_only(self, folder, tmp_path, processor):
         """transformers makes a tokenizer of special tokens alone."""
         shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
@@ -230,6 +242,7 @@ class TestProcessor:
 
 
 class TestUse:
+    @pytest.mark.thorough
     def test_zero_shot(self, folder, model, processor, tmp_path):
         image = draw_images(1)[0]
         image.save(tmp_path / "a.png")
@@ -240,6 +253,7 @@ class TestUse:
         expected = transformers.AutoModel.from_pretrained(folder)(**inputs).logits_per_image.softmax(dim=-1)
         assert scores == pytest.approx(expected[0].tolist(), abs=1e-5)
 
+    @pytest.mark.thorough
     def test_lora(self, folder, inputs, tmp_path):
         adapted = add_lora(DualEncoderModel.from_pretrained(folder), 2)
         names = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
@@ -250,6 +264,7 @@ class TestUse:
         merged = adapted.merge_and_unload()
         assert merged.state_dict().keys() == DualEncoderModel.from_pretrained(folder).state_dict().keys()
 
+    @pytest.mark.thorough
     def test_gradient_cache_gives_the_gradients_of_the_batch(self, folder, inputs, tmp_path, monkeypatch):
         gradients = []
         for size in (None, 2):
@@ -264,6 +279,7 @@ class TestUse:
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
 
+    @pytest.mark.thorough
     def test_command_line(self, folder, tmp_path):
         draw_images(1)[0].save(tmp_path / "a.png")
         result = CliRunner().invoke(
@@ -273,6 +289,14 @@ class TestUse:
         scores = json.loads(result.stdout)[0]["scores"]
         assert scores.keys() == {"star", "circle"}
         assert sum(scores.values()) == pytest.approx(1)
+
+    @pytest.mark.thorough
+    def test_has_no_maps(self, folder, tmp_path):
+        draw_images(1)[0].save(tmp_path / "a.png")
+        arguments = [str(folder), str(tmp_path / "a.png"), "--text", "star", "--out", str(tmp_path / "map.png")]
+        result = CliRunner().invoke(app, ["explain", *arguments])
+        assert result.exit_code == 1
+        assert "Maps are of models with towers of this package (CLIP," in result.output
 
     def test_needs_no_conversion(self, folder, tmp_path):
         for refuse in (
@@ -285,6 +309,7 @@ class TestUse:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", ["clipseg", "blip", "xclip", "owlvit", "groupvit", "flava", "bert"])
 def test_other_models_stay_refused(tmp_path, model_type):
     assert model_type in transformers.CONFIG_MAPPING
@@ -332,6 +357,7 @@ class TestFromTowers:
             probabilities(model, torch.zeros(1, 4)), torch.full((1, 4), 0.5 if loss == "sigmoid" else 0.25)
         )
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
     def test_saved_folder(self, towers, loss, tmp_path):
         model = DualEncoderModel.from_towers(**towers, projection_dim=6, loss=loss)
@@ -354,6 +380,7 @@ class TestFromTowers:
         read = transformers.AutoProcessor.from_pretrained(tmp_path)
         assert type(read) is transformers.VisionTextDualEncoderProcessor
 
+    @pytest.mark.thorough
     def test_a_folder_without_the_bias_starts_with_it(self, towers, tmp_path):
         config = DualEncoderModel.from_towers(**towers).config
         transformers.VisionTextDualEncoderModel(config).save_pretrained(tmp_path)
@@ -365,6 +392,7 @@ class TestFromTowers:
         with pytest.raises(ValueError, match="'softmax' or 'sigmoid' as the loss"):
             DualEncoderModel.from_pretrained(tmp_path)
 
+    @pytest.mark.thorough
     def test_models_and_dual_encoders_as_towers(self, folders, towers):
         text = bert().to(torch.bfloat16).train()
         chinese = transformers.AutoModel.from_pretrained(folders / "chinese_clip")
@@ -375,19 +403,20 @@ class TestFromTowers:
         own = model.vision_model.state_dict()
         assert all(torch.equal(own[name], value) for name, value in chinese.vision_model.state_dict().items())
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         ("vision", "text", "message"),
         [
-            (bert, bert, "vision tower for pixel_values, got a BertModel, which takes input_ids"),
-            (dino, dino, "text tower for input_ids, got a Dinov2Model, which takes pixel_values"),
-            (dino, lambda: transformers.BertModel(bert().config, add_pooling_layer=False), "a BertModel without one"),
+            (bert, bert, r"vision tower for pixel_values, got a BertModel \('bert'\), which takes input_ids"),
+            (dino, dino, r"text tower for input_ids, got a Dinov2Model \('dinov2'\), which takes pixel_values"),
+            (dino, lambda: transformers.BertModel(bert().config, add_pooling_layer=False), r"BertModel \(.*\) without"),
             (dino, lambda: transformers.DistilBertModel(transformers.DistilBertConfig(
-                dim=16, hidden_dim=32, n_layers=1, n_heads=2, vocab_size=40)), "a DistilBertModel without one"),
+                dim=16, hidden_dim=32, n_layers=1, n_heads=2, vocab_size=40)), r"a DistilBertModel \(.*\) without one"),
             (lambda: transformers.ResNetModel(transformers.ResNetConfig(
-                embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])), bert, "hidden_size, got a ResNet model"),
+                embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])), bert, "hidden_size, got a ResNetModel"),
             (dino, lambda: transformers.SiglipTextModel(transformers.SiglipTextConfig(
                 hidden_size=16, num_hidden_layers=1, num_attention_heads=2)), "that AutoModel loads, got a SiglipText"),
-            (own_tower, bert, "tower in transformers' class, got a SiglipVision"),
+            (own_tower, bert, "transformers' own class, got a SiglipVision"),
             (dino, lambda: 7, "a model of transformers as text"),
         ],
     )  # fmt: skip
@@ -395,10 +424,14 @@ class TestFromTowers:
         with pytest.raises((ValueError, TypeError), match=message):
             DualEncoderModel.from_towers(vision(), text())
 
-    def test_wrong_loss(self, towers):
-        with pytest.raises(ValueError, match="a loss out of softmax, sigmoid, got 'mse'"):
+    @pytest.mark.thorough
+    def test_wrong_settings(self, towers):
+        with pytest.raises(ValueError, match=r"loss softmax or sigmoid and .* got 'mse' and 512"):
             DualEncoderModel.from_towers(**towers, loss="mse")
+        with pytest.raises(ValueError, match="at least 1, got 'softmax' and 0"):
+            DualEncoderModel.from_towers(**towers, projection_dim=0)
 
+    @pytest.mark.thorough
     def test_parts_that_are_missing(self, towers, tmp_path):
         with pytest.raises(FileNotFoundError, match="has no image processor"):
             DualEncoderProcessor.from_parts(towers["text"], towers["text"])
@@ -419,6 +452,7 @@ def pairs(tmp_path_factory) -> Path:
 
 
 class TestTraining:
+    @pytest.mark.thorough
     def test_locked_image_tuning(self, towers, pairs, tmp_path):
         start, end = tmp_path / "start", tmp_path / "end"
         DualEncoderModel.from_towers(**towers, projection_dim=8, loss="sigmoid").save_pretrained(start)
@@ -450,6 +484,7 @@ class TestTraining:
         assert load_exact_model(end).traits.loss == "sigmoid"
         assert "# A dual encoder of two towers trained" in (end / "README.md").read_text()
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("name", FAMILIES)
     def test_every_family_trains(self, folders, pairs, tmp_path, name):
         plan = TrainingPlan(
@@ -461,6 +496,7 @@ class TestTraining:
         assert any(not torch.equal(before[key], after[key]) for key in before)
         load_exact_model(tmp_path / "end")
 
+    @pytest.mark.thorough
     def test_a_frozen_tower_keeps_its_batch_statistics(self, folders):
         model = DualEncoderModel.from_pretrained(folders / "align")
         freeze(model, "image")

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..configuration import OtherFamily
 from ..evaluation import retrieval_metrics, zero_shot_accuracy
 from ..inference import embed_images, embed_texts
 from ..modeling import DualEncoderModel
@@ -104,6 +105,11 @@ class ContrastiveTrainer(Trainer):
         )
         self.add_callback(_SetCollatorEpoch())
         self.add_callback(_ClampScale(self._dual_encoder))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        if isinstance(getattr(self.model, "traits", None), OtherFamily):
+            self.args.ddp_find_unused_parameters = True  # transformers' classes may have parameters without use
+        super().create_accelerator_and_postprocess()
 
     def _check_fsdp(self) -> None:
         if self.args.gradient_cache_size is not None:
