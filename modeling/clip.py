@@ -1,6 +1,6 @@
 """CLIP under transformers' class names: configuration, towers, output classes, and the towers with projections."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel  # noqa: F401  # diffusers looks for it beside the class of a component
@@ -32,10 +32,7 @@ class CLIPModel(TowerPair):
     vision_class = CLIPVisionModel
     text_class = CLIPTextModel
     output_class = CLIPOutput
-
-    if TYPE_CHECKING:  # torch.nn.Module declares that calling a model returns Any
-
-        def __call__(self, *args: Any, **kwargs: Any) -> CLIPOutput: ...
+    __call__: Callable[..., CLIPOutput]  # of which torch.nn.Module declares that it returns Any
 
 
 class CLIPForImageClassification(ImageClassifier):
@@ -64,12 +61,8 @@ class CLIPVisionModelWithProjection(EncoderPreTrainedModel):
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> CLIPVisionModelOutput:
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
-        return CLIPVisionModelOutput(
-            image_embeds=self.visual_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        rest = {name: value for name, value in outputs.items() if name != "pooler_output"}
+        return CLIPVisionModelOutput(image_embeds=self.visual_projection(outputs.pooler_output), **rest)
 
 
 class CLIPTextModelWithProjection(EncoderPreTrainedModel):
@@ -94,9 +87,5 @@ class CLIPTextModelWithProjection(EncoderPreTrainedModel):
         **kwargs: ModelKwargs,
     ) -> CLIPTextModelOutput:
         outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        return CLIPTextModelOutput(
-            text_embeds=self.text_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        rest = {name: value for name, value in outputs.items() if name != "pooler_output"}
+        return CLIPTextModelOutput(text_embeds=self.text_projection(outputs.pooler_output), **rest)

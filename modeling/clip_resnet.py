@@ -1,6 +1,7 @@
 """CLIP with a ResNet as its image tower (`ModifiedResNet` in openai/CLIP), for which transformers has no class."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -170,10 +171,7 @@ class CLIPResNetModel(TowerPair):
     vision_class = CLIPResNetVisionModel
     text_class = CLIPTextModel
     output_class = CLIPOutput
-
-    if TYPE_CHECKING:  # torch.nn.Module declares that calling a model returns Any
-
-        def __call__(self, *args: Any, **kwargs: Any) -> CLIPOutput: ...
+    __call__: Callable[..., CLIPOutput]  # of which torch.nn.Module declares that it returns Any
 
 
 class CLIPResNetForImageClassification(ImageClassifier):

@@ -6,7 +6,7 @@ pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projecti
 from collections.abc import Callable
 from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,12 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
+from typing_extensions import Self
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Source: TypeAlias = str | PathLike[str] | PreTrainedModel  # a Hub id, a folder, or the model itself
 
@@ -65,7 +63,7 @@ class DualEncoderModel(LoadableModel):
         return self.vision_model.input_names
 
     @classmethod
-    def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
+    def class_for(cls, config: PreTrainedConfig | None) -> type[Self]:
         """Return the class for a configuration: this one, or the family's where this one stands for all of them.
 
         Raises ValueError for a configuration of no family, or of one tower where both are needed.
@@ -83,7 +81,7 @@ class DualEncoderModel(LoadableModel):
         return getattr(import_module(__package__), family_of(model_type).model)
 
     @classmethod
-    def from_towers(cls, vision: Source, text: Source, *, projection_dim: int = 512, loss: str = "softmax") -> "Self":
+    def from_towers(cls, vision: Source, text: Source, *, projection_dim: int = 512, loss: str = "softmax") -> Self:
         """Return a dual encoder of two towers: Hub ids, folders, or models of transformers, which become parts of it.
 
         A dual encoder stands for its tower. The projections to `projection_dim` and the scale of the logits are new

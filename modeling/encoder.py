@@ -1,6 +1,5 @@
 """The transformer encoder in every tower of every family."""
 
-from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -27,7 +26,20 @@ class MLP(nn.Module):
         self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        return apply_in_chunks(lambda tokens: self.fc2(self.activation_fn(self.fc1(tokens))), x)
+        """Return (..., width) of `x` (..., width).
+
+        Inference on the CPU takes `CHUNK_TOKENS` tokens at a time: the activations, four times as wide as the tokens,
+        then stay in the cache and in memory that the process already has. Everything else is faster as a whole.
+        """
+        # A graph is asked about first: the number of tokens must not become part of it.
+        if not (torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu"):
+            chunks = -(-x.shape[:-1].numel() // CHUNK_TOKENS)
+            if chunks > 1:
+                return torch.cat([self.transform(chunk) for chunk in x.flatten(0, -2).tensor_split(chunks)]).view_as(x)
+        return self.transform(x)
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation_fn(self.fc1(x)))
 
 
 class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):
@@ -60,21 +72,3 @@ class Encoder(nn.Module):
         for layer in islice(self.layers, depth):
             hidden_states = layer(hidden_states, **kwargs)
         return hidden_states  # (batch, length, width)
-
-
-def apply_in_chunks(token_wise: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return `token_wise(x)` (..., width), for a function that treats every token of `x` (..., width) alike.
-
-    Inference on the CPU takes `CHUNK_TOKENS` tokens at a time: the MLP's activations, four times as wide as the tokens,
-    then stay in the cache and in memory that the process already has. Everything else is faster as a whole.
-    """
-    tokens = x.numel() // x.shape[-1]
-    if (
-        torch.compiler.is_compiling()  # asked first: the number of tokens must not become part of the graph
-        or torch.is_grad_enabled()
-        or x.device.type != "cpu"
-        or tokens <= CHUNK_TOKENS
-    ):
-        return token_wise(x)
-    chunks = x.flatten(0, -2).tensor_split(-(-tokens // CHUNK_TOKENS))
-    return torch.cat([token_wise(chunk) for chunk in chunks]).view_as(x)

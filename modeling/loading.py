@@ -1,43 +1,24 @@
 """`from_pretrained` for official checkpoints, for folders with wrapped names, and for the bases of all families."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import find_adapter_config_file, is_peft_available
+from typing_extensions import Self
 
 from ..catalogue.download import is_name, suggest_names
 from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
+from ..formats.adapters import base_of_adapter
 from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _OTHER_WEIGHTS = ("variant", "gguf_file", "state_dict")  # arguments with which transformers reads other weights
 _PLACE_OF_ADAPTER = ("revision", "subfolder", "adapter_name", "adapter_kwargs")  # arguments that are not of its base
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-
-def base_of_adapter(source: "str | PathLike[str]", hub_arguments: dict[str, Any]) -> str | None:
-    """Return the name of the model to which an adapter of peft belongs, or None where `source` is no adapter alone."""
-    if (file := find_adapter_config_file(source, **hub_arguments)) is None:
-        return None
-    if Path(source, "config.json").is_file():  # a model with an adapter, which is its own base
-        return None
-    if not is_peft_available():
-        raise ImportError(f"{source} is an adapter, which needs peft: pip install peft.")
-    if base := json.loads(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path"):
-        return base
-    raise ValueError(
-        f"{source} is an adapter whose adapter_config.json names no base model. Load the model, then call its "
-        f"load_adapter({str(source)!r})."
-    )
 
 
 def absent_towers(model: PreTrainedModel, missing: Collection[str]) -> list[str]:
@@ -50,30 +31,25 @@ def absent_towers(model: PreTrainedModel, missing: Collection[str]) -> list[str]
     ]
 
 
-def model_of(loaded: Any) -> Any:
-    """Return the model that `from_pretrained` has loaded: alone, or beside what `output_loading_info=True` asks for."""
-    return loaded[0] if isinstance(loaded, tuple) else loaded
-
-
 class LoadsOfficialFiles:
     """Mixin of all models: decides what to load before it calls transformers' own `from_pretrained`."""
 
     config_class: Any  # a configuration without a `model_type` stands for all families
     base_model_prefix: str
 
-    def __new__(cls, config: PreTrainedConfig | None = None, *args: Any, **kwargs: Any) -> "Self":
+    def __new__(cls, config: PreTrainedConfig | None = None, *args: Any, **kwargs: Any) -> Self:
         """Make a model of the family's class where this class stands for all of them."""
         return super().__new__(cls.class_for(config))
 
     @classmethod
-    def class_for(cls, config: PreTrainedConfig | None) -> "type[Self]":
+    def class_for(cls, config: PreTrainedConfig | None) -> type[Self]:
         """Return the class of a model with this configuration: this one, unless it stands for all families."""
         return cls
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: "str | PathLike[str] | None", *args: Any, **kwargs: Any
-    ) -> "Self":
+    ) -> Self:
         """Load a model as transformers does, from a Hub id or a folder; or from an official checkpoint, in float32.
 
         An official checkpoint is a file, or a name of `twinlens list`, which is downloaded and checked; what exists as
@@ -126,16 +102,17 @@ class LoadsOfficialFiles:
     @classmethod
     def _from_adapter(
         cls, source: "str | PathLike[str]", base: str, hub_arguments: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> "Self":
+    ) -> Self:
         """Load the base model of an adapter, whatever it is, and the adapter into it."""
         of_base = {name: value for name, value in kwargs.items() if name not in _PLACE_OF_ADAPTER}
         loaded = cls.from_pretrained(base, *args, **of_base)
         adapter_kwargs = {**hub_arguments, **(kwargs.get("adapter_kwargs") or {})}
-        model_of(loaded).load_adapter(source, kwargs.get("adapter_name"), adapter_kwargs=adapter_kwargs)
+        model: Any = loaded[0] if isinstance(loaded, tuple) else loaded  # beside its loading info, or alone
+        model.load_adapter(source, kwargs.get("adapter_name"), adapter_kwargs=adapter_kwargs)
         return loaded
 
     @classmethod
-    def _from_checkpoint_file(cls, source: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
+    def _from_checkpoint_file(cls, source: "str | PathLike[str]", *args: Any, **kwargs: Any) -> Self:
         """Pass the configuration and weights of an official checkpoint to transformers, without a folder."""
         kwargs = {name: value for name, value in kwargs.items() if value is not None}  # None is the default of all
         dtype = kwargs.pop("torch_dtype", torch.float32)
@@ -158,7 +135,7 @@ class LoadsOfficialFiles:
         *args: Any,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> "Self":
+    ) -> Self:
         """Load weights as transformers does. Raises ValueError where some are missing, those of a classifier apart."""
         loaded = cls.from_pretrained(None, *args, state_dict=dict(weights), output_loading_info=True, **kwargs)
         model, info = cast("tuple[Any, dict[str, Any]]", loaded)  # a model with its configuration

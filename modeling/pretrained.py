@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, generic, output_capturing
+from typing_extensions import Self
 
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .attention import Attention
@@ -18,8 +19,6 @@ from .loading import LoadsOfficialFiles
 from .pickling import PickledWithoutHooks
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     ModelKwargs: TypeAlias = Any
 else:  # transformers' common tests expect this of every forward, although it names only some of the keywords
     ModelKwargs = Unpack[TransformersKwargs]
@@ -62,7 +61,7 @@ class EncoderPreTrainedModel(LoadableModel):
         # transformers' own configuration of the same model is accepted, e.g. inside a vision-language model.
         super().__init__(self.config_class.from_config(config), *args, **kwargs)
 
-    def resize_positions(self, image_size: int, method: str | None = None) -> "Self":
+    def resize_positions(self, image_size: int, method: str | None = None) -> Self:
         """Make the image tower one for squares of `image_size` pixels, in weights and configuration; return the model.
 
         The position table is resized as by the official code of the family, or as by `method`: "big_vision",
@@ -80,10 +79,10 @@ class EncoderPreTrainedModel(LoadableModel):
         if config.flexible_size:
             raise ValueError(f"A {type(tower).__name__} takes images of any size: it has no resolution to change.")
         if not isinstance(image_size, int) or image_size < config.patch_size:
-            least = f"pixels per side, at least the {config.patch_size} of a patch"
-            raise ValueError(f"image_size must be a whole number of {least}, got {image_size!r}.")
-        method = method or config.position_resampling
-        if method not in RESAMPLING_METHODS:
+            raise ValueError(
+                f"image_size must be at least the {config.patch_size} pixels of a patch, got {image_size!r}."
+            )
+        if (method := method or config.position_resampling) not in RESAMPLING_METHODS:
             raise ValueError(f"method must be one of {', '.join(RESAMPLING_METHODS)}, got {method!r}.")
         old_side = config.grid_size
         for changed in (config, getattr(model.config, "vision_config", model.config)):

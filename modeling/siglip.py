@@ -1,6 +1,6 @@
 """SigLIP and fixed-size SigLIP 2 under transformers' class names: configuration, towers, output classes."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 from transformers import PreTrainedModel  # noqa: F401  # diffusers looks for it beside the class of a component
 from transformers.models.siglip.modeling_siglip import SiglipOutput
@@ -35,10 +35,7 @@ class SiglipModel(TowerPair):
     vision_class = SiglipVisionModel
     text_class = SiglipTextModel
     output_class = SiglipOutput
-
-    if TYPE_CHECKING:  # torch.nn.Module declares that calling a model returns Any
-
-        def __call__(self, *args: Any, **kwargs: Any) -> SiglipOutput: ...
+    __call__: Callable[..., SiglipOutput]  # of which torch.nn.Module declares that it returns Any
 
 
 class SiglipForImageClassification(ImageClassifier):

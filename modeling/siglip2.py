@@ -1,6 +1,7 @@
 """SigLIP 2 NaFlex under transformers' class names: images of any grid of patches, padded to one number of them."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ class Siglip2Model(TowerPair):
     vision_class = Siglip2VisionModel
     text_class = Siglip2TextModel
     output_class = Siglip2Output
+    __call__: Callable[..., Siglip2Output]  # of which torch.nn.Module declares that it returns Any
 
     def encode_image(self, pixel_values: Tensor, packed: bool | None = None, **inputs: Any) -> Tensor:
         """Encode images as every dual encoder; `packed` is the image tower's, by default in inference on the CPU."""
@@ -90,10 +92,6 @@ class Siglip2Model(TowerPair):
         images: dict[str, Any] = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
         texts: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         return super().forward(input_ids, pixel_values, return_loss=return_loss, **images, **texts, **kwargs)
-
-    if TYPE_CHECKING:  # torch.nn.Module declares that calling a model returns Any
-
-        def __call__(self, *args: Any, **kwargs: Any) -> Siglip2Output: ...
 
 
 class Siglip2ForImageClassification(ImageClassifier):

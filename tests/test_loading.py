@@ -416,6 +416,6 @@ class TestAdapters:
         (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": null}')
         with pytest.raises(ValueError, match="names no base model"):
             twinlens.DualEncoderModel.from_pretrained(tmp_path)
-        monkeypatch.setattr("twinlens.modeling.loading.is_peft_available", lambda: False)
+        monkeypatch.setattr("twinlens.formats.adapters.is_peft_available", lambda: False)
         with pytest.raises(ImportError, match="pip install peft"):
             twinlens.DualEncoderModel.from_pretrained(tmp_path)
