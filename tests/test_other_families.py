@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from twinlens.losses import softmax_loss
 from twinlens.parity import verify
 from twinlens.toy_world import ShapesDataset
 from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments, TrainingPlan, add_lora, freeze, train
+from twinlens.training.run import WORK_FOLDER, build_trainer, load
 
 TEXTS = ["a photo of the red star", "blue circle", "a big green square above a small yellow triangle ."]
 FAMILIES = list(OTHER_FAMILIES)
@@ -451,6 +453,11 @@ def pairs(tmp_path_factory) -> Path:
     return folder
 
 
+class StopAfterTwo(transformers.TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 2
+
+
 class TestTraining:
     @pytest.mark.thorough
     def test_locked_image_tuning(self, towers, pairs, tmp_path):
@@ -495,6 +502,31 @@ class TestTraining:
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[key], after[key]) for key in before)
         load_exact_model(tmp_path / "end")
+
+    @pytest.mark.thorough
+    def test_a_resumed_run_goes_on_where_it_stopped(self, folders, pairs, tmp_path):
+        """AltCLIP's weights have other names in files than in memory, which transformers' trainer does not know."""
+        plans = [
+            TrainingPlan(
+                model=str(folders / "altclip"),
+                data=str(pairs),
+                output=str(tmp_path / name),
+                steps=3,
+                batch_size=8,
+                save_steps=2,
+                learning_rate=1e-3,
+            )
+            for name in ("whole", "stopped")
+        ]
+        train(plans[0])
+        folder = tmp_path / "stopped" / WORK_FOLDER
+        trainer = build_trainer(plans[1], *load(plans[1]), folder)
+        trainer.add_callback(StopAfterTwo())
+        trainer.train()
+        assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+        train(replace(plans[1], resume=True))
+        whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
     @pytest.mark.thorough
     def test_a_frozen_tower_keeps_its_batch_statistics(self, folders):

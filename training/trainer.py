@@ -111,6 +111,15 @@ class ContrastiveTrainer(Trainer):
             self.args.ddp_find_unused_parameters = True  # transformers' classes may have parameters without use
         super().create_accelerator_and_postprocess()
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        encoder = self._dual_encoder
+        if not isinstance(encoder.traits, OtherFamily) or hasattr(self.model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # transformers would take the names in the file for those in memory, and leave out weights where they differ.
+        saved = type(encoder).from_pretrained(resume_from_checkpoint, dtype=encoder.dtype)
+        encoder.load_state_dict(saved.state_dict())
+
     def _check_fsdp(self) -> None:
         if self.args.gradient_cache_size is not None:
             raise ValueError("gradient_cache_size works in one process or under DDP, not with FSDP: leave it out.")
