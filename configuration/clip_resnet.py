@@ -22,6 +22,7 @@ class CLIPResNetVisionConfig(VisionConfig):
 
     initialization = "resnet"
     pooling = "attention"
+    position_resampling: ClassVar[str] = "open_clip"  # which has a method for its ViTs alone
     attention_dropout: ClassVar[float] = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..modeling import DualEncoderModel
 from ..modeling.dual_encoder import l2_normalize
 from ..modeling.encoder import EncoderLayer
+from ..modeling.towers import VisionTower
 from ..processing import DualEncoderProcessor
 from .embedding import embed_texts
 
@@ -19,7 +20,7 @@ def encode_patches(model: DualEncoderModel, inputs: Mapping[str, Any]) -> Tensor
     They are the patches of `last_hidden_state`, each projected alone: see `project_tokens`. `inputs` are those of
     `encode_image`.
     """
-    norm = model.vision_model.config.norm_first
+    norm = _transformer(model).config.norm_first
     (features,) = model.forward_features(**image_inputs(model, inputs), layers=(-1,), norm=norm)
     return project_tokens(model, features.permute(0, 2, 3, 1))
 
@@ -48,9 +49,8 @@ def encode_image_and_patches(model: DualEncoderModel, inputs: Mapping[str, Any])
     layers, where a token attends to those that have keys like its own, and without MLPs: as in CLIP Surgery
     (arXiv:2304.05653), with keys as in NACLIP (arXiv:2404.08181). docs/maps.md has a comparison.
     """
-    inputs = image_inputs(model, inputs)
-    outputs = model.get_image_features(**inputs, output_hidden_states=True, return_dict=True)
-    tower, config = model.vision_model, model.vision_model.config
+    inputs, tower = image_inputs(model, inputs), _transformer(model)
+    outputs, config = model.get_image_features(**inputs, output_hidden_states=True, return_dict=True), tower.config
     layers = list(zip(cast("list[EncoderLayer]", tower.encoder.layers), outputs.hidden_states[:-1], strict=True))
     added = []
     for layer, hidden_states in layers[len(layers) // 2 :]:
@@ -60,7 +60,7 @@ def encode_image_and_patches(model: DualEncoderModel, inputs: Mapping[str, Any])
     tokens = torch.stack(added).sum(dim=0)
     if config.norm_first:
         tokens = tower.post_layernorm(tokens)
-    patches = project_tokens(model, tokens).unflatten(1, tower.embeddings.grid(**inputs))
+    patches = project_tokens(model, tokens).unflatten(1, cast(Any, tower.embeddings).grid(**inputs))
     return l2_normalize(outputs.pooler_output), patches
 
 
@@ -100,6 +100,7 @@ def attention_rollout(model: DualEncoderModel, processor: DualEncoderProcessor, 
     This is attention roll-out (arXiv:2005.00928): the product of the attention maps of all layers and of the pooling
     head, each the mean over the heads; half of a layer's map is the identity, for the residual connection.
     """
+    _transformer(model)
     inputs = _inputs_of_one(model, processor, image)
     layers, pooling = _attention(model, inputs)
     reached = torch.eye(len(layers[0]), device=layers[0].device)  # (tokens, tokens of the image)
@@ -116,13 +117,23 @@ def _inputs_of_one(model: DualEncoderModel, processor: DualEncoderProcessor, ima
     return inputs
 
 
+def _transformer(model: DualEncoderModel) -> VisionTower:
+    """Return the image tower of a model. Raises ValueError for one without attention between its patches."""
+    if not isinstance(model.vision_model, VisionTower):
+        raise ValueError(
+            f"Expected a model whose image tower is a vision transformer, got a {type(model.vision_model).__name__}, "
+            "which has no attention between patches. pooling_attention shows where it looks."
+        )
+    return model.vision_model
+
+
 def _attention(model: DualEncoderModel, inputs: Mapping[str, Any]) -> tuple[list[Tensor], Tensor | None]:
     """Return the attention maps (tokens, tokens) of all layers for one image, and the pooling head's (tokens,) if any.
 
     They are means over the heads.
     """
     outputs = model.vision_model(**inputs, output_attentions=True, output_pooling_attentions=True, return_dict=True)
-    layers = [attention[0].float().mean(dim=0) for attention in outputs.attentions]
+    layers = [attention[0].float().mean(dim=0) for attention in outputs.attentions or ()]
     if model.vision_model.config.pooling != "attention":
         return layers, None
     return layers, outputs.pooling_attentions[0][0, :, 0].float().mean(dim=0)
@@ -130,6 +141,8 @@ def _attention(model: DualEncoderModel, inputs: Mapping[str, Any]) -> tuple[list
 
 def _to_grid(model: DualEncoderModel, inputs: Mapping[str, Any], weights: Tensor) -> Tensor:
     """Return the weights of patches out of those (tokens,) of all tokens, as (rows, columns)."""
-    grid = model.vision_model.embeddings.grid(**inputs)
-    patches = weights[model.vision_model.config.num_class_tokens :][: grid[0] * grid[1]]
+    tower: Any = model.vision_model
+    grid = cast(Any, tower.embeddings if isinstance(tower, VisionTower) else tower).grid(**inputs)
+    num_class_tokens = tower.config.num_positions - tower.config.grid_size**2  # of a ResNet's pooling the mean
+    patches = weights[num_class_tokens:][: grid[0] * grid[1]]
     return patches.unflatten(0, grid).cpu()

@@ -1,5 +1,6 @@
 """CLIP with a ResNet as its image tower (`ModifiedResNet` in openai/CLIP), for which transformers has no class."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
 from .dual_encoder import TowerPair
-from .embeddings import check_images, resize_table
+from .embeddings import VisionEmbeddings, check_images, resize_table
 from .pickling import PickledWithoutHooks
 from .pretrained import ModelKwargs, capture_outputs
 from .towers import ImageClassifier, ImageTower
@@ -101,6 +102,8 @@ class AttentionPooling(MultiHeadAttention):
         pooled, attention_map = self.multi_head_attention(query, key, value, is_causal=False, **kwargs)
         return pooled[:, 0], attention_map
 
+    resize_positions = VisionEmbeddings.resize_positions
+
 
 class CLIPResNetVisionModel(ImageTower):
     """CLIP's ResNet. `last_hidden_state` (batch, tokens, width) has the positions of the last stage, row by row.
@@ -151,6 +154,28 @@ class CLIPResNetVisionModel(ImageTower):
         if self.pooled:
             pooled, _ = self.head(tokens, x.shape[-2:], output_attentions=output_pooling_attentions)
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
+
+    def forward_features(
+        self,
+        pixel_values: Tensor,
+        layers: Sequence[int] = (-2,),
+        norm: bool = False,
+        as_map: bool = True,
+        interpolate_pos_encoding: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Return what the stem (0) and the stages (1 to 4) make of images: see `VisionTower.forward_features`.
+
+        A map is (batch, channels, rows, columns), each of its own size. There is no final norm for `norm` to apply.
+        """
+        check_images(self.config, pixel_values, interpolate_pos_encoding)
+        states = [self.embeddings(pixel_values.to(self.dtype))]
+        for stage in self.layers:
+            states.append(stage(states[-1][0]))
+        return tuple(states[layer][0 if as_map else 1] for layer in layers)
+
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of the last stage for images of this size."""
+        return (pixel_values.shape[-2] + 1) // 32, (pixel_values.shape[-1] + 1) // 32
 
 
 class CLIPResNetModel(TowerPair):

@@ -57,11 +57,12 @@ class VisionEmbeddings(nn.Module):
         return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
 
     @torch.no_grad()
-    def resize_positions(self, image_size: int, method: str) -> None:
-        """Replace the position table by one for images of another size: see the model's method of this name."""
-        old, grid = self.position_embedding.weight, (image_size // self.config.patch_size,) * 2
+    def resize_positions(self, method: str) -> None:
+        """Replace the position table by one for the image size of the configuration, which has been changed."""
+        old, side = self.position_embedding.weight, self.config.grid_size
         table = old[None].to(torch.promote_types(old.dtype, torch.float32))
-        table = resize_table(table, self.config.num_class_tokens, grid, method)[0].to(old.dtype)
+        num_class_tokens = self.config.num_positions - side**2  # of the table
+        table = resize_table(table, num_class_tokens, (side, side), method)[0].to(old.dtype)
         self.position_embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
         self.position_embedding.num_embeddings = len(table)
 

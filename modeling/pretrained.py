@@ -86,9 +86,11 @@ class EncoderPreTrainedModel(LoadableModel):
         method = method or tower.config.position_resampling
         if method not in RESAMPLING_METHODS:
             raise ValueError(f"method must be one of {', '.join(RESAMPLING_METHODS)}, got {method!r}.")
-        tower.embeddings.resize_positions(image_size, method)
         for config in (tower.config, getattr(model.config, "vision_config", model.config)):
             config.image_size = image_size
+        for part in tower.children():  # the one that holds the table
+            if hasattr(part, "resize_positions"):
+                part.resize_positions(method)
         return self
 
     @torch.no_grad()
