@@ -117,7 +117,7 @@ class TestCard:
         else:
             validate_repo_id(found["base_model"])
             assert "/" in found["base_model"]
-        title = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2"}[row.family]
+        title = {"clip": "CLIP", "clip_resnet": "CLIP (ResNet)", "siglip": "SigLIP", "siglip2": "SigLIP 2"}[row.family]
         assert f"\n# {title} converted from `{row.name}`\n" in card
         assert f"That its licence is `{row.license}` is known from {row.sources['license']}." in card
         assert row.imagenet is None or f"ImageNet-1k: {row.imagenet}% (" in card
