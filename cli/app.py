@@ -12,6 +12,7 @@ from .checkpoints import inspect_command, list_command
 from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
+from .location import locate_command
 from .training import train_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
@@ -78,6 +79,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export_command,
     "push": push_command,
     "classify": classify_command,
+    "locate": locate_command,
     "train": train_command,
     "demo": demo_command,
 }
