@@ -101,7 +101,7 @@ def locate(
     for name, value in {"max_encodings": max_encodings, "max_boxes": max_boxes, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    search = Search(model, processor, _open(processor, image), text, max_encodings, batch_size)
+    search = Search(model, processor, open_rgb(processor, image), text, max_encodings, batch_size)
     regions = search.run()
     kept: list[tuple[Box, float]] = []
     for region in sorted(regions, key=lambda region: -region.score):
@@ -257,7 +257,7 @@ class Search:
         return left, top, right, bottom
 
 
-def _open(processor: DualEncoderProcessor, image: Any) -> Image.Image:
+def open_rgb(processor: DualEncoderProcessor, image: Any) -> Image.Image:
     """Return an image of any kind that the processor takes as RGB."""
     if isinstance(image, np.ndarray | Tensor):
         opened = image_steps.to_pil(to_levels(image).levels)
