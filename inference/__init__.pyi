@@ -1,9 +1,12 @@
 """The public names, and where they are."""
 
+from .boxes import draw_boxes as draw_boxes
 from .embedding import embed_images as embed_images
 from .embedding import embed_texts as embed_texts
 from .explanation import TextScore as TextScore
 from .explanation import explain_image as explain_image
+from .guided_search import Located as Located
+from .guided_search import locate as locate
 from .heat_map import draw_maps as draw_maps
 from .heat_map import patch_box as patch_box
 from .labels import check_labels as check_labels
