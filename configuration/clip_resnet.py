@@ -23,7 +23,6 @@ class CLIPResNetVisionConfig(VisionConfig):
     initialization = "resnet"
     position_resampling = "open_clip"
     pooling = "attention"
-    position_resampling: ClassVar[str] = "open_clip"  # which has a method for its ViTs alone
     attention_dropout: ClassVar[float] = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
