@@ -1,6 +1,5 @@
 """`twinlens explain`: where a model looks in an image."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ import typer
 
 from .models import check_model
 from .options import AsJson
+from .pictures import picture_format
 from .terminal import print_json, quiet_libraries
 
 
@@ -41,15 +41,7 @@ def explain_command(
     """
     if map == "similarity" and not text:
         raise typer.BadParameter('Pass --text "a cat", or --map attention or rollout, which need no text.')
-    from PIL import Image
-
-    file_format = Image.registered_extensions().get(out.suffix.lower())
-    if file_format not in Image.SAVE:
-        raise ValueError(f"Expected the name of a picture, such as map.png, got {out}.")
-    if out.is_dir():
-        raise IsADirectoryError(f"Expected the name of a picture to write, got the folder {out}.")
-    if os.path.exists(image) and out.exists() and os.path.samefile(image, out):
-        raise FileExistsError(f"Expected another name than that of the image, got {out} for both.")
+    file_format = picture_format(out, image)
     quiet_libraries()
     check_model(model)
     from ..conversion.atomic import complete_or_absent

@@ -8,6 +8,7 @@ import typer
 
 from .models import check_model
 from .options import AsJson
+from .pictures import picture_format
 from .terminal import print_json, quiet_libraries
 
 
@@ -38,7 +39,7 @@ def locate_command(
     from ..inference.labels import check_labels
 
     check_labels([text])
-    file_format = None if out is None else _format_of(out, image)
+    file_format = None if out is None else picture_format(out, image)
     if os.path.isdir(image):
         raise IsADirectoryError(f"Expected an image, got the folder {image}.")
     from ..processing.image_input import open_image
@@ -71,17 +72,3 @@ def locate_command(
         print(f"  {score:6.3f}  from ({left}, {top}) to ({right}, {bottom})")
     if out is not None:
         print(f"Wrote {out}")
-
-
-def _format_of(out: Path, image: str) -> str:
-    """Return the format of a picture by its name. Raises an error for a name that cannot be written."""
-    from PIL import Image
-
-    file_format = Image.registered_extensions().get(out.suffix.lower())
-    if file_format is None or file_format not in Image.SAVE:
-        raise ValueError(f"Expected the name of a picture, such as boxes.png, got {out}.")
-    if out.is_dir():
-        raise IsADirectoryError(f"Expected the name of a picture to write, got the folder {out}.")
-    if os.path.exists(image) and out.exists() and os.path.samefile(image, out):
-        raise FileExistsError(f"Expected another name than that of the image, got {out} for both.")
-    return file_format

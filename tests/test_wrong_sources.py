@@ -163,6 +163,10 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
     "classify tokenizer": lambda world, source, out: [
         *("classify", world.model, world.picture, "--labels", "a,b", "--tokenizer", source)
     ],
+    "explain": lambda world, source, out: ["explain", source, world.picture, "--text", "a", "--out", f"{out}.png"],
+    "explain image": lambda world, source, out: ["explain", world.model, source, "--text", "a", "--out", f"{out}.png"],
+    "locate": lambda world, source, out: ["locate", source, world.picture, "--text", "a", "--out", f"{out}.png"],
+    "locate image": lambda world, source, out: ["locate", world.model, source, "--text", "a", "--out", f"{out}.png"],
     "train": lambda world, source, out: train(source, world.pairs, out),
     "train data": lambda world, source, out: train(world.model, source, out),
     "train eval": lambda world, source, out: train(world.model, world.pairs, out, "--eval-data", source),
