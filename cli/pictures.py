@@ -10,7 +10,7 @@ def picture_format(out: Path, image: str) -> str:
 
     file_format = Image.registered_extensions().get(out.suffix.lower())
     if file_format is None or file_format not in Image.SAVE:
-        raise ValueError(f"Expected the name of a picture, such as boxes.png, got {out}.")
+        raise ValueError(f"Expected the name of a picture, such as out.png, got {out}.")
     if out.is_dir():
         raise IsADirectoryError(f"Expected the name of a picture to write, got the folder {out}.")
     if os.path.exists(image) and out.exists() and os.path.samefile(image, out):
