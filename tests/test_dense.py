@@ -120,7 +120,7 @@ class TestSimilarityMap:
         """The most similar patch lies nearer to the thing in the text than to the other one, in drawings of two."""
         loaded, processor = bundled(family)
         random = Random(1)
-        scenes = [draw_scene(random, random.sample(KINDS, 2), "pair") for _ in range(40)]
+        scenes = [draw_scene(random, random.sample(KINDS, 2), "pair") for _ in range(25)]
         inputs = processor(images=[render(scene) for scene in scenes])
         image_embeds, patches = encode_image_and_patches(loaded, inputs)
         assert torch.equal(image_embeds, loaded.encode_image(**inputs))
@@ -134,9 +134,8 @@ class TestSimilarityMap:
                 right += distances[0] < distances[1]
         assert right >= 0.85 * 2 * len(scenes)  # 0.93 for both of 400 other scenes; a wrong map has about 0.5
 
-    @pytest.mark.parametrize("family", SQUARE)
-    def test_is_the_cosine_with_each_text(self, family: str) -> None:
-        loaded, processor = bundled(family)
+    def test_is_the_cosine_with_each_text(self) -> None:
+        loaded, processor = bundled("CLIP")
         image, texts = render(draw_scene(Random(2))), ["a red star", "a blue ring"]
         maps = similarity_map(loaded, processor, image, texts)
         _, patches = encode_image_and_patches(loaded, processor(images=image))
@@ -305,7 +304,7 @@ OFFICIAL = {"CLIP": "open_clip", "Siglip": "big_vision"}
 
 
 class TestResizePositions:
-    @pytest.mark.parametrize("side", [7, 9, 3, 1])
+    @pytest.mark.parametrize("side", [7, 3, 1])
     @pytest.mark.parametrize("method", [*RESAMPLINGS, None])
     @pytest.mark.parametrize("family", SQUARE)
     def test_values_are_those_of_the_formulas(self, family: str, method: str | None, side: int) -> None:

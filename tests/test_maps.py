@@ -86,6 +86,7 @@ class TestAttention:
         with pytest.raises(ValueError, match="of one image, got 2"):
             pooling_attention(model("CLIP"), processor("CLIP"), [photograph()] * 2)
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("family", SQUARE)
     def test_in_bfloat16(self, family: str) -> None:
         half = model(family).bfloat16()
@@ -215,6 +216,7 @@ class TestDrawing:
         assert max(drawing.size) < 3000
         assert not scores
 
+    @pytest.mark.thorough
     def test_pictures_of_the_documentation(self, tmp_path: Path, run: Run) -> None:
         """Those of docs/maps.md, as its commands draw them."""
         star = tmp_path / "red-star.png"
