@@ -80,7 +80,7 @@ class EncoderPreTrainedModel(LoadableModel):
             raise ValueError(f"A {type(tower).__name__} takes images of any size: it has no resolution to change.")
         if not isinstance(image_size, int) or image_size < config.patch_size:
             raise ValueError(
-                f"image_size must be at least the {config.patch_size} pixels of a patch, got {image_size!r}."
+                f"image_size must be a whole number of at least {config.patch_size} (one patch), got {image_size!r}."
             )
         if (method := method or config.position_resampling) not in RESAMPLING_METHODS:
             raise ValueError(f"method must be one of {', '.join(RESAMPLING_METHODS)}, got {method!r}.")

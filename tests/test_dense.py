@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 import torch
 import transformers
-from helpers.families import IDS, SQUARE_FAMILIES, TEXT, VISION, model, pixels, twins
+from helpers.families import IDS, SQUARE, TEXT, VISION, model, pixels, twins
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -30,7 +30,7 @@ def bundled(family: str) -> tuple[twinlens.DualEncoderModel, twinlens.DualEncode
 
 
 class TestForwardFeatures:
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     @torch.inference_mode()
     def test_they_are_the_hidden_states_of_transformers(self, family: str) -> None:
         ours, theirs = twins(family, "VisionModel", "eager")
@@ -48,7 +48,7 @@ class TestForwardFeatures:
             assert torch.equal(as_map[:, :, 4, 1], patches[:, 4 * 3 + 1])
             assert torch.equal(norm, theirs.post_layernorm(patches))
 
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     def test_layers_behind_the_last_one_are_not_run(self, family: str) -> None:
         tower = model(family).vision_model
         expected = tower.forward_features(images := pixels())[0]
@@ -101,7 +101,7 @@ class TestEncodePatches:
         torch.testing.assert_close(patches, expected[:, 1:].view(2, GRID, GRID, -1), rtol=0, atol=2e-6)
         torch.testing.assert_close(ours.encode_image(images), expected[:, 0], rtol=0, atol=2e-6)
 
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     @torch.inference_mode()
     def test_of_other_sizes_and_of_low_precision(self, family: str) -> None:
         instance = model(family)
@@ -115,12 +115,12 @@ class TestEncodePatches:
 
 
 class TestSimilarityMap:
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     def test_shows_where_a_thing_is(self, family: str) -> None:
         """The most similar patch lies nearer to the thing in the text than to the other one, in drawings of two."""
         loaded, processor = bundled(family)
         random = Random(1)
-        scenes = [draw_scene(random, random.sample(KINDS, 2), "pair") for _ in range(40)]
+        scenes = [draw_scene(random, random.sample(KINDS, 2), "pair") for _ in range(25)]
         inputs = processor(images=[render(scene) for scene in scenes])
         image_embeds, patches = encode_image_and_patches(loaded, inputs)
         assert torch.equal(image_embeds, loaded.encode_image(**inputs))
@@ -134,9 +134,8 @@ class TestSimilarityMap:
                 right += distances[0] < distances[1]
         assert right >= 0.85 * 2 * len(scenes)  # 0.93 for both of 400 other scenes; a wrong map has about 0.5
 
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
-    def test_is_the_cosine_with_each_text(self, family: str) -> None:
-        loaded, processor = bundled(family)
+    def test_is_the_cosine_with_each_text(self) -> None:
+        loaded, processor = bundled("CLIP")
         image, texts = render(draw_scene(Random(2))), ["a red star", "a blue ring"]
         maps = similarity_map(loaded, processor, image, texts)
         _, patches = encode_image_and_patches(loaded, processor(images=image))
@@ -305,9 +304,9 @@ OFFICIAL = {"CLIP": "open_clip", "Siglip": "big_vision"}
 
 
 class TestResizePositions:
-    @pytest.mark.parametrize("side", [7, 9, 3, 1])
+    @pytest.mark.parametrize("side", [7, 3, 1])
     @pytest.mark.parametrize("method", [*RESAMPLINGS, None])
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     def test_values_are_those_of_the_formulas(self, family: str, method: str | None, side: int) -> None:
         instance = model(family)
         embedding = instance.vision_model.embeddings.position_embedding
@@ -323,7 +322,7 @@ class TestResizePositions:
         np.testing.assert_allclose(embedding.weight[classes:].detach(), expected, rtol=0, atol=1e-6)  # of float32
         assert instance.encode_image(pixels(2, size)).shape[0] == 2
 
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     def test_loads_in_transformers_at_the_new_size(self, family: str, tmp_path: Path) -> None:
         ours = model(family)
         expected = ours.vision_model(images := pixels(2, 56), interpolate_pos_encoding=True).last_hidden_state
@@ -333,7 +332,7 @@ class TestResizePositions:
         for outputs in (theirs.vision_model(images), ours.vision_model(images)):
             torch.testing.assert_close(outputs.last_hidden_state, expected, rtol=0, atol=2e-6)
 
-    @pytest.mark.parametrize("family", SQUARE_FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     def test_same_grid_changes_no_bit(self, family: str) -> None:
         instance = model(family)
         before = {name: weight.clone() for name, weight in instance.state_dict().items()}
@@ -364,7 +363,7 @@ class TestResizePositions:
         instance = model("Siglip")
         weights = {name: weight.clone() for name, weight in instance.state_dict().items()}
         for size in (7, 0, -8, 32.0, "32", (32, 32)):
-            with pytest.raises(ValueError, match="image_size must be at least the 8 pixels of a patch"):
+            with pytest.raises(ValueError, match=re.escape("a whole number of at least 8 (one patch)")):
                 instance.resize_positions(size)
         with pytest.raises(
             ValueError, match="method must be one of big_vision, open_clip, transformers, got 'bicubic'"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers.families import FAMILIES, IDS, TEXT, VISION, model, twins
+from helpers.families import IDS, SQUARE, TEXT, VISION, model, twins
 from PIL import Image
 
 import twinlens
@@ -64,7 +64,7 @@ class TestAttention:
         torch.testing.assert_close(weights, expected.view(GRID, GRID), rtol=0, atol=1e-6)
         assert weights.sum() == pytest.approx(1, abs=1e-6)
 
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     @torch.inference_mode()
     def test_rollout_is_the_product_of_the_paper(self, family: str) -> None:
         """Section 3 of arXiv:2005.00928, in float64; the pooling head is one more layer without a residual."""
@@ -86,7 +86,8 @@ class TestAttention:
         with pytest.raises(ValueError, match="of one image, got 2"):
             pooling_attention(model("CLIP"), processor("CLIP"), [photograph()] * 2)
 
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("family", SQUARE)
     def test_in_bfloat16(self, family: str) -> None:
         half = model(family).bfloat16()
         for weights in (pooling_attention, attention_rollout):
@@ -207,7 +208,7 @@ class TestDrawing:
         assert (np.diff(heat.sum(axis=-1)[brightest:]) <= 0).all()
 
     @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000), (64, 64)])
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", SQUARE)
     def test_pictures_of_any_shape(self, family: str, size: tuple[int, int]) -> None:
         picture = Image.new("RGBA", size, (200, 10, 10, 128))
         drawing, scores = explain_image(model(family), processor(family), picture, map="rollout")
@@ -215,6 +216,7 @@ class TestDrawing:
         assert max(drawing.size) < 3000
         assert not scores
 
+    @pytest.mark.thorough
     def test_pictures_of_the_documentation(self, tmp_path: Path, run: Run) -> None:
         """Those of docs/maps.md, as its commands draw them."""
         star = tmp_path / "red-star.png"
