@@ -78,3 +78,8 @@ class CLIPResNetConfig(CLIPConfig):
     projection_dim: int = 1024
 
     visual_projection = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # One width, as in files: here it is the image tower that projects to it.
+        self.vision_config.projection_dim = self.text_config.projection_dim = self.projection_dim

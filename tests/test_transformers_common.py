@@ -3,10 +3,12 @@
 import os
 import tempfile
 import unittest
+from collections.abc import Callable
 from contextlib import nullcontext
 from fnmatch import fnmatch
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import pytest
@@ -28,6 +30,8 @@ LIBRARY = import_module(os.environ.get("COMMON_TESTS_OF", "twinlens"))
 
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2}
 VISION = {**TOWER, "image_size": 12, "patch_size": 4}
+NAFLEX = {**TOWER, "num_patches": 9, "patch_size": 4}
+RESNET = {"hidden_size": 64, "depths": [1, 2, 1, 1], "num_attention_heads": 2, "image_size": 64}
 TEXT = {
     **TOWER,
     "vocab_size": 99,
@@ -38,24 +42,56 @@ TEXT = {
 }
 
 
+def pixels(images, generator, size=VISION["image_size"]):
+    return {"pixel_values": torch.randn(images, 3, size, size, generator=generator)}
+
+
+def patches(images, generator):
+    """Images of different grids, the first of one row, as the reference's tests have them."""
+    grids = torch.tensor([[1, 5], [3, 4], [5, 2]]).repeat(images, 1)[:images]
+    mask = torch.arange(12).lt(grids.prod(dim=1, keepdim=True)).long()
+    values = torch.randn(images, 12, 3 * NAFLEX["patch_size"] ** 2, generator=generator)
+    return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": grids}
+
+
+class Images(NamedTuple):
+    """What a family's image tower has: settings, as many tokens for an image, and inputs."""
+
+    settings: dict[str, Any]
+    tokens: int
+    make: Callable[..., dict[str, torch.Tensor]] = pixels
+    batch_size: int = 3
+
+
+IMAGES = {
+    "Siglip2": Images(NAFLEX, 12, patches, batch_size=7),  # upstream cannot make more of them by itself
+    "Siglip": Images(VISION, 9),
+    "CLIPResNet": Images(RESNET, 4, partial(pixels, size=RESNET["image_size"])),
+    "CLIP": Images(VISION, 10),
+}
+
+
+def images_of(model_class):
+    return next(images for family, images in IMAGES.items() if model_class.__name__.startswith(family))
+
+
 class SmallModel:
     """What the common tests ask of a `model_tester`: a small configuration, inputs for it, and their sizes."""
 
-    batch_size = 3
     is_training = True
     hidden_size = TOWER["hidden_size"]
     num_attention_heads = TOWER["num_attention_heads"]
     num_hidden_layers = TOWER["num_hidden_layers"]
 
-    def __init__(self, config_class, inputs, class_tokens):
-        self.config_class, self.inputs = config_class, inputs
-        patches = (VISION["image_size"] // VISION["patch_size"]) ** 2
-        self.seq_length = TEXT["max_position_embeddings"] if "text" in inputs else patches + class_tokens
+    def __init__(self, config_class, inputs, images):
+        self.config_class, self.inputs, self.images = config_class, inputs, images
+        self.batch_size = images.batch_size
+        self.seq_length = TEXT["max_position_embeddings"] if "text" in inputs else images.tokens
 
     def settings(self):
         if not self.config_class.sub_configs:
-            return dict(VISION if self.inputs == ("image",) else TEXT)
-        return {"vision_config": dict(VISION), "text_config": dict(TEXT)}
+            return dict(self.images.settings if self.inputs == ("image",) else TEXT)
+        return {"vision_config": dict(self.images.settings), "text_config": dict(TEXT)}
 
     def get_config(self):
         return self.config_class(**self.settings())
@@ -68,8 +104,7 @@ class SmallModel:
             ids[:, -1] = TEXT["eos_token_id"]
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if "image" in self.inputs:
-            shape = (self.batch_size, 3, VISION["image_size"], VISION["image_size"])
-            inputs["pixel_values"] = torch.randn(shape, generator=generator)
+            inputs |= self.images.make(self.batch_size, generator)
         inputs = {name: value.to(torch_device) for name, value in inputs.items()}
         return self.get_config(), inputs
 
@@ -90,15 +125,17 @@ def trainable(model_class):
 # The tests that leave themselves out, by a pattern of class and name, and why.
 LEFT_OUT = {
     "*.test_*_rope*": "positions are learned, not rotary",
-    "*.test_can_load_from_already_mapped_keys": "parameters have the names they have in the files",
     "*.test_causal_lm_loss_honors_shift_labels": "no language modelling",
     "*.test_eager_matches_batched_and_grouped_inference*": "no mixture of experts",
     "*.test_encoder_decoder_loss_no_double_shift": "no language modelling",
     "*.test_keep_in_fp32_modules*": "no weight is kept in float32: the steps that need it compute in it",
     "*.test_moe_models_record_router_logits": "no mixture of experts",
     "*.test_output_router_logits_from_config": "no mixture of experts",
+    "CLIPResNet[VF]*.test_can_load_from_already_mapped_keys": "parameters never had other names in transformers' files",
+    "*.test_reverse_loading_mapping": "of all that files have been called, only a prefix of the towers is renamed",
+    "CLIPResNetVisionModel.test_can_capture_specific_layers_hidden_states": "upstream takes stages for kinds of layers",
+    "CLIPResNet[VF]*.test_enable_input_require_grads_with_gradient_checkpointing": "the first module has no `weight`",
     "*.test_resize_position_vector_embeddings": "position tables are not resized in place",
-    "*.test_reverse_loading_mapping": "parameters have the names they have in the files",
     "*.test_sliding_window_mask": "attention reaches over the whole sequence",
     "*.test_tied_head_has_a_tp_plan_entry": "no plan for tensor parallelism",
     "*.test_tp_plan_matches_params": "no plan for tensor parallelism",
@@ -112,7 +149,7 @@ LEFT_OUT = {
     "*VisionModel.test_correct_missing_keys": "its own base model",
     "*TextModel.test_correct_missing_keys": "its own base model",
     "*VisionModel*.test_inputs_embeds": "images have no `inputs_embeds`",
-    "*VisionModel.test_inputs_embeds_matches_input_ids": "images have no `inputs_embeds`",
+    "*[!t]VisionModel.test_inputs_embeds_matches_input_ids": "images have no `inputs_embeds`",
     "*ForImageClassification.test_inputs_embeds": "images have no `inputs_embeds`",
     "*VisionModel*.test_resize_*": "images have no token embeddings",
     "*ForImageClassification.test_resize_*": "images have no token embeddings",
@@ -164,13 +201,12 @@ class CommonTests(ModelTesterMixin):
     inputs: tuple[str, ...] = ()
     left_out: dict[str, str] = {}
     all_model_classes: tuple[Any, ...] = ()
-    additional_model_inputs = ("pixel_values",)
+    additional_model_inputs = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
     def setUp(self):
         model_class = self.all_model_classes[0]
-        config_class = model_class.config_class
-        self.model_tester = SmallModel(config_class, self.inputs, model_class.__name__.startswith("CLIP"))
-        self._is_composite = bool(config_class.sub_configs) and "non_composite" not in self._testMethodName
+        self.model_tester = SmallModel(model_class.config_class, self.inputs, images_of(model_class))
+        self._is_composite = bool(model_class.config_class.sub_configs) and "non_composite" not in self._testMethodName
         if "training" in self._testMethodName and not model_class.__name__.endswith("ForImageClassification"):
             self.all_model_classes = (trainable(model_class),)
 
@@ -190,6 +226,8 @@ class CommonTests(ModelTesterMixin):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         if return_labels and len(self.inputs) == 2:
             inputs["return_loss"] = True
+        elif return_labels and model_class.__name__.endswith("ForImageClassification"):  # upstream knows its own ones
+            inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long, device=torch_device)
         return inputs
 
     def model_and_inputs(self, attn_implementation="sdpa"):
@@ -280,9 +318,9 @@ class ImageTests(CommonTests):
     test_resize_embeddings = False
 
     def test_model_get_set_embeddings(self):
-        """As upstream's, for a model whose input embeddings are a convolution."""
+        """As upstream's, for a model whose input embeddings are a convolution, or a linear layer of patches."""
         model, _ = self.model_and_inputs()
-        assert isinstance(model.get_input_embeddings(), nn.Conv2d)
+        assert any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.get_input_embeddings().modules())
         embeddings = nn.Conv2d(3, 3, 3)
         model.set_input_embeddings(embeddings)
         assert model.get_input_embeddings() is embeddings
@@ -322,6 +360,45 @@ class DualTests(CommonTests):
             assert x.grad is not None
 
 
+class ResNetTests:
+    """A ResNet has stages of different sizes for layers, and no attention in them: other tests of these outputs.
+
+    No subclass of upstream's class, which writes all of its tests into every subclass.
+    """
+
+    inputs: Any
+    model_and_inputs: Any
+    towers: Any
+
+    test_attention_outputs = None
+    test_attention_outputs_under_sdpa = None
+    test_get_image_features_attentions = None
+    test_get_image_features_hidden_states = None
+
+    def test_hidden_states_output(self):
+        model, inputs = self.model_and_inputs()
+        hidden_states = self.towers(model(**inputs, output_hidden_states=True))[0].hidden_states
+        shapes = [(256, 2), (256, 8), (64, 16), (16, 32), (4, 64)]  # tokens and channels of the stem and of each stage
+        assert [tuple(x.shape[1:]) for x in hidden_states] == shapes
+
+    def test_retain_grad_hidden_states_attentions(self):
+        model, inputs = self.model_and_inputs()
+        outputs = model(**inputs, output_hidden_states=True)
+        hidden_states = self.towers(outputs)[0].hidden_states
+        for x in hidden_states:
+            x.retain_grad()
+        outputs["logits_per_image" if len(self.inputs) == 2 else 0].square().sum().backward()
+        assert hidden_states[-1].grad is not None
+
+
+class ResNetImageTests(ResNetTests, ImageTests):
+    pass
+
+
+class ResNetDualTests(ResNetTests, DualTests):
+    pass
+
+
 CLASSES = {
     "SiglipVisionModel": ImageTests,
     "SiglipTextModel": TextTests,
@@ -333,6 +410,13 @@ CLASSES = {
     "CLIPTextModelWithProjection": TextTests,
     "CLIPModel": DualTests,
     "CLIPForImageClassification": ImageTests,
+    "Siglip2VisionModel": ImageTests,
+    "Siglip2TextModel": TextTests,
+    "Siglip2Model": DualTests,
+    "Siglip2ForImageClassification": ImageTests,
+    "CLIPResNetVisionModel": ResNetImageTests,
+    "CLIPResNetModel": ResNetDualTests,
+    "CLIPResNetForImageClassification": ResNetImageTests,
 }
 
 # The other towers are made of the same parts as the dual encoders, and as these two, which stand for them by day.
