@@ -343,29 +343,6 @@ def test_embeddings_are_float32_unit_vectors_and_logits_their_similarity(family,
     assert theirs(input_ids=ids, **pictures).logits_per_image.dtype == dtype  # bfloat16 has 8 bits for them
 
 
-@pytest.mark.parametrize(
-    ("family", "kind"),
-    [
-        ("CLIP", "TextModel"),
-        pytest.param("Siglip", "VisionModel", marks=pytest.mark.thorough),
-        pytest.param("CLIP", "VisionModel", marks=pytest.mark.thorough),
-        pytest.param("Siglip", "TextModel", marks=pytest.mark.thorough),
-        pytest.param("Siglip2", "VisionModel", marks=pytest.mark.thorough),
-    ],
-)
-@torch.no_grad()
-def test_towers_compile_whole_and_export_for_any_batch(family, kind):
-    tower = model(family, kind)
-    one, other = (
-        tuple(images(family, size).values()) if kind == "VisionModel" else (token_ids(family, size),) for size in (3, 5)
-    )
-    compiled = torch.compile(tower, fullgraph=True, backend="eager")
-    assert difference(compiled(*one), tower(*one)) <= 5e-6
-    batch = torch.export.Dim("batch", min=2, max=64)
-    exported = torch.export.export(tower, one, dynamic_shapes=({0: batch},) * len(one), strict=False).module()
-    assert difference(exported(*other), tower(*other)) <= 5e-6
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_similarity_is_float32_under_autocast(family):

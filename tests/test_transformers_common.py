@@ -151,6 +151,7 @@ LEFT_OUT = {
     "*VisionModel*.test_inputs_embeds": "images have no `inputs_embeds`",
     "*[!t]VisionModel.test_inputs_embeds_matches_input_ids": "images have no `inputs_embeds`",
     "*ForImageClassification.test_inputs_embeds": "images have no `inputs_embeds`",
+    "Siglip2Model.test_inputs_embeds*": "upstream looks for its name, which transformers' forward does not have either",
     "*VisionModel*.test_resize_*": "images have no token embeddings",
     "*ForImageClassification.test_resize_*": "images have no token embeddings",
 }
@@ -370,10 +371,10 @@ class ResNetTests:
     model_and_inputs: Any
     towers: Any
 
-    test_attention_outputs = None
-    test_attention_outputs_under_sdpa = None
-    test_get_image_features_attentions = None
-    test_get_image_features_hidden_states = None
+    test_attention_outputs: Any = None
+    test_attention_outputs_under_sdpa: Any = None
+    test_get_image_features_attentions: Any = None
+    test_get_image_features_hidden_states: Any = None
 
     def test_hidden_states_output(self):
         model, inputs = self.model_and_inputs()

@@ -28,7 +28,6 @@ IDS = {
 }
 EXTRA = {"CLIP": {"projection_dim": 24}, "Siglip": {}, "Siglip2": {}}
 FAMILIES = tuple(IDS)
-SQUARE_FAMILIES = ("CLIP", "Siglip")  # with images that are squares of one size
 SQUARE = ("CLIP", "Siglip")  # the families whose images are squares of one size
 GRIDS = ((4, 4), (2, 8), (3, 5), (1, 7), (5, 3))  # rows and columns of patches; not single columns, see differences.md
 TOKENS = 18  # to which images of any grid are padded
