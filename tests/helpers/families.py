@@ -1,5 +1,6 @@
 """Tiny models of every family, ours and transformers', with the same weights; used by several test files."""
 
+import pytest
 import torch
 import transformers
 
@@ -30,6 +31,11 @@ EXTRA = {"CLIP": {"projection_dim": 24}, "Siglip": {}, "Siglip2": {}}
 FAMILIES = tuple(IDS)
 SQUARE = ("CLIP", "Siglip")  # the families whose images are squares of one size
 GRIDS = ((4, 4), (2, 8), (3, 5), (1, 7), (5, 3))  # rows and columns of patches; not single columns, see differences.md
+# A kernel whose first use takes some seconds. torch.compile warns of what its own code for masks does.
+FLEX = pytest.param(
+    "flex_attention",
+    marks=[pytest.mark.thorough, pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")],
+)
 TOKENS = 18  # to which images of any grid are padded
 
 
