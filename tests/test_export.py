@@ -41,7 +41,6 @@ BACK_DAILY = [
         "naflex",
     ),
     *("open_clip", "open_clip-training", "open_clip-siglip-no-head", "transformers-clip", "transformers-siglip"),
-    "transformers-naflex",
 ]
 BACK_THOROUGH = [pytest.param(case, marks=pytest.mark.thorough) for case in CASES if case not in [*BACK_DAILY, "timm"]]
 SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors"}

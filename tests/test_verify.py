@@ -306,6 +306,7 @@ class TestNaFlex:
         assert errors["logits_per_image"] > 0.1  # the tolerance is 1e-4
         assert errors["text.embeds"] < 5e-6
 
+    @pytest.mark.thorough
     def test_a_changed_position_fails(self, naflex: tuple[Path, Path], tmp_path: Path) -> None:
         folder = shutil.copytree(naflex[1], tmp_path / "folder")
         weights = safetensors.torch.load_file(folder / "model.safetensors")
