@@ -14,12 +14,14 @@ import transformers
 from helpers.builders import TINY_CLIP_JSON, resnet_tensors, write_beside
 from helpers.checkpoints import assert_same
 from helpers.released_files import released_module
+from PIL import Image
 from torch import Tensor, nn
 
 import twinlens
 from twinlens.conversion import convert, export
 from twinlens.formats import FormatError, inspect_source, read_checkpoint, write_tensors
 from twinlens.formats.reader import read_files
+from twinlens.inference import attention_rollout, pooling_attention
 from twinlens.parity import verify
 from twinlens.parity.measurement import certify
 from twinlens.parity.reference import reference_forward
@@ -178,6 +180,42 @@ class TestTower:
         assert attention.shape == (2, 2, 1, 5)
         torch.testing.assert_close(attention.sum(-1), torch.ones(2, 2, 1))
         torch.testing.assert_close(outputs.pooler_output, plain.pooler_output, rtol=0, atol=1e-6)
+
+    def test_features_of_stages(self, official_code: Any, source: Path) -> None:
+        official = official_model(official_code, resnet_tensors()).visual
+        model = twinlens.DualEncoderModel.from_pretrained(source)
+        pixels, _ = inputs()
+        with torch.no_grad():
+            expected = stages(official, pixels)
+            maps = model.forward_features(pixels, layers=(0, -2, -1))
+            tokens = model.forward_features(pixels, layers=(0, -2, -1), as_map=False)
+        assert [tuple(x.shape[1:]) for x in maps] == [(4, 16, 16), (64, 4, 4), (128, 2, 2)]
+        for ours, flat, theirs in zip(maps, tokens, (expected[0], expected[3], expected[4]), strict=True):
+            assert_relative(flat, theirs)
+            assert torch.equal(ours.flatten(2).mT, flat)
+
+    def test_another_resolution_for_good(self, source: Path, tmp_path: Path) -> None:
+        model = twinlens.DualEncoderModel.from_pretrained(source)
+        pixels, _ = inputs(grid=3)
+        with torch.no_grad():
+            expected = model.vision_model(pixels, interpolate_pos_encoding=True).pooler_output
+            model.resize_positions(96, method="transformers").save_pretrained(tmp_path / "resized")
+            again = twinlens.CLIPResNetVisionModel.from_pretrained(tmp_path / "resized")
+            torch.testing.assert_close(again(pixels).pooler_output, expected)
+        assert again.config.image_size == model.config.vision_config.image_size == 96
+
+    def test_maps(self, source: Path) -> None:
+        model = twinlens.DualEncoderModel.from_pretrained(source)
+        processor: Any = twinlens.CLIPProcessor(
+            twinlens.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}), None
+        )
+        image = Image.new("RGB", (70, 80), "red")
+        weights = pooling_attention(model, processor, image)
+        with torch.no_grad():
+            outputs = model.vision_model(**processor(images=image), output_pooling_attentions=True)
+        torch.testing.assert_close(weights.flatten(), outputs.pooling_attentions[0].mean(dim=1)[0, 0, 1:])
+        with pytest.raises(ValueError, match="is a vision transformer, got a CLIPResNetVisionModel"):
+            attention_rollout(model, processor, image)
 
     @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")  # the name in older versions
     def test_gradient_checkpointing_changes_nothing(self, source: Path) -> None:
@@ -402,8 +440,6 @@ def test_pipelines(tmp_path: Path) -> None:
     model = twinlens.DualEncoderModel.from_pretrained(tmp_path / "RN.pt")
     processor = twinlens.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     image = torch.randint(0, 256, (3, 80, 70), dtype=torch.uint8).permute(1, 2, 0).numpy()
-    from PIL import Image
-
     picture = Image.fromarray(image)
     extract = transformers.pipeline(
         "image-feature-extraction", model=model.vision_model, image_processor=processor, device="cpu"
