@@ -13,6 +13,7 @@ from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
 from .explanation import explain_command
+from .location import locate_command
 from .training import train_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
@@ -80,6 +81,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "push": push_command,
     "classify": classify_command,
     "explain": explain_command,
+    "locate": locate_command,
     "train": train_command,
     "demo": demo_command,
 }

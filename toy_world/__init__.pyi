@@ -2,6 +2,8 @@
 
 from .dataset import ShapesDataset as ShapesDataset
 from .dataset import SingleShapeDataset as SingleShapeDataset
+from .large_picture import LargePicture as LargePicture
+from .large_picture import draw_large_picture as draw_large_picture
 from .picture import render as render
 from .world import HELD_OUT as HELD_OUT
 from .world import KINDS as KINDS

@@ -61,6 +61,15 @@ def render(scene: Scene, image_size: int = IMAGE_SIZE) -> Image.Image:
     return picture
 
 
+def outline_box(thing: Thing, image_size: int) -> tuple[float, float, float, float]:
+    """Return the (left, top, right, bottom) of a thing in a picture with `image_size` pixels per side, in pixels."""
+    columns, rows = zip(*_OUTLINES[thing.shape][0], strict=True)
+    reach = image_size * thing.radius
+    left, right = (image_size * thing.x + reach * edge(columns) for edge in (min, max))
+    top, bottom = (image_size * thing.y + reach * edge(rows) for edge in (min, max))
+    return left, top, right, bottom
+
+
 def _mask(thing: Thing, image_size: int) -> tuple[Image.Image, int, int]:
     """Return the coverage of a small part of the picture by the thing, and the left and top of that part."""
     reach = ceil(thing.radius * image_size) + 1

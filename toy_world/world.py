@@ -105,7 +105,7 @@ def draw_scene(
     things: list[Thing] = []
     while not things or (form == "pair" and relation(*things) is None):
         things = _scatter(random, chosen, sizes)
-    return Scene(tuple(things), _ground(random))
+    return Scene(tuple(things), draw_ground(random))
 
 
 def _scatter(random: Random, kinds: Sequence[Kind], sizes: Sequence[str]) -> list[Thing]:
@@ -121,12 +121,17 @@ def _scatter(random: Random, kinds: Sequence[Kind], sizes: Sequence[str]) -> lis
         x, y = random.choice(lines), random.choice(lines)
         if any(dist((x, y), (other.x, other.y)) < radius + other.radius + _MIN_GAP for other in things):
             return []
-        red, green, blue = (min(255, max(0, level + random.randint(-12, 12))) for level in COLOURS[colour])
-        things.append(Thing(colour, shape, size, x, y, radius, (red, green, blue)))
+        things.append(Thing(colour, shape, size, x, y, radius, draw_shade(random, colour)))
     return things
 
 
-def _ground(random: Random) -> tuple[Rgb, ...]:
+def draw_shade(random: Random, colour: str) -> Rgb:
+    """Draw a shade of a colour."""
+    red, green, blue = (min(255, max(0, level + random.randint(-12, 12))) for level in COLOURS[colour])
+    return red, green, blue
+
+
+def draw_ground(random: Random) -> tuple[Rgb, ...]:
     """Draw nine shades of a dark colour, so that every thing is lighter than the ground."""
     base = colorsys.hsv_to_rgb(random.random(), random.uniform(0.2, 0.7), random.uniform(0.1, 0.25))
     return tuple(_shade(random, base) for _ in range(9))
