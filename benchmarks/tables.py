@@ -152,6 +152,16 @@ def conversion(result: Result) -> list[Row]:
     return rows
 
 
+def located(result: Result) -> list[Row]:
+    """Return in how many pictures each method finds the thing."""
+    rows = [["model", "method", "encodings", "pictures", "found, %", "found, % of kinds held out"]]
+    for case in result["cases"]:
+        shares = [(case["found"], case["pictures"]), (case["held_out_found"], case["held_out_pictures"])]
+        percent = [number(100 * found / pictures) if pictures else "" for found, pictures in shares]
+        rows.append([case["model"], case["method"], number(case["encodings"]), str(case["pictures"]), *percent])
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's name: its JSON file, and its rows
     "forward-cpu": ("forward-cpu", forward),
     "images-cpu": ("images-cpu", images),
@@ -161,6 +171,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
     "losses-cpu-alone": ("losses-cpu", losses_alone),
     "training-cpu": ("training-cpu", training),
     "conversion-cpu": ("conversion-cpu", conversion),
+    "locate-cpu": ("locate-cpu", located),
 }
 
 

@@ -43,20 +43,16 @@ def locate_command(
         raise IsADirectoryError(f"Expected an image, got the folder {image}.")
     from ..processing.image_input import open_image
 
-    picture = open_image(image)
+    opened = open_image(image)
     quiet_libraries()
     check_model(model)
     from ..conversion.atomic import complete_or_absent
     from ..inference import draw_boxes, load_exact_model, load_processor, locate
+    from ..inference.guided_search import open_rgb
 
-    found = locate(
-        load_exact_model(model),
-        load_processor(model, tokenizer),
-        picture,
-        text,
-        max_encodings=max_encodings,
-        max_boxes=max_boxes,
-    )
+    loaded, processor = load_exact_model(model), load_processor(model, tokenizer)
+    picture = open_rgb(processor, opened)
+    found = locate(loaded, processor, picture, text, max_encodings=max_encodings, max_boxes=max_boxes)
     boxes = [tuple(box) for box in found.boxes.tolist()]
     scores = found.scores.tolist()
     if out is not None:
@@ -64,7 +60,8 @@ def locate_command(
             drawn = draw_boxes(picture, boxes, [f"{score:.2f}" for score in scores])
             drawn.save(partial, format=file_format)
     if as_json:
-        results = [{"box": [round(edge, 1) for edge in box], "score": score} for box, score in zip(boxes, scores)]
+        pairs = zip(boxes, scores, strict=True)
+        results = [{"box": [round(edge, 1) for edge in box], "score": score} for box, score in pairs]
         size = [picture.width, picture.height]
         print_json({"image": image, "size": size, "text": text, "boxes": results, "encodings": found.encodings})
         return

@@ -17,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..modeling import DualEncoderModel
+from ..modeling.dual_encoder import l2_normalize
 from ..processing import DualEncoderProcessor, image_steps
 from ..processing.image_arrays import to_levels
 from ..processing.image_input import open_image
 from ..processing.image_settings import WHITE
 from .embedding import embed_texts
 from .labels import check_labels
-from .patch_embeds import encode_image_and_patches
+from .maps import image_inputs, project_tokens
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
 Grid = npt.NDArray[np.float32]  # (rows, columns) of patches
@@ -101,7 +102,7 @@ def locate(
     for name, value in {"max_encodings": max_encodings, "max_boxes": max_boxes, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    search = Search(model, processor, _open(processor, image), text, max_encodings, batch_size)
+    search = Search(model, processor, open_rgb(processor, image), text, max_encodings, batch_size)
     regions = search.run()
     kept: list[tuple[Box, float]] = []
     for region in sorted(regions, key=lambda region: -region.score):
@@ -233,10 +234,13 @@ class Search:
         patches = []
         for start in range(0, len(crops), self.batch_size):
             images = [_cut(self.image, crop, self.resolution) for crop in crops[start : start + self.batch_size]]
-            inputs = self.processor(images=images).to(self.model.device)
-            embeds, vectors = encode_image_and_patches(self.model, inputs)
-            scores += (embeds.cpu() @ self.text_embeds).tolist()
-            patches.append(vectors.cpu())
+            inputs = image_inputs(self.model, self.processor(images=images).to(self.model.device))
+            outputs = self.model.get_image_features(**inputs, return_dict=True)
+            scores += (l2_normalize(outputs.pooler_output).cpu() @ self.text_embeds).tolist()
+            tower = self.model.vision_model
+            rows, columns = tower.grid(**inputs)
+            tokens = outputs.last_hidden_state[:, tower.config.num_class_tokens :][:, : rows * columns]
+            patches.append(project_tokens(self.model, tokens).unflatten(1, (rows, columns)).cpu())
         return scores, torch.cat(patches) if patches else torch.empty(0)
 
     def square(self, x: float, y: float, side: float) -> Box:
@@ -257,7 +261,7 @@ class Search:
         return left, top, right, bottom
 
 
-def _open(processor: DualEncoderProcessor, image: Any) -> Image.Image:
+def open_rgb(processor: DualEncoderProcessor, image: Any) -> Image.Image:
     """Return an image of any kind that the processor takes as RGB."""
     if isinstance(image, np.ndarray | Tensor):
         opened = image_steps.to_pil(to_levels(image).levels)
