@@ -12,9 +12,9 @@ _SMALLEST = 14  # pixels: a smaller box is drawn this large around its middle, s
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:
-    """Return a copy of an image, at most `LONGEST_SIDE` pixels long, with boxes and a label at each; the first stands out.
+    """Return a copy of an image with boxes, given in its pixels, and a label at each; the first box stands out.
 
-    Boxes are in pixels of the image.
+    The copy is at most `LONGEST_SIDE` pixels long.
     """
     scale = min(1.0, LONGEST_SIDE / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

@@ -359,17 +359,16 @@ def _peaks(values: Grid, *, most: int, lowest: float, border: float) -> Iterator
 
 def _grow(inside: npt.NDArray[np.bool_], start: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Return the part of `inside` that touches `start`, corners included."""
+    rows, columns = inside.shape
     found = np.zeros_like(inside)
     found[start] = True
-    stack = [start]
-    while stack:
-        row, column = stack.pop()
-        for place in ((row + down, column + across) for down in (-1, 0, 1) for across in (-1, 0, 1)):
-            if 0 <= place[0] < inside.shape[0] and 0 <= place[1] < inside.shape[1]:
-                if inside[place] and not found[place]:
-                    found[place] = True
-                    stack.append(place)
-    return found
+    while True:
+        padded = np.pad(found, 1)
+        near = [padded[down : down + rows, across : across + columns] for down in range(3) for across in range(3)]
+        grown = inside & np.any(near, axis=0)
+        if (grown == found).all():
+            return found
+        found = grown
 
 
 def _distinct(regions: Sequence[_Region]) -> list[_Region]:
