@@ -5,6 +5,8 @@ from .embedding import embed_images as embed_images
 from .embedding import embed_texts as embed_texts
 from .explanation import TextScore as TextScore
 from .explanation import explain_image as explain_image
+from .guided_search import Located as Located
+from .guided_search import locate as locate
 from .heat_map import draw_maps as draw_maps
 from .heat_map import patch_box as patch_box
 from .labels import check_labels as check_labels
@@ -15,8 +17,6 @@ from .maps import encode_patches as encode_patches
 from .maps import pooling_attention as pooling_attention
 from .maps import project_tokens as project_tokens
 from .maps import similarity_map as similarity_map
-from .guided_search import Located as Located
-from .guided_search import locate as locate
 from .zero_shot import classify_images as classify_images
 from .zero_shot import load_exact_model as load_exact_model
 from .zero_shot import load_processor as load_processor
