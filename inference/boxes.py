@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 LONGEST_SIDE = 1280  # pixels of a drawn picture; a larger one is drawn smaller
-_BEST, _OTHER = (255, 80, 0), (255, 255, 255)
-_SMALLEST = 14  # pixels: a smaller box is drawn this large around its middle, so that it can be seen
+_BEST, _OTHER = (90, 255, 60), (255, 255, 255)
+_SMALLEST = 26  # pixels: a smaller box is drawn this large around its middle, so that it can be seen
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:

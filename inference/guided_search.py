@@ -17,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..modeling import DualEncoderModel
+from ..modeling.dual_encoder import l2_normalize
 from ..processing import DualEncoderProcessor, image_steps
 from ..processing.image_arrays import to_levels
 from ..processing.image_input import open_image
 from ..processing.image_settings import WHITE
 from .embedding import embed_texts
 from .labels import check_labels
-from .patch_embeds import encode_image_and_patches
+from .maps import image_inputs, project_tokens
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
 Grid = npt.NDArray[np.float32]  # (rows, columns) of patches
@@ -33,11 +34,14 @@ _OVERVIEW_SHARE = 0.3  # of the budget, at most, for the grid of crops that come
 # After the overview: shares of what is left, and the sides of the crops in each round, as multiples of the size of the
 # thing. A round looks at as many regions as it can pay for, the best first.
 _ROUNDS: tuple[tuple[float, tuple[float, ...]], ...] = (
-    (0.57, (1.5,)),
+    (0.57, (2.3,)),
     (0.22, (2.3,)),
     (0.08, (2.6,)),
     (0.13, (2.3, 2.9, 2.45)),
 )
+# A thing smaller than a patch of the overview lights up one or two. It is taken for so many patches wide, and one that
+# is seen larger for 0.6 patches less.
+_POINT = 0.65
 _TEXT_WEIGHT = 0.5  # of the similarity with the text in the overview, beside how much a patch stands out
 _BORDER = 0.3  # a region reaches to where its map falls below this share of its peak; 0.5 in the overview
 _REGIONS_OF_A_LOOK = 2  # at most, where one crop shows several things
@@ -173,7 +177,7 @@ class Search:
         index = (row_of * columns)[:, None] + column_of, y_in[:, None], x_in[None]
         stitched = _standardized(novelty[index]) + _TEXT_WEIGHT * _standardized(towards[index])
         regions = [
-            _Region(places_x + x * cell, places_y + y * cell, max(1, 0.9 * w) * cell, max(1, 0.9 * h) * cell)
+            _Region(places_x + x * cell, places_y + y * cell, max(_POINT, w - 0.6) * cell, max(_POINT, h - 0.6) * cell)
             for x, y, w, h in _peaks(stitched, most=self.budget, lowest=0.0, border=0.5)
         ]
         if self.left < 1 or not regions:
@@ -233,10 +237,13 @@ class Search:
         patches = []
         for start in range(0, len(crops), self.batch_size):
             images = [_cut(self.image, crop, self.resolution) for crop in crops[start : start + self.batch_size]]
-            inputs = self.processor(images=images).to(self.model.device)
-            embeds, vectors = encode_image_and_patches(self.model, inputs)
-            scores += (embeds.cpu() @ self.text_embeds).tolist()
-            patches.append(vectors.cpu())
+            inputs = image_inputs(self.model, self.processor(images=images).to(self.model.device))
+            outputs = self.model.get_image_features(**inputs, return_dict=True)
+            scores += (l2_normalize(outputs.pooler_output).cpu() @ self.text_embeds).tolist()
+            tower = self.model.vision_model
+            rows, columns = tower.grid(**inputs)
+            tokens = outputs.last_hidden_state[:, tower.config.num_class_tokens :][:, : rows * columns]
+            patches.append(project_tokens(self.model, tokens).unflatten(1, (rows, columns)).cpu())
         return scores, torch.cat(patches) if patches else torch.empty(0)
 
     def square(self, x: float, y: float, side: float) -> Box:
