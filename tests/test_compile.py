@@ -68,11 +68,10 @@ KINDS = (
 CLASSES = [(family, kind) for family in ENTRIES for kind in KINDS if hasattr(twinlens, family + kind)]
 
 
-# Each is of other operations; the towers left out are of the same ones, and `test_compiles_whole` runs them.
+# Each is of other operations; `test_compiles_whole` runs the towers that are made of the same ones, too.
 TOWERS = [
     ("CLIP", "VisionModel"),
     ("CLIP", "TextModel"),
-    ("Siglip", "VisionModel"),
     ("Siglip2", "VisionModel"),
     ("CLIPResNet", "VisionModel"),
 ]
@@ -163,7 +162,7 @@ def test_towers_compile_whole_in_other_modes(
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("family", "kind"), [tower for tower in TOWERS if tower[0] != "Siglip"])  # has Siglip2's head
+@pytest.mark.parametrize(("family", "kind"), TOWERS)
 def test_generated_code(family: str, kind: str) -> None:
     with torch.no_grad():
         check_compiled(make(family, kind), family, kind, "inductor")
@@ -182,7 +181,7 @@ def test_training(family: str, kind: str) -> None:
         (outputs.last_hidden_state.square().mean() + outputs.pooler_output.square().mean()).backward()
         return {name: x.grad for name, x in model.named_parameters()}
 
-    for batch in (FIRST, *OTHERS):
+    for batch in (FIRST, OTHERS[-1]):
         inputs = inputs_for(family, kind, batch)
         assert_near(gradients(compiled, inputs), gradients(model, inputs))
 

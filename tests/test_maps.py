@@ -234,7 +234,7 @@ class TestDrawing:
 
 
 class TestCommand:
-    @pytest.mark.parametrize("name", ["siglip-shapes", "clip-shapes"])
+    @pytest.mark.parametrize("name", ["siglip-shapes", pytest.param("clip-shapes", marks=pytest.mark.thorough)])
     def test_scores_are_those_of_the_model(self, name: str, tmp_path: Path, run: Run) -> None:
         texts = ["a red star", "an orange circle"]
         options = [part for text in texts for part in ("--text", text)]

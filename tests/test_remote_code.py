@@ -125,7 +125,7 @@ class TestFiles:
         script += "; print(hashlib.sha256(str(code('clip_resnet')).encode()).hexdigest())"
         hashes = {
             subprocess.check_output([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed})
-            for seed in "012"
+            for seed in "01"
         }
         assert len(hashes) == 1
 
