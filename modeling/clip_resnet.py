@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.output_capturing import OutputRecorder
 
-from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig
+from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig, ResNetConfig
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
 from .dual_encoder import TowerPair
@@ -86,7 +86,7 @@ class Stage(PickledWithoutHooks, nn.Sequential):
 class AttentionPooling(MultiHeadAttention):
     """Attention of the mean token to itself and to all others, then a projection (`AttentionPool2d` in openai/CLIP)."""
 
-    def __init__(self, config: CLIPResNetVisionConfig) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
         self.position_embedding = nn.Embedding(config.num_positions, width)
@@ -148,9 +148,8 @@ class CLIPResNetVisionModel(ImageTower):
         x, tokens = self.embeddings(pixel_values.to(self.dtype))
         for stage in self.layers:
             x, tokens = stage(x)
-        pooled = None
-        if self.pooled:
-            pooled, _ = self.head(tokens, x.shape[-2:], output_attentions=output_pooling_attentions)
+        options = {"output_attentions": output_pooling_attentions}
+        pooled = self.head(tokens, x.shape[-2:], **options)[0] if self.pooled else None
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
     def grid(self, pixel_values: Tensor, layer: int | None = None, **inputs: Any) -> tuple[int, int]:
