@@ -125,12 +125,11 @@ class CLIPResNetVisionModel(ImageTower):
         convolutions = (Convolution(config.num_channels, size, 3, stride=2), Convolution(size, size, 3))
         self.embeddings = Stage(*convolutions, Convolution(size, 2 * size, 3), nn.AvgPool2d(2))
         self.layers = nn.ModuleList()
-        channels = 2 * size
-        for number, depth in enumerate(config.depths, 1):
-            width = size * 2**number
+        for number, depth in enumerate(config.depths):
+            width, stride = 2 * size * 2**number, 2 if number else 1
             rest = (Bottleneck(4 * width, width, stride=1) for _ in range(depth - 1))
-            self.layers.append(Stage(Bottleneck(channels, width, stride=1 if number == 1 else 2), *rest))
-            channels = 4 * width
+            # What enters has `width` channels from the stem, and 4 times half of it from the stage before.
+            self.layers.append(Stage(Bottleneck(stride * width, width, stride), *rest))
         if pooled:
             self.head = AttentionPooling(config)
         self.post_init()

@@ -65,11 +65,10 @@ class LoadsOfficialFiles:
         if is_checkpoint_file(source) or is_name(source):
             return cls._from_checkpoint_file(source, *args, **kwargs)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        if source is not None:
-            with suggest_names(source):
-                base = base_of_adapter(source, hub_arguments)
-            if base is not None:
-                return cls._from_adapter(source, base, hub_arguments, *args, **kwargs)
+        with suggest_names(source):
+            base = base_of_adapter(source, hub_arguments)
+        if source is not None and base is not None:
+            return cls._from_adapter(source, base, hub_arguments, *args, **kwargs)
         if not cls.config_class.model_type:
             config = kwargs.get("config") or source
             if not isinstance(config, PreTrainedConfig):
