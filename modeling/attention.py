@@ -59,10 +59,10 @@ class Packing:
 
 
 def text_mask(config: TextConfig, tokens: Tensor, attention_mask: Tensor | None, output_attentions: bool) -> Mask:
-    """Return the mask that hides later `tokens` (batch, length, width), and padding where `attention_mask` is 0.
+    """Return the mask that hides later `tokens` (batch, length, width), and those whose `attention_mask` is 0.
 
-    It is None for a bidirectional family, whose texts attend to their padding too, and where the kernel needs no more
-    than `is_causal`.
+    `attention_mask` is (batch, length). The mask is None for a bidirectional family, whose texts attend to their
+    padding too, and where the kernel needs no more than `is_causal`.
     """
     if not config.causal:
         return None
@@ -91,7 +91,7 @@ def has_varlen_kernel(module: Any, x: Tensor) -> bool:
 
 
 def kernel_config(config: TransformerConfig, x: Tensor, output_attentions: bool) -> PreTrainedConfig:
-    """Return a configuration with the kernel for `x`, which is all that a kernel and its mask read of it.
+    """Return a configuration that names the kernel for `x`; no more of it is read by what makes masks.
 
     Only the eager kernel will do for attention maps, and for no images or texts at all (0, ...).
     """

@@ -128,7 +128,7 @@ class CLIPResNetVisionModel(ImageTower):
         for number, depth in enumerate(config.depths):
             width, stride = 2 * size * 2**number, 2 if number else 1
             rest = (Bottleneck(4 * width, width, stride=1) for _ in range(depth - 1))
-            # What enters has `width` channels from the stem, and 4 times half of it from the stage before.
+            # The stem gives `width` channels, the stage before twice as many.
             self.layers.append(Stage(Bottleneck(stride * width, width, stride), *rest))
         if pooled:
             self.head = AttentionPooling(config)

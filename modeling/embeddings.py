@@ -163,8 +163,8 @@ class TextEmbeddings(nn.Module):
         missing = self.config.max_position_embeddings - inputs_embeds.shape[1]
         if not self.config.fixed_length or missing <= 0:
             return inputs_embeds
-        pad = cast(int, self.config.pad_token_id)
-        padding = torch.full((inputs_embeds.shape[0], missing), pad, device=inputs_embeds.device)
+        shape = (inputs_embeds.shape[0], missing)
+        padding = torch.full(shape, cast(int, self.config.pad_token_id), device=inputs_embeds.device)
         return torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
 
 

@@ -48,7 +48,7 @@ class AcceptsFormerNames(EncoderPreTrainedModel):
         return False
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        adapter = next(reversed(getattr(self, "peft_config", {})), None)  # of those here, the one that peft loads
+        adapter = next(reversed(getattr(self, "peft_config", {})), "")  # of those here, the one that peft loads
         own_names = self.state_dict() if adapter else ()
         names = without_former_prefix(state_dict, f"{prefix}{self.base_model_prefix}.", own_names, adapter)
         for former, own in names.items():
