@@ -479,6 +479,14 @@ def test_first_weights_of_clip_are_those_of_openai():
         assert layer.mlp.fc2.weight.std().item() == pytest.approx(small, rel=0.03)
 
 
+@pytest.mark.parametrize(("family", "std"), [("CLIP", 0.02), ("Siglip", 32**-0.5), ("Siglip2", 32**-0.5)])
+def test_new_tokens_begin_like_the_first_ones(family, std):
+    """openai/CLIP `initialize_parameters` has 0.02, big_vision's `nn.Embed` the width to the power of -1/2."""
+    ours = model(family)
+    ours.resize_token_embeddings(TEXT["vocab_size"] + 200, mean_resizing=False)
+    assert ours.get_input_embeddings().weight[-200:].std().item() == pytest.approx(std, rel=0.05)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classifiers_hold_no_weight_that_nothing_uses(family):
     name = f"{family}ForImageClassification"
