@@ -10,7 +10,7 @@ from .base import (
     ViTConfig,
 )
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from .clip_resnet import CLIPResNetConfig, CLIPResNetVisionConfig
+from .clip_resnet import CLIPResNetConfig, CLIPResNetVisionConfig, ResNetConfig
 from .families import FAMILIES, Family, carries_code, describe_model_type, family_of, is_single_tower, loader_of
 from .other_families import (
     OTHER_FAMILIES,
@@ -35,6 +35,7 @@ __all__ = [
     "DualEncoderConfig",
     "Family",
     "OtherFamily",
+    "ResNetConfig",
     "Siglip2Config",
     "Siglip2TextConfig",
     "Siglip2VisionConfig",

@@ -14,6 +14,7 @@ from ..configuration import (
     SiglipVisionConfig,
     TextConfig,
     TowerConfig,
+    is_single_tower,
 )
 from ..configuration.clip import HIGHEST_ID, VOCABULARY_SIZE
 from ..configuration.siglip import SiglipViTConfig
@@ -21,7 +22,7 @@ from .errors import FormatError
 from .options import LoadOptions
 
 # The fields that the forward pass depends on. Special ids are not among them: old folders have harmless wrong ones. The
-# end of CLIP's texts is compared by itself.
+# end of texts that are pooled there is compared by itself.
 _TOWER_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -178,7 +179,7 @@ def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
 
 def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | TowerConfig) -> list[str]:
     """Return every field by which `actual` computes another forward pass than `expected`."""
-    if expected.model_type != actual.model_type:
+    if is_single_tower(actual) or expected.model_type != actual.model_type:
         return [f"model_type would be {actual.model_type}, this model's is {expected.model_type}"]
     faults = []
     for part, names in FORWARD_FIELDS.items():
@@ -186,11 +187,9 @@ def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | TowerCo
             value, other = (getattr(getattr(config, part), name, None) for config in (expected, actual))
             if value != other:
                 faults.append(f"{part}.{name} would be {other}, this model's is {value}")
-    if isinstance(actual, CLIPConfig) and _end_of_text(actual.text_config) != _end_of_text(expected.text_config):
-        faults.append(
-            f"a text would end at {_end_of_text(actual.text_config)}, this model's at "
-            f"{_end_of_text(expected.text_config)} (text_config.eos_token_id)"
-        )
+    ends = [_end_of_text(config.text_config) for config in (expected, actual)]
+    if expected.text_config.pooling == "first_eos" and ends[0] != ends[1]:
+        faults.append(f"a text would end at {ends[1]}, this model's at {ends[0]} (text_config.eos_token_id)")
     return faults
 
 

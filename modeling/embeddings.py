@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 from transformers.utils.import_utils import is_tracing
 
-from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig, ViTConfig
+from ..configuration import ResNetConfig, SquareViTConfig, TextConfig, ViTConfig
 
 # How a table of positions is resized: arguments of `interpolate`. The method is named after the code that has it:
 # `resample_posemb` of big_vision, which is scipy.ndimage.zoom(order=1), `resize_pos_embed` of open_clip, and
@@ -54,9 +54,7 @@ class VisionEmbeddings(nn.Module):
         return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
 
 
-def check_images(
-    config: SquareViTConfig | CLIPResNetVisionConfig, pixel_values: Tensor, interpolate_pos_encoding: bool
-) -> None:
+def check_images(config: SquareViTConfig | ResNetConfig, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
     """Raise ValueError for images of another shape than the checkpoint was trained on."""
     channels, size = config.num_channels, config.image_size
     if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
