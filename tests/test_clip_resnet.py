@@ -154,6 +154,25 @@ class TestOfficialOutputs:
 
 
 class TestTower:
+    @pytest.mark.parametrize(
+        "prefix", ["", *(pytest.param(prefix, marks=pytest.mark.thorough) for prefix in ("visual.", "module.visual."))]
+    )
+    def test_tower_alone(self, prefix: str, official_code: Any, tmp_path: Path) -> None:
+        """`model.visual.state_dict()`, and the same under the prefixes of wrappers."""
+        tensors = resnet_tensors()
+        tower = {k.removeprefix("visual."): tensor for k, tensor in tensors.items() if k.startswith("visual.")}
+        torch.save({prefix + name: tensor for name, tensor in tower.items()}, tmp_path / "tower.pt")
+        model = twinlens.CLIPResNetVisionModel.from_pretrained(tmp_path / "tower.pt")
+        pixels, _ = inputs()
+        with torch.no_grad():
+            assert_relative(model(pixels).pooler_output, official_model(official_code, tensors).visual(pixels))
+        assert inspect_source(tmp_path / "tower.pt")["geometry"].keys() == {"vision"}
+        with pytest.raises(FormatError, match=r"holds the vision tower of a CLIP alone.* CLIPResNetVisionModel or"):
+            convert(tmp_path / "tower.pt", tmp_path / "folder")
+        torch.save({prefix + k: v for k, v in tower.items() if "attnpool" not in k}, tmp_path / "other.pt")
+        with pytest.raises(FormatError):  # torchvision's ResNet has these names, too
+            twinlens.CLIPResNetVisionModel.from_pretrained(tmp_path / "other.pt")
+
     def test_other_sizes(self, official_code: Any, source: Path) -> None:
         """As the official tower with a table of positions that was resized by `interpolate`, bicubic."""
         official = official_model(official_code, resnet_tensors()).visual
