@@ -190,6 +190,19 @@ class TestTower:
         with torch.no_grad():
             assert_relative(model(pixels, interpolate_pos_encoding=True).pooler_output, official(pixels))
 
+    def test_image_size_of_a_file(self, official_code: Any, source: Path) -> None:
+        """From 63 pixels, of which the first convolution makes 32, to 94; 95 make 48, and so 3x3 tokens."""
+        tower = official_model(official_code, resnet_tensors()).visual
+        assert stages(tower, torch.zeros(1, 3, 63, 94))[-1].shape[1] == 2 * 2
+        for size in (63, 94):
+            model = twinlens.DualEncoderModel.from_pretrained(source, image_size=size)
+            assert model.config.vision_config.image_size == size
+        for size in (62, 95):
+            with pytest.raises(FormatError, match=f"image_size={size} makes .* from 63 to 94"):
+                twinlens.DualEncoderModel.from_pretrained(source, image_size=size)
+        convert(source, source.parent / "folder", image_size=63, verify=False)
+        assert verify(source, source.parent / "folder").passed
+
     def test_attention_maps(self, source: Path) -> None:
         model = twinlens.CLIPResNetVisionModel.from_pretrained(source)
         pixels, _ = inputs()
