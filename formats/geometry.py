@@ -95,7 +95,9 @@ def clip_config(
             **vision,
             "projection_dim": sizes["embed"],
             **({} if is_resnet else {"patch_size": patch}),
-            "image_size": resolve_image_size(sizes["vision.positions"] - 1, patch, options.get("image_size")),
+            "image_size": resolve_image_size(
+                sizes["vision.positions"] - 1, patch, options.get("image_size"), rounded_up=is_resnet
+            ),
         },
         text_config={
             **text,
@@ -197,16 +199,20 @@ def _end_of_text(text: TextConfig) -> str:
     return "its highest id" if text.eos_token_id in (HIGHEST_ID, text.vocab_size - 1) else f"id {text.eos_token_id}"
 
 
-def resolve_image_size(patches: int, patch: int, image_size: int | None) -> int:
-    """Return the pixels per side. A file only shows whole patches; `image_size` may have more (384 = 27 * 14 + 6)."""
+def resolve_image_size(patches: int, patch: int, image_size: int | None, *, rounded_up: bool = False) -> int:
+    """Return the pixels per side. A file only shows whole patches; `image_size` may have more (384 = 27 * 14 + 6).
+
+    `rounded_up`: one missing pixel makes no difference, as to a ResNet, whose first convolution rounds up.
+    """
     grid = math.isqrt(patches)
     if grid < 1 or grid * grid != patches:
         raise FormatError(f"expected image positions on a square grid, got {patches} of them.")
     if image_size is None:
         return grid * patch
-    if image_size // patch != grid:
+    given = (image_size + rounded_up) // patch
+    if given != grid:
         raise FormatError(
-            f"image_size={image_size} makes {image_size // patch} patches of {patch} pixels per side, but the file has "
-            f"positions for {grid}; pass an image size from {grid * patch} to {(grid + 1) * patch - 1}."
+            f"image_size={image_size} makes {given} patches of {patch} pixels per side, but the file has positions for "
+            f"{grid}; pass an image size from {grid * patch - rounded_up} to {(grid + 1) * patch - 1 - rounded_up}."
         )
     return image_size
