@@ -15,6 +15,7 @@ from .families import FAMILIES, Family, carries_code, describe_model_type, famil
 from .other_families import (
     OTHER_FAMILIES,
     OtherFamily,
+    check_pooled,
     check_tower,
     max_text_length,
     other_family_of,
@@ -49,6 +50,7 @@ __all__ = [
     "ViTConfig",
     "VisionConfig",
     "carries_code",
+    "check_pooled",
     "check_tower",
     "describe_model_type",
     "family_of",

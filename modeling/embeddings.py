@@ -182,11 +182,11 @@ def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def resize_positions(embedding: nn.Embedding, old_side: int, side: int, method: str) -> None:
-    """Resize the positions of a grid of `old_side` tokens per side, in place; those before the grid stay."""
+def resize_positions(embedding: nn.Embedding, side: int, method: str) -> None:
+    """Resize the positions of a square grid to `side` tokens per side, in place; the one before the grid stays."""
     old = embedding.weight
     table = old[None].to(torch.promote_types(old.dtype, torch.float32))
-    table = resize_table(table, len(old) - old_side**2, (side, side), method)[0].to(old.dtype)
+    table = resize_table(table, len(old) - math.isqrt(len(old)) ** 2, (side, side), method)[0].to(old.dtype)
     embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
     embedding.num_embeddings = len(table)
 

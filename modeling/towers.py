@@ -65,9 +65,12 @@ class ImageTower(ForImages, AcceptsFormerNames):
         is (batch, patches, width), with padding. `inputs` are further ones of `forward`.
         """
         count = self.config.num_hidden_layers + 1
-        if not layers or not all(-count <= layer < count for layer in layers):
-            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
-        indices = [layer % count for layer in layers]
+        try:
+            indices = [range(count)[layer] for layer in layers]
+        except (IndexError, TypeError):  # no such layer, and what is no index or no sequence of them
+            indices = []
+        if not indices:
+            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {layers}.")
         outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
         features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
         if norm:
