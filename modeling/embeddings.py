@@ -107,8 +107,7 @@ class PatchEmbeddings(nn.Module):
 
     def checked_grids(self, pixel_values: Tensor, token_mask: Tensor | None, grids: Tensor | None) -> Tensor:
         """Return `grids` as integers. Raise ValueError for inputs that do not fit the checkpoint or each other."""
-        if grids is not None:  # a float of 16 bits does not count the patches of an image
-            grids = torch.as_tensor(grids).long()
+        grids = None if grids is None else torch.as_tensor(grids).long()  # 16 bits of float do not count patches
         images, tokens = (*pixel_values.shape, 0, 0)[:2]
         values, hint = self.config.num_channels * self.config.patch_size**2, "Use the checkpoint's processor."
         given = [None if x is None else (*x.shape,) for x in (pixel_values, grids, token_mask)]

@@ -96,9 +96,7 @@ def join_towers(vision: Source, text: Source, projection_dim: int, loss: str) ->
     """Do what `DualEncoderModel.from_towers` says."""
     if loss not in _FIRST_SCALES or not isinstance(projection_dim, int) or projection_dim < 1:
         known = " or ".join(_FIRST_SCALES)
-        raise ValueError(
-            f"Expected loss {known} and projection_dim of at least 1, got {loss!r} and {projection_dim!r}."
-        )
+        raise ValueError(f"Expected loss {known}, projection_dim of at least 1, got {loss!r} and {projection_dim!r}.")
     towers = [_load_tower(vision, "vision"), _load_tower(text, "text")]
     configs = (tower.config for tower in towers)
     settings = {"projection_dim": projection_dim, "logit_scale_init_value": _FIRST_SCALES[loss], "loss": loss}
