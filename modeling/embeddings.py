@@ -92,22 +92,25 @@ class PatchEmbeddings(nn.Module):
         return patches + self.positions(grids, patches.shape[1]).to(patches.dtype)
 
     def positions(self, grids: Tensor, tokens: int) -> Tensor:
-        """Return positions (images, tokens, width) in float32: the table resized to `grids`, bilinear with antialias.
+        """Return positions (images, tokens, width): the table resized to `grids`, bilinear with antialias.
 
-        Padding has the position of the first patch, as in transformers.
+        They are float32, or float64 as the table. Padding has the position of the first patch, as in transformers.
         """
         side = self.config.grid_size
         table = self.position_embedding(torch.arange(side * side, device=grids.device))  # (positions, width)
+        table = table.to(torch.promote_types(table.dtype, torch.float32))
         rows, columns = grids.clamp(min=1)[..., None].unbind(1)  # (images, 1) each
         token = torch.arange(tokens, device=grids.device)
         token = token * (token < rows * columns)  # (images, tokens)
         with maybe_autocast(grids.device.type, enabled=False):
-            of_rows = resize_weights(token // columns, rows, side)  # (images, tokens, side)
-            of_columns = resize_weights(token % columns, columns, side)
-            return (of_rows[..., :, None] * of_columns[..., None, :]).flatten(2) @ table.float()
+            of_rows = resize_weights(token // columns, rows.to(table), side)  # (images, tokens, side)
+            of_columns = resize_weights(token % columns, columns.to(table), side)
+            return (of_rows[..., :, None] * of_columns[..., None, :]).flatten(2) @ table
 
     def checked_grids(self, pixel_values: Tensor, token_mask: Tensor | None, grids: Tensor | None) -> Tensor:
-        """Return `grids`. Raise ValueError for inputs that do not fit the checkpoint, or do not fit together."""
+        """Return `grids` as integers. Raise ValueError for inputs that do not fit the checkpoint or each other."""
+        if grids is not None:  # a float of 16 bits does not count the patches of an image
+            grids = torch.as_tensor(grids).long()
         images, tokens = (*pixel_values.shape, 0, 0)[:2]
         values, hint = self.config.num_channels * self.config.patch_size**2, "Use the checkpoint's processor."
         given = [None if x is None else (*x.shape,) for x in (pixel_values, grids, token_mask)]
@@ -174,11 +177,12 @@ def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
     """Return what each of `side` values adds to the values at `index` (images, n) when they are resized to `size`.
 
     Those are the weights (images, n, side) of the triangle filter, antialiased, with the pixels' centres at halves: of
-    `interpolate(mode="bilinear", antialias=True)` in PyTorch and `jax.image.resize(method="bilinear")`.
+    `interpolate(mode="bilinear", antialias=True)` in PyTorch and `jax.image.resize(method="bilinear")`. They have the
+    dtype of `size` (images, 1).
     """
     scale = (side / size)[..., None]  # (images, 1, 1)
-    centers = (index[..., None] + 0.5) * scale  # (images, n, 1)
-    distances = (torch.arange(side, device=index.device) + 0.5 - centers).abs() / scale.clamp(min=1)
+    centers = (index.to(size)[..., None] + 0.5) * scale  # (images, n, 1)
+    distances = (torch.arange(side, dtype=size.dtype, device=size.device) + 0.5 - centers).abs() / scale.clamp(min=1)
     weights = (1 - distances).clamp(min=0)
     return weights / weights.sum(dim=-1, keepdim=True)
 
