@@ -34,10 +34,10 @@ _OVERVIEW_SHARE = 0.3  # of the budget, at most, for the grid of crops that come
 # After the overview: shares of what is left, and the sides of the crops in each round, as multiples of the size of the
 # thing. A round looks at as many regions as it can pay for, the best first.
 _ROUNDS: tuple[tuple[float, tuple[float, ...]], ...] = (
-    (0.57, (2.3,)),
-    (0.22, (2.3,)),
-    (0.08, (2.6,)),
-    (0.13, (2.3, 2.9, 2.45)),
+    (0.5, (2.7,)),
+    (0.25, (2.3,)),
+    (0.12, (2.7,)),
+    (0.13, (2.5, 2.9)),
 )
 # A thing smaller than a patch of the overview lights up one or two. It is taken for so many patches wide, and one that
 # is seen larger for 0.6 patches less.

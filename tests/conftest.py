@@ -35,16 +35,20 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def unchanged_verbosity() -> Iterator[None]:
-    """A program, such as the command line, may quieten libraries; a test may not leave it so."""
+@pytest.fixture(scope="session")
+def verbosities() -> dict[Any, int]:
+    """Libraries and how much they say, before any test."""
     import huggingface_hub.utils
     import transformers
 
-    libraries = (transformers.logging, huggingface_hub.utils.logging)
-    verbosities = [library.get_verbosity() for library in libraries]
+    return {library: library.get_verbosity() for library in (transformers.logging, huggingface_hub.utils.logging)}
+
+
+@pytest.fixture(autouse=True)
+def unchanged_verbosity(verbosities: dict[Any, int]) -> Iterator[None]:
+    """A program, such as the command line, may quieten libraries; a test or its fixtures may not leave it so."""
     yield
-    for library, verbosity in zip(libraries, verbosities, strict=True):
+    for library, verbosity in verbosities.items():
         library.set_verbosity(verbosity)
 
 

@@ -130,7 +130,7 @@ class TestSearch:
         assert right >= LEAST_FOUND
 
 
-LEAST_FOUND = 12  # of 30
+LEAST_FOUND = 16  # of 30; the benchmark finds 70 and 73 of 100
 
 
 class TestParts:
@@ -161,8 +161,8 @@ class TestParts:
     def test_drawing(self) -> None:
         drawn = draw_boxes(Image.new("L", (4000, 2000)), [(1000, 1000, 1064, 1064)], ["0.50"])
         assert drawn.size == (1280, 640)
-        rows, columns = np.nonzero(np.asarray(drawn)[..., 0] > 200)
-        assert (columns.min(), rows.max()) == pytest.approx((320, 340), abs=4)
+        rows, columns = np.nonzero((np.asarray(drawn)[..., 1] > 200) & (np.asarray(drawn)[..., 0] < 150))
+        assert (columns.min(), rows.max()) == pytest.approx((317, 343), abs=4)
 
 
 class TestCommand:
