@@ -266,6 +266,17 @@ def test_wrong_inputs_are_refused(given: dict[str, Tensor], words: str) -> None:
         model("Siglip2").encode_image(**given)
 
 
+def test_grids_of_any_type_are_grids() -> None:
+    """More than 256 tokens are not counted in bfloat16."""
+    ours = model("Siglip2")
+    grids = torch.tensor([(20, 15), (300, 1)])
+    patches = torch.randn(2, 300, PATCH_VALUES)
+    expected = ours.encode_image(patches, spatial_shapes=grids)
+    for dtype in (torch.int32, torch.float64, torch.float32, torch.bfloat16):
+        assert torch.equal(ours.encode_image(patches, spatial_shapes=grids.to(dtype)), expected)
+    assert torch.equal(ours.encode_image(patches, spatial_shapes=grids.numpy()), expected)
+
+
 def test_masks_of_any_type_are_masks() -> None:
     ours, inputs = model("Siglip2"), images("Siglip2", 3)
     expected = ours.encode_image(**inputs)
