@@ -38,8 +38,10 @@ class OtherFamilyModel(DualEncoderModel):
 
     @property
     def image_input_names(self) -> tuple[str, ...]:
-        names = inspect.signature(self.vision_model.forward).parameters
-        return tuple(name for name in names if name != "attention_mask")  # which is that of the texts
+        # An attention mask is that of the texts.
+        return tuple(
+            name for name in inspect.signature(self.vision_model.forward).parameters if name != "attention_mask"
+        )
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
