@@ -30,18 +30,15 @@ class OtherFamilyModel(DualEncoderModel):
 
     def __init__(self, config: PreTrainedConfig, *towers: PreTrainedModel) -> None:
         super().__init__(config, *towers)
-        if self.traits.has_any_towers:
-            check_pooled(self.vision_model, "vision")
-            check_pooled(self.text_model, "text")
+        for kind in ("vision", "text") if self.traits.has_any_towers else ():
+            check_pooled(getattr(self, f"{kind}_model"), kind)
         if self.traits.has_logit_bias:
             self.logit_bias = nn.Parameter(torch.tensor(_FIRST_BIAS))
 
     @property
     def image_input_names(self) -> tuple[str, ...]:
-        # An attention mask is that of the texts.
-        return tuple(
-            name for name in inspect.signature(self.vision_model.forward).parameters if name != "attention_mask"
-        )
+        names = inspect.signature(self.vision_model.forward).parameters
+        return tuple(name for name in names if name != "attention_mask")  # which is that of the texts
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -98,7 +95,7 @@ def join_towers(vision: Source, text: Source, projection_dim: int, loss: str) ->
     """Do what `DualEncoderModel.from_towers` says."""
     if loss not in _FIRST_SCALES or not isinstance(projection_dim, int) or projection_dim < 1:
         known = " or ".join(_FIRST_SCALES)
-        raise ValueError(f"Expected loss {known}, projection_dim of at least 1, got {loss!r} and {projection_dim!r}.")
+        raise ValueError(f"Expected loss {known}, projection_dim at least 1, got {loss!r} and {projection_dim!r}.")
     towers = [_load_tower(vision, "vision"), _load_tower(text, "text")]
     configs = (tower.config for tower in towers)
     settings = {"projection_dim": projection_dim, "logit_scale_init_value": _FIRST_SCALES[loss], "loss": loss}
