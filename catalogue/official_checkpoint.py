@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 HUB = "hf-hub:"  # open_clip's notation for a repository of the Hub
+# How the vision transformers of a family pool, and the `model_type` of those for squares of one size, if another one.
+_POOLING = {"clip": "class_token", "siglip": "attention", "siglip2": "attention"}
+_MODEL_TYPES_AT_ONE_SIZE = {"siglip2": "siglip"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class OfficialCheckpoint:
     @property
     def model_type(self) -> str:
         """The `model_type` of a folder with this model: SigLIP's for a fixed-size SigLIP 2, which is built like one."""
-        return "siglip" if self.family == "siglip2" and self.image_size else self.family
+        return self.family if self.image_size is None else _MODEL_TYPES_AT_ONE_SIZE.get(self.family, self.family)
 
     @property
     def grid(self) -> int:
@@ -106,7 +109,7 @@ class OfficialCheckpoint:
             return image + text + self.text.width * self.embedding + 1
         width = self.image.width
         image = (3 * self.patch**2 + self.grid**2) * width + self.image.parameters
-        if self.family == "clip":  # class token and its position, two norms; two projections and the scale
+        if _POOLING[self.family] == "class_token":  # its position too, two norms; two projections and the scale
             return image + 6 * width + text + (width + self.text.width) * self.embedding + 1
         pooling = Tower(width, 1, self.image.heads, self.image.mlp).parameters - width  # a probe, and one norm less
         return image + 3 * width + pooling + text + (self.text.width + 1) * self.embedding + 2

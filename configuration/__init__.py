@@ -10,11 +10,12 @@ from .base import (
     ViTConfig,
 )
 from .clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from .clip_resnet import CLIPResNetConfig, CLIPResNetVisionConfig
+from .clip_resnet import CLIPResNetConfig, CLIPResNetVisionConfig, ResNetConfig
 from .families import FAMILIES, Family, carries_code, describe_model_type, family_of, is_single_tower, loader_of
 from .other_families import (
     OTHER_FAMILIES,
     OtherFamily,
+    check_pooled,
     check_tower,
     max_text_length,
     other_family_of,
@@ -35,6 +36,7 @@ __all__ = [
     "DualEncoderConfig",
     "Family",
     "OtherFamily",
+    "ResNetConfig",
     "Siglip2Config",
     "Siglip2TextConfig",
     "Siglip2VisionConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "ViTConfig",
     "VisionConfig",
     "carries_code",
+    "check_pooled",
     "check_tower",
     "describe_model_type",
     "family_of",

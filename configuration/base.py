@@ -139,7 +139,12 @@ class TowerConfig(StrictConfig):
 
     hidden_size: int = 768  # of the tokens that the tower returns
 
-    initialization: ClassVar[str]  # a scheme of modeling.initialization
+    initialization: ClassVar[str]  # of the encoder's linear layers: a name in modeling.initialization.ENCODER_SCHEMES
+
+    @property
+    def embedding_std(self) -> float:
+        """The standard deviation of the first values of tables of tokens and positions."""
+        return self.hidden_size**-0.5
 
     @classmethod
     def _own_part(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -273,6 +278,11 @@ class TextConfig(TransformerConfig):
     causal: ClassVar[bool]  # True: causal mask and padding mask; False: bidirectional, and padding takes part
     fixed_length: ClassVar[bool]  # texts always have `max_position_embeddings` tokens, the rest being padding
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
+
+    @property
+    def ends_at_highest_id(self) -> bool:
+        """Whether a text ends at the highest of its ids, instead of its first `eos_token_id`."""
+        return False
 
     def validate_architecture(self) -> None:
         super().validate_architecture()

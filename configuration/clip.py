@@ -35,6 +35,10 @@ class CLIPVisionConfig(SquareViTConfig):
     norm_first = False
     pooling = "class_token"
 
+    @property
+    def embedding_std(self) -> float:
+        return self.initializer_range
+
 
 @strict
 class CLIPTextConfig(TextConfig):
@@ -71,8 +75,11 @@ class CLIPTextConfig(TextConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def embedding_std(self) -> float:
+        return self.initializer_range
+
+    @property
     def ends_at_highest_id(self) -> bool:
-        """Whether a text ends at the highest of its ids, instead of its first `eos_token_id`."""
         return self.eos_token_id == HIGHEST_ID
 
 

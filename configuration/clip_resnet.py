@@ -9,10 +9,8 @@ from .clip import CLIPConfig, CLIPTextConfig
 
 
 @strict
-class CLIPResNetVisionConfig(VisionConfig):
-    """The ResNet of CLIP (`ModifiedResNet` in openai/CLIP), with attention pooling; defaults are those of RN50."""
-
-    model_type = "clip_resnet_vision_model"
+class ResNetConfig(VisionConfig):
+    """A ResNet with attention pooling that projects (`ModifiedResNet` in openai/CLIP); defaults are those of RN50."""
 
     hidden_size: int = 2048  # channels of the last stage
     depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)  # residual blocks in each of the four stages
@@ -20,8 +18,6 @@ class CLIPResNetVisionConfig(VisionConfig):
     image_size: int = 224
     projection_dim: int = 1024  # to which the attention pooling maps
 
-    initialization = "resnet"
-    position_resampling = "open_clip"
     pooling = "attention"
     attention_dropout: ClassVar[float] = 0.0
 
@@ -66,6 +62,16 @@ class CLIPResNetVisionConfig(VisionConfig):
     def num_hidden_layers(self) -> int:
         """Stages, each of which is one layer of the encoder."""
         return len(self.depths)
+
+
+@strict
+class CLIPResNetVisionConfig(ResNetConfig):
+    """The ResNet of CLIP."""
+
+    model_type = "clip_resnet_vision_model"
+
+    initialization = "resnet"
+    position_resampling = "open_clip"
 
 
 @strict

@@ -22,6 +22,7 @@ class OtherFamily:
     processor: str  # the class in transformers
     loss: str = "softmax"  # a name in losses.LOSSES
     has_logit_bias: bool = False
+    has_any_towers: bool = False  # also those without a pooled output, with which it cannot work
     has_temperature: bool = False  # cosines are divided by `temperature`, not multiplied by exp(logit_scale)
     max_logit_scale: float | None = math.log(100)
     text_length: int | None = None  # to which every text is padded; None: a batch is padded to its longest text
@@ -44,6 +45,7 @@ OTHER_FAMILIES = {
         title="dual encoder of two towers",
         model="VisionTextDualEncoderModel",
         processor="VisionTextDualEncoderProcessor",
+        has_any_towers=True,
     ),
 }
 
@@ -100,12 +102,18 @@ def check_tower(tower: object, kind: str) -> None:
     stated = f"got a {name} ({config.model_type!r})"
     if tower.main_input_name != inputs:
         raise ValueError(f"Expected a {kind} tower for {inputs}, {stated}, which takes {tower.main_input_name}.")
-    outputs = getattr(output_class(tower), "__dataclass_fields__", {"pooler_output"})
-    if "pooler_output" not in outputs or getattr(tower, "pooler", tower) is None:
-        raise ValueError(f"Expected a {kind} tower with a pooler_output, which is projected, {stated} without one.")
+    check_pooled(tower, kind)
     if config.model_type not in CONFIG_MAPPING or CONFIG_MAPPING[config.model_type] is not type(config):
         raise ValueError(f"Expected a {kind} tower in transformers' own class, {stated} of {type(tower).__module__}.")
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"Expected a {kind} tower that AutoModel loads, {stated}: a saved folder could not be read.")
     if getattr(config, "hidden_size", None) is None:
         raise ValueError(f"Expected a {kind} tower whose configuration has a hidden_size, {stated} without one.")
+
+
+def check_pooled(tower: Any, kind: str) -> None:
+    """Raise ValueError for a model of transformers without pooled output, which the tower of a dual encoder needs."""
+    outputs = getattr(output_class(tower), "__dataclass_fields__", {"pooler_output"})
+    if "pooler_output" not in outputs or getattr(tower, "pooler", tower) is None:
+        stated = f"got a {type(tower).__name__} ({tower.config.model_type!r}) without one"
+        raise ValueError(f"Expected a {kind} tower with a pooler_output, which is projected, {stated}.")

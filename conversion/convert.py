@@ -120,7 +120,8 @@ def convert(
     if isinstance(checkpoint.layout, OpenAITowerLayout):
         raise FormatError(
             f"{checkpoint.path} holds the {checkpoint.layout.tower} tower of a CLIP alone, and a converted CLIP has "
-            "both. CLIPVisionModelWithProjection or CLIPTextModelWithProjection loads the file, and saves a folder."
+            "both. CLIPVisionModelWithProjection, CLIPResNetVisionModel or CLIPTextModelWithProjection loads the file, "
+            "and saves a folder."
         )
     stored_dtype = _stored_dtype(checkpoint, dtype)
     tokenizer = tokenizer or published_vocabulary(source, entry, progress=progress)

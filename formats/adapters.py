@@ -8,9 +8,9 @@ from typing import Any
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 
-def base_of_adapter(source: "str | PathLike[str]", hub_arguments: dict[str, Any]) -> str | None:
+def base_of_adapter(source: "str | PathLike[str] | None", hub_arguments: dict[str, Any]) -> str | None:
     """Return the name of the model to which an adapter of peft belongs, or None where `source` is no adapter alone."""
-    if (file := find_adapter_config_file(source, **hub_arguments)) is None:
+    if source is None or (file := find_adapter_config_file(source, **hub_arguments)) is None:
         return None
     if Path(source, "config.json").is_file():  # a model with an adapter, which is its own base
         return None

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..configuration import CLIPConfig, DualEncoderConfig, TextConfig, TowerConfig, VisionConfig
+from ..configuration import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig, is_single_tower
 from . import table
 from .big_vision import BigVisionLayout
 from .errors import FormatError
@@ -108,7 +108,7 @@ class Checkpoint:
         """
         config = self.config
         stated = isinstance(self.layout, TransformersLayout) or self.options.get("eos_token_id") is not None
-        if stated or not isinstance(config, CLIPConfig) or not config.text_config.ends_at_highest_id:
+        if stated or is_single_tower(config) or not config.text_config.ends_at_highest_id:
             return self
         if eos_token_id == config.text_config.vocab_size - 1:
             options = self.options | LoadOptions(eos_token_id=eos_token_id)

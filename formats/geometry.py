@@ -14,6 +14,7 @@ from ..configuration import (
     SiglipVisionConfig,
     TextConfig,
     TowerConfig,
+    is_single_tower,
 )
 from ..configuration.clip import HIGHEST_ID, VOCABULARY_SIZE
 from ..configuration.siglip import SiglipViTConfig
@@ -21,7 +22,7 @@ from .errors import FormatError
 from .options import LoadOptions
 
 # The fields that the forward pass depends on. Special ids are not among them: old folders have harmless wrong ones. The
-# end of CLIP's texts is compared by itself.
+# end of texts that are pooled there is compared by itself.
 _TOWER_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -94,7 +95,9 @@ def clip_config(
             **vision,
             "projection_dim": sizes["embed"],
             **({} if is_resnet else {"patch_size": patch}),
-            "image_size": resolve_image_size(sizes["vision.positions"] - 1, patch, options.get("image_size")),
+            "image_size": resolve_image_size(
+                sizes["vision.positions"] - 1, patch, options.get("image_size"), rounded_up=is_resnet
+            ),
         },
         text_config={
             **text,
@@ -178,7 +181,7 @@ def sizes_of(config: DualEncoderConfig) -> dict[str, int]:
 
 def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | TowerConfig) -> list[str]:
     """Return every field by which `actual` computes another forward pass than `expected`."""
-    if expected.model_type != actual.model_type:
+    if is_single_tower(actual) or expected.model_type != actual.model_type:
         return [f"model_type would be {actual.model_type}, this model's is {expected.model_type}"]
     faults = []
     for part, names in FORWARD_FIELDS.items():
@@ -186,11 +189,9 @@ def differences(expected: DualEncoderConfig, actual: DualEncoderConfig | TowerCo
             value, other = (getattr(getattr(config, part), name, None) for config in (expected, actual))
             if value != other:
                 faults.append(f"{part}.{name} would be {other}, this model's is {value}")
-    if isinstance(actual, CLIPConfig) and _end_of_text(actual.text_config) != _end_of_text(expected.text_config):
-        faults.append(
-            f"a text would end at {_end_of_text(actual.text_config)}, this model's at "
-            f"{_end_of_text(expected.text_config)} (text_config.eos_token_id)"
-        )
+    ends = [_end_of_text(config.text_config) for config in (expected, actual)]
+    if expected.text_config.pooling == "first_eos" and ends[0] != ends[1]:
+        faults.append(f"a text would end at {ends[1]}, this model's at {ends[0]} (text_config.eos_token_id)")
     return faults
 
 
@@ -198,16 +199,20 @@ def _end_of_text(text: TextConfig) -> str:
     return "its highest id" if text.eos_token_id in (HIGHEST_ID, text.vocab_size - 1) else f"id {text.eos_token_id}"
 
 
-def resolve_image_size(patches: int, patch: int, image_size: int | None) -> int:
-    """Return the pixels per side. A file only shows whole patches; `image_size` may have more (384 = 27 * 14 + 6)."""
+def resolve_image_size(patches: int, patch: int, image_size: int | None, *, rounded_up: bool = False) -> int:
+    """Return the pixels per side. A file only shows whole patches; `image_size` may have more (384 = 27 * 14 + 6).
+
+    `rounded_up`: one missing pixel makes no difference, as to a ResNet, whose first convolution rounds up.
+    """
     grid = math.isqrt(patches)
     if grid < 1 or grid * grid != patches:
         raise FormatError(f"expected image positions on a square grid, got {patches} of them.")
     if image_size is None:
         return grid * patch
-    if image_size // patch != grid:
+    given = (image_size + rounded_up) // patch
+    if given != grid:
         raise FormatError(
-            f"image_size={image_size} makes {image_size // patch} patches of {patch} pixels per side, but the file has "
-            f"positions for {grid}; pass an image size from {grid * patch} to {(grid + 1) * patch - 1}."
+            f"image_size={image_size} makes {given} patches of {patch} pixels per side, but the file has positions for "
+            f"{grid}; pass an image size from {grid * patch - rounded_up} to {(grid + 1) * patch - 1 - rounded_up}."
         )
     return image_size

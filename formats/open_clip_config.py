@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..configuration import CLIPResNetVisionConfig, DualEncoderConfig
+from ..configuration import DualEncoderConfig, ResNetConfig
 from ..configuration.base import TextConfig, TowerConfig
 from ..configuration.clip import HIGHEST_ID
 from . import timm
@@ -160,7 +160,7 @@ class StatedModel:
 def clip_model_cfg(config: DualEncoderConfig) -> dict[str, Any]:
     """Return the `model_cfg` from which open_clip builds this CLIP."""
     vision = config.vision_config
-    if isinstance(vision, CLIPResNetVisionConfig):
+    if isinstance(vision, ResNetConfig):
         tower = {"layers": vision.depths, "width": 2 * vision.stem_size, "patch_size": None}
     else:
         tower = {**_tower_cfg(vision), "patch_size": vision.patch_size}

@@ -84,11 +84,14 @@ def tower_rules(tower: str, layers: int, source: str, *, two_tables: bool = Fals
     return [*expand(rules, tower, source, target), *expand_layers(BLOCK, tower, layers, *blocks)]
 
 
-def vision_rules(layers: int, stages: Sequence[int], batch_counts: bool) -> list[Rule]:
+def vision_rules(
+    layers: int, stages: Sequence[int], batch_counts: bool, source: str = "visual.", *, projected: bool = True
+) -> list[Rule]:
     """Return the rules of an image tower with its projection: a ResNet where it has `stages`, else a ViT."""
     if stages:
-        return resnet_rules(stages, batch_counts, "visual.")
-    return [*tower_rules("vision", layers, "visual."), *expand([VISION_PROJECTION], "vision", "visual.")]
+        return resnet_rules(stages, batch_counts, source)
+    projection = [VISION_PROJECTION] if projected else []
+    return [*tower_rules("vision", layers, source), *expand(projection, "vision", source)]
 
 
 @dataclass(frozen=True, kw_only=True)

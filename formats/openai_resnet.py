@@ -1,5 +1,6 @@
 """The ResNet of OpenAI's CLIP (openai/CLIP, clip/model.py, `ModifiedResNet`): rules of its names, and its geometry."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,11 @@ POOLING = (
 )
 
 
-def stages_of(names: Mapping[str, Tensor]) -> list[int]:
-    """Return the number of blocks in each of the four stages, [] where the image tower is no ResNet."""
-    if not any(name.startswith("visual.layer1.") for name in names):
+def stages_of(names: Mapping[str, Tensor], source: str = "visual.") -> list[int]:
+    """Return the number of blocks in each of the four stages, [] where the tower below `source` is no ResNet."""
+    if not any(name.startswith(f"{source}layer1.") for name in names):
         return []
-    return [number_of_layers(names, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
+    return [number_of_layers(names, rf"{re.escape(source)}layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
 
 
 def counts_batches(names: Mapping[str, Tensor]) -> bool:

@@ -1,17 +1,18 @@
 """One tower of a CLIP under OpenAI's names: `model.visual.state_dict()`, or a checkpoint without the other tower."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..configuration import CLIPTextConfig, CLIPVisionConfig
+from ..configuration import CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from .geometry import clip_config, tower_fields
 from .layout import Layout, number_of_layers
-from .openai import INTEGER_BUFFERS, STRETCHED_POSITIONS, TEXT_NORM, TEXT_PROJECTION, VISION_PROJECTION, tower_rules
+from .openai import INTEGER_BUFFERS, STRETCHED_POSITIONS, TEXT_NORM, TEXT_PROJECTION, tower_rules, vision_rules
+from .openai_resnet import counts_batches, resnet_fields, stages_of
 from .options import LoadOptions, resolve_option
 from .table import Rule, expand
 
@@ -24,7 +25,7 @@ _ABSENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAITowerLayout(Layout):
-    """CLIP's image tower (a ViT) or its text tower alone, with its projection or without."""
+    """CLIP's image tower or its text tower alone, with its projection or, unless it is a ResNet, without."""
 
     format: ClassVar[str] = "openai"
     containers: ClassVar[tuple[str, ...]] = ("torch", "torchscript", "safetensors")
@@ -34,6 +35,8 @@ class OpenAITowerLayout(Layout):
     projected: bool
     quick_gelu: bool  # the weights are seen to be OpenAI's
     two_tables: bool  # of text positions, as in Long-CLIP
+    stages: list[int] = field(default_factory=list)  # the blocks in each stage of a ResNet; none for a ViT
+    batch_counts: bool = False  # of a ResNet's batch norms
 
     @classmethod
     def detect(
@@ -45,12 +48,15 @@ class OpenAITowerLayout(Layout):
             below = ""
         else:
             return None
-        has_image_tower = f"{below}class_embedding" in tensors and f"{below}conv1.weight" in tensors
+        # Other models' ResNets, such as torchvision's, have no attention pooling.
+        marks = (f"{below}class_embedding", f"{below}attnpool.positional_embedding")
+        has_image_tower = f"{below}conv1.weight" in tensors and any(mark in tensors for mark in marks)
         if not has_image_tower and "token_embedding.weight" not in tensors:
             return None
         # What the rest of a whole file also has: no weights of a tower.
         beside = {name: tensors[name] for name in (*INTEGER_BUFFERS, "logit_scale") if name in tensors}
-        layers = number_of_layers(tensors, rf"{below}transformer\.resblocks\.(\d+)\.")
+        stages = stages_of(tensors, below)
+        layers = len(stages) or number_of_layers(tensors, rf"{below}transformer\.resblocks\.(\d+)\.")
         blocks = [name for name in tensors if name.startswith(f"{below}transformer.resblocks.0.")]
         # As in `open_clip._is_openai`: integers of an archive, dtypes, or the attention as the first part of a block.
         has_integers = any(name in beside for name in INTEGER_BUFFERS)
@@ -72,19 +78,33 @@ class OpenAITowerLayout(Layout):
             or dtypes == {torch.float16, torch.float32},
             integer_buffers=beside,
             two_tables=STRETCHED_POSITIONS in tensors,
+            stages=stages,
+            batch_counts=counts_batches(tensors),
         )
 
     def own_rules(self) -> list[Rule]:
-        projection = [VISION_PROJECTION if self.tower == "vision" else TEXT_PROJECTION] if self.projected else []
-        norm = [] if self.tower == "vision" else list(TEXT_NORM)
-        layers = self.image_layers + self.text_layers
+        if self.tower == "vision":
+            return vision_rules(self.image_layers, self.stages, self.batch_counts, self.below, projected=self.projected)
         return [
-            *tower_rules(self.tower, layers, self.below, two_tables=self.two_tables),
-            *expand([*norm, *projection], self.tower, self.below),
+            *tower_rules("text", self.text_layers, "", two_tables=self.two_tables),
+            *expand([*TEXT_NORM, *([TEXT_PROJECTION] if self.projected else [])], "text"),
         ]
 
-    def config(self, options: LoadOptions) -> CLIPVisionConfig | CLIPTextConfig:
+    def config(self, options: LoadOptions) -> CLIPVisionConfig | CLIPResNetVisionConfig | CLIPTextConfig:
         """Return the configuration of the tower: geometry from the shapes, and heads that are 64 wide."""
+        fields = self._resnet_fields(options) if self.stages else self._transformer_fields(options)
+        absent = "text" if self.tower == "vision" else "vision"
+        sizes = {"embed": 512, **_ABSENT[absent], **self.sizes}
+        towers = {self.tower: fields, absent: {}}
+        config = clip_config(sizes, towers["vision"], towers["text"], options)
+        return config.vision_config if self.tower == "vision" else config.text_config
+
+    def _resnet_fields(self, options: LoadOptions) -> dict[str, Any]:
+        published = self.sizes["vision.stem"]
+        heads = resolve_option("vision_heads", options.get("vision_heads"), published, "the number of its heads")
+        return resnet_fields(self.sizes, self.stages, heads)
+
+    def _transformer_fields(self, options: LoadOptions) -> dict[str, Any]:
         activation = resolve_option(
             "vision_activation",
             options.get("vision_activation"),
@@ -97,9 +117,4 @@ class OpenAITowerLayout(Layout):
             published = heads if self.quick_gelu or width <= 1024 else None  # as in `open_clip`
             heads = resolve_option("vision_heads", options.get("vision_heads"), published, "the number of its heads")
         layers = self.image_layers + self.text_layers
-        fields = tower_fields(self.sizes, self.tower, layers, heads=heads, activation=activation, eps=1e-5)
-        absent = "text" if self.tower == "vision" else "vision"
-        sizes = {"embed": 512, **_ABSENT[absent], **self.sizes}
-        towers = {self.tower: fields, absent: {}}
-        config = clip_config(sizes, towers["vision"], towers["text"], options)
-        return config.vision_config if self.tower == "vision" else config.text_config
+        return tower_fields(self.sizes, self.tower, layers, heads=heads, activation=activation, eps=1e-5)

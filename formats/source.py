@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.download import Progress, resolve_source
 from ..catalogue.official_checkpoint import ResNet, Tower, tower_geometry
-from ..configuration import CLIPResNetVisionConfig, DualEncoderConfig, TowerConfig
+from ..configuration import DualEncoderConfig, ResNetConfig, TowerConfig
 from .checkpoint import Checkpoint, read_checkpoint
 from .open_clip import OpenClipLayout
 from .options import LoadOptions, check_options
@@ -80,6 +80,6 @@ def _geometry(config: DualEncoderConfig) -> dict[str, Any]:
 
 
 def _tower(config: TowerConfig) -> Tower | ResNet:
-    if isinstance(config, CLIPResNetVisionConfig):
+    if isinstance(config, ResNetConfig):
         return ResNet(2 * config.stem_size, tuple(config.depths))
     return Tower(config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)

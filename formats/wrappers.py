@@ -58,6 +58,20 @@ def unwrap_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     return prefix, unwrapped
 
 
+def without_former_prefix(
+    names: Iterable[str], former_prefix: str, own_names: Iterable[str], adapter: str
+) -> dict[str, str]:
+    """Return the names that a tower's weights have now, by those of `names` that begin with `former_prefix`.
+
+    An adapter's files do not say its name. peft adds it to the names that it knows, which the former ones are not. So
+    it is taken from `own_names`, those that the tower has with the `adapter` in it.
+    """
+    part = re.compile(rf"\.{re.escape(adapter)}(?=(\.\w+)?$)")
+    own = {part.sub("", name): name for name in own_names}
+    short_names = {name: name.removeprefix(former_prefix) for name in names if name.startswith(former_prefix)}
+    return {name: own.get(short, short) for name, short in short_names.items()}
+
+
 def log_unwrapped(source: object, prefix: str, names: Mapping[str, str]) -> bool:
     """Say, and return, whether `unwrap_names` left out anything of the names in a file."""
     inside = (part for name in names.values() for part in _WRAPPERS.findall(name.removeprefix(prefix)))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ _COLOURS = (
     (0, 0, 4), (33, 12, 74), (87, 16, 110), (138, 34, 106), (188, 55, 84),
     (228, 90, 49), (249, 142, 9), (249, 203, 53), (252, 255, 164),
 )  # fmt: skip
+# For titles beyond ASCII, which Pillow's font does not have: fonts of Linux, macOS and Windows.
+_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "segoeui.ttf", "msyh.ttc")
 _OPACITY = 0.65  # of a heat map over the image
 _SHORTEST, _LONGEST = 448, 1024  # pixels of the longer side of an image as it is drawn
 _LEAST_WIDTH, _LEAST_HEIGHT = 300, 160  # pixels of a panel, for its title and for its colour bar
@@ -96,7 +99,7 @@ def _draw_bar(height: int, lowest: float, highest: float, unit: str) -> Image.Im
 
 def _arrange(panels: Sequence[tuple[Image.Image, Image.Image | None]], titles: Sequence[str]) -> Image.Image:
     """Return a picture of all panels, each with its colour bar at its right and its title above it."""
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = _font_for("".join(titles))
     panel_width = max(panels[0][0].width, _LEAST_WIDTH)
     lines = [_wrap(title, font, panel_width) for title in titles]
     title_height = max(map(len, lines)) * _LINE_HEIGHT
@@ -117,6 +120,22 @@ def _arrange(panels: Sequence[tuple[Image.Image, Image.Image | None]], titles: S
     return picture
 
 
+def _font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font that has the most characters of a text: Pillow's own, or else one of the system's."""
+    fonts = [ImageFont.load_default(_FONT_SIZE)]
+    if not text.isascii():
+        for name in _FONTS:
+            with suppress(OSError):  # there is none of this name
+                fonts.append(ImageFont.truetype(name, _FONT_SIZE))
+    return min(fonts, key=lambda font: _count_absent(font, text))
+
+
+def _count_absent(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> int:
+    """Return how many characters of a text a font lacks: it draws all of them as the same box."""
+    box = bytes(font.getmask("\uffff"))
+    return sum(bytes(font.getmask(character)) == box for character in text if not character.isspace())
+
+
 def _wrap(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Return the lines of a title: those that it has, and those that a longer one than `width` pixels needs."""
     lines = []
@@ -124,6 +143,10 @@ def _wrap(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
         words = line.split(" ")
         while words:
             fitting = [count for count in range(1, len(words) + 1) if font.getlength(" ".join(words[:count])) <= width]
+            if not fitting:  # a word longer than a line is broken
+                word = words[0]
+                length = max((n for n in range(1, len(word)) if font.getlength(word[:n]) <= width), default=1)
+                words[:1] = [word[:length], word[length:]]
             count = max(fitting, default=1)
             lines.append(" ".join(words[:count]))
             words = words[count:]

@@ -58,19 +58,16 @@ class Packing:
         return torch.cat(outputs)[None], None
 
 
-def text_mask(
-    config: TextConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, output_attentions: bool
-) -> Mask:
-    """Return the mask of a text tower: it hides later tokens, and padding where `attention_mask` (batch, length) is 0.
+def text_mask(config: TextConfig, tokens: Tensor, attention_mask: Tensor | None, output_attentions: bool) -> Mask:
+    """Return the mask that hides later `tokens` (batch, length, width), and those whose `attention_mask` is 0.
 
-    It is None for a bidirectional family, whose texts attend to their padding too, and where the kernel needs no more
-    than `is_causal`.
+    `attention_mask` is (batch, length). The mask is None for a bidirectional family, whose texts attend to their
+    padding too, and where the kernel needs no more than `is_causal`.
     """
     if not config.causal:
         return None
-    # create_causal_mask reads the kernel, and no more, from a configuration.
-    mask_config = _EAGER_CONFIG if needs_eager(inputs_embeds, output_attentions) else config
-    return create_causal_mask(mask_config, inputs_embeds, attention_mask, past_key_values=None)
+    kernel = kernel_config(config, tokens, output_attentions)
+    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None)
 
 
 def image_mask(
@@ -82,9 +79,8 @@ def image_mask(
     """
     if token_mask is None:
         return None
-    mask_config = _EAGER_CONFIG if needs_eager(tokens, output_attentions) else config
-    may_look = tokens.device.type == "cpu"
-    return create_bidirectional_mask(mask_config, queries, token_mask, tokens, allow_is_bidirectional_skip=may_look)
+    kernel, may_look = kernel_config(config, tokens, output_attentions), tokens.device.type == "cpu"
+    return create_bidirectional_mask(kernel, queries, token_mask, tokens, allow_is_bidirectional_skip=may_look)
 
 
 def has_varlen_kernel(module: Any, x: Tensor) -> bool:
@@ -94,9 +90,12 @@ def has_varlen_kernel(module: Any, x: Tensor) -> bool:
     return torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
-def needs_eager(x: Tensor, output_attentions: bool) -> bool:
-    """Return whether only the eager kernel will do: for attention maps, and for no images or texts at all (0, ...)."""
-    return output_attentions or x.shape[0] == 0
+def kernel_config(config: TransformerConfig, x: Tensor, output_attentions: bool) -> PreTrainedConfig:
+    """Return a configuration that names the kernel for `x`; no more of it is read by what makes masks.
+
+    Only the eager kernel will do for attention maps, and for no images or texts at all (0, ...).
+    """
+    return _EAGER_CONFIG if output_attentions or x.shape[0] == 0 else config
 
 
 class MultiHeadAttention(PickledWithoutHooks, nn.Module):
@@ -124,7 +123,7 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
         The map is (batch, heads, queries, keys). Only the eager kernel makes maps, so that `output_attentions` selects
         it. Other keyword arguments are the kernel's.
         """
-        implementation = "eager" if needs_eager(query, output_attentions) else self.config._attn_implementation
+        implementation = kernel_config(self.config, query, output_attentions)._attn_implementation
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         if isinstance(attention_mask, Packing):
             kernel = partial(attention_mask.attend, kernel)
@@ -140,9 +139,8 @@ class Attention(MultiHeadAttention):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.q_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
-        self.k_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
-        self.v_proj = linear(config.hidden_size, config.hidden_size, "attention_in")
+        width = config.hidden_size
+        self.q_proj, self.k_proj, self.v_proj = (linear(width, width, "attention_in") for _ in "qkv")
 
     def forward(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Return the attention of `x` (batch, length, width) to itself, and its map or None."""

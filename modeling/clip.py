@@ -9,7 +9,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutp
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .dual_encoder import TowerPair
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
-from .towers import ImageClassifier, TextTower, VisionTower
+from .towers import ForImages, ImageClassifier, TextTower, VisionTower
 
 
 class CLIPVisionModel(VisionTower):
@@ -42,13 +42,10 @@ class CLIPForImageClassification(ImageClassifier):
     tower_class = CLIPVisionModel
 
 
-class CLIPVisionModelWithProjection(EncoderPreTrainedModel):
+class CLIPVisionModelWithProjection(ForImages, EncoderPreTrainedModel):
     """CLIP's image tower and `visual_projection`; `image_embeds` (images, projection_dim) is not normalised."""
 
     config: CLIPVisionConfig
-    base_model_prefix = "vision_model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__(config)

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.output_capturing import OutputRecorder
 
-from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig
+from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig, ResNetConfig
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
 from .dual_encoder import TowerPair
@@ -86,7 +86,7 @@ class Stage(PickledWithoutHooks, nn.Sequential):
 class AttentionPooling(MultiHeadAttention):
     """Attention of the mean token to itself and to all others, then a projection (`AttentionPool2d` in openai/CLIP)."""
 
-    def __init__(self, config: CLIPResNetVisionConfig) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
         self.position_embedding = nn.Embedding(config.num_positions, width)
@@ -125,12 +125,11 @@ class CLIPResNetVisionModel(ImageTower):
         convolutions = (Convolution(config.num_channels, size, 3, stride=2), Convolution(size, size, 3))
         self.embeddings = Stage(*convolutions, Convolution(size, 2 * size, 3), nn.AvgPool2d(2))
         self.layers = nn.ModuleList()
-        channels = 2 * size
-        for number, depth in enumerate(config.depths, 1):
-            width = size * 2**number
+        for number, depth in enumerate(config.depths):
+            width, stride = 2 * size * 2**number, 2 if number else 1
             rest = (Bottleneck(4 * width, width, stride=1) for _ in range(depth - 1))
-            self.layers.append(Stage(Bottleneck(channels, width, stride=1 if number == 1 else 2), *rest))
-            channels = 4 * width
+            # The stem gives `width` channels, the stage before twice as many.
+            self.layers.append(Stage(Bottleneck(stride * width, width, stride), *rest))
         if pooled:
             self.head = AttentionPooling(config)
         self.post_init()
@@ -148,9 +147,8 @@ class CLIPResNetVisionModel(ImageTower):
         x, tokens = self.embeddings(pixel_values.to(self.dtype))
         for stage in self.layers:
             x, tokens = stage(x)
-        pooled = None
-        if self.pooled:
-            pooled, _ = self.head(tokens, x.shape[-2:], output_attentions=output_pooling_attentions)
+        options = {"output_attentions": output_pooling_attentions}
+        pooled = self.head(tokens, x.shape[-2:], **options)[0] if self.pooled else None
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
     def grid(self, pixel_values: Tensor, layer: int | None = None, **inputs: Any) -> tuple[int, int]:

@@ -205,9 +205,8 @@ class TowerPair(DualEncoderModel, EncoderPreTrainedModel):
             self.logit_bias = nn.Parameter(torch.empty(config.logit_shape))
         self.post_init()
         # post_init has added the towers' own keys to ignore, among them the weights of the other tower.
-        self._keys_to_ignore_on_load_unexpected = type(self)._keys_to_ignore_on_load_unexpected | (
-            set() if self.vision_model.pooled else POOLING_HEAD_KEYS
-        )
+        ignored = type(self)._keys_to_ignore_on_load_unexpected
+        self._keys_to_ignore_on_load_unexpected = ignored if self.vision_model.pooled else ignored | POOLING_HEAD_KEYS
 
     @can_return_tuple
     def get_image_features(

@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 from transformers.utils.import_utils import is_tracing
 
-from ..configuration import CLIPResNetVisionConfig, SquareViTConfig, TextConfig, ViTConfig
+from ..configuration import ResNetConfig, SquareViTConfig, TextConfig, ViTConfig
 
 # How a table of positions is resized: arguments of `interpolate`. The method is named after the code that has it:
 # `resample_posemb` of big_vision, which is scipy.ndimage.zoom(order=1), `resize_pos_embed` of open_clip, and
@@ -54,9 +54,7 @@ class VisionEmbeddings(nn.Module):
         return table if grid is None else resize_table(table, self.config.num_class_tokens, grid, "transformers")
 
 
-def check_images(
-    config: SquareViTConfig | CLIPResNetVisionConfig, pixel_values: Tensor, interpolate_pos_encoding: bool
-) -> None:
+def check_images(config: SquareViTConfig | ResNetConfig, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
     """Raise ValueError for images of another shape than the checkpoint was trained on."""
     channels, size = config.num_channels, config.image_size
     if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
@@ -92,22 +90,24 @@ class PatchEmbeddings(nn.Module):
         return patches + self.positions(grids, patches.shape[1]).to(patches.dtype)
 
     def positions(self, grids: Tensor, tokens: int) -> Tensor:
-        """Return positions (images, tokens, width) in float32: the table resized to `grids`, bilinear with antialias.
+        """Return positions (images, tokens, width): the table resized to `grids`, bilinear with antialias.
 
-        Padding has the position of the first patch, as in transformers.
+        They are float32, or float64 as the table. Padding has the position of the first patch, as in transformers.
         """
         side = self.config.grid_size
         table = self.position_embedding(torch.arange(side * side, device=grids.device))  # (positions, width)
+        table = table.to(torch.promote_types(table.dtype, torch.float32))
         rows, columns = grids.clamp(min=1)[..., None].unbind(1)  # (images, 1) each
         token = torch.arange(tokens, device=grids.device)
         token = token * (token < rows * columns)  # (images, tokens)
         with maybe_autocast(grids.device.type, enabled=False):
-            of_rows = resize_weights(token // columns, rows, side)  # (images, tokens, side)
-            of_columns = resize_weights(token % columns, columns, side)
-            return (of_rows[..., :, None] * of_columns[..., None, :]).flatten(2) @ table.float()
+            of_rows = resize_weights(token // columns, rows.to(table), side)  # (images, tokens, side)
+            of_columns = resize_weights(token % columns, columns.to(table), side)
+            return (of_rows[..., :, None] * of_columns[..., None, :]).flatten(2) @ table
 
     def checked_grids(self, pixel_values: Tensor, token_mask: Tensor | None, grids: Tensor | None) -> Tensor:
-        """Return `grids`. Raise ValueError for inputs that do not fit the checkpoint, or do not fit together."""
+        """Return `grids` as integers. Raise ValueError for inputs that do not fit the checkpoint or each other."""
+        grids = None if grids is None else torch.as_tensor(grids).long()  # 16 bits of float do not count patches
         images, tokens = (*pixel_values.shape, 0, 0)[:2]
         values, hint = self.config.num_channels * self.config.patch_size**2, "Use the checkpoint's processor."
         given = [None if x is None else (*x.shape,) for x in (pixel_values, grids, token_mask)]
@@ -174,21 +174,22 @@ def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
     """Return what each of `side` values adds to the values at `index` (images, n) when they are resized to `size`.
 
     Those are the weights (images, n, side) of the triangle filter, antialiased, with the pixels' centres at halves: of
-    `interpolate(mode="bilinear", antialias=True)` in PyTorch and `jax.image.resize(method="bilinear")`.
+    `interpolate(mode="bilinear", antialias=True)` in PyTorch and `jax.image.resize(method="bilinear")`. They have the
+    dtype of `size` (images, 1).
     """
     scale = (side / size)[..., None]  # (images, 1, 1)
-    centers = (index[..., None] + 0.5) * scale  # (images, n, 1)
-    distances = (torch.arange(side, device=index.device) + 0.5 - centers).abs() / scale.clamp(min=1)
+    centers = (index.to(size)[..., None] + 0.5) * scale  # (images, n, 1)
+    distances = (torch.arange(side, dtype=size.dtype, device=size.device) + 0.5 - centers).abs() / scale.clamp(min=1)
     weights = (1 - distances).clamp(min=0)
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
 @torch.no_grad()
-def resize_positions(embedding: nn.Embedding, old_side: int, side: int, method: str) -> None:
-    """Resize the positions of a grid of `old_side` tokens per side, in place; those before the grid stay."""
+def resize_positions(embedding: nn.Embedding, side: int, method: str) -> None:
+    """Resize the positions of a square grid to `side` tokens per side, in place; the one before the grid stays."""
     old = embedding.weight
     table = old[None].to(torch.promote_types(old.dtype, torch.float32))
-    table = resize_table(table, len(old) - old_side**2, (side, side), method)[0].to(old.dtype)
+    table = resize_table(table, len(old) - math.isqrt(len(old)) ** 2, (side, side), method)[0].to(old.dtype)
     embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
     embedding.num_embeddings = len(table)
 

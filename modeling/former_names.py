@@ -4,7 +4,6 @@ Code of that time writes `model.text_model.encoder`; weights and adapters of tha
 """
 
 import dis
-import re
 import sys
 from types import FrameType
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..formats.wrappers import without_former_prefix
 from .pretrained import EncoderPreTrainedModel
 
 Tower = TypeVar("Tower", bound="EncoderPreTrainedModel")
@@ -48,12 +48,9 @@ class AcceptsFormerNames(EncoderPreTrainedModel):
         return False
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        former_prefix = f"{prefix}{self.base_model_prefix}."
-        if former := [name for name in state_dict if name.startswith(former_prefix)]:
-            # An adapter's files do not say its name. peft adds it, the last of `peft_config`, where it knows the rest.
-            adapter = next(reversed(getattr(self, "peft_config", {})), None)
-            own = {re.sub(rf"\.{re.escape(str(adapter))}(?=(\.\w+)?$)", "", name): name for name in self.state_dict()}
-            for name in former:
-                short = name.removeprefix(former_prefix)
-                state_dict[prefix + own.get(short, short)] = state_dict.pop(name)
+        adapter = next(reversed(getattr(self, "peft_config", {})), "")  # of those here, the one that peft loads
+        own_names = self.state_dict() if adapter else ()
+        names = without_former_prefix(state_dict, f"{prefix}{self.base_model_prefix}.", own_names, adapter)
+        for former, own in names.items():
+            state_dict[prefix + own] = state_dict.pop(former)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -28,8 +28,8 @@ def initialize(module: Any, config: PreTrainedConfig) -> None:
         for name, statistic in module.named_buffers():
             init.constant_(statistic, name == "running_var")
     elif isinstance(module, nn.Embedding):
-        std = config.initializer_range if config.initialization == "clip" else module.embedding_dim**-0.5
-        init_normal(module.weight, std, config)
+        config = config.get_text_config()  # a dual encoder's own are new tokens of its texts, as transformers adds them
+        init_normal(module.weight, config.embedding_std, config)
     elif isinstance(module, nn.Linear | nn.Conv2d):
         if hasattr(module, "role"):
             ENCODER_SCHEMES[config.initialization](module.weight, str(module.role), config)

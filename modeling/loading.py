@@ -65,11 +65,10 @@ class LoadsOfficialFiles:
         if is_checkpoint_file(source) or is_name(source):
             return cls._from_checkpoint_file(source, *args, **kwargs)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        if source is not None:
-            with suggest_names(source):
-                base = base_of_adapter(source, hub_arguments)
-            if base is not None:
-                return cls._from_adapter(source, base, hub_arguments, *args, **kwargs)
+        with suggest_names(source):
+            base = base_of_adapter(source, hub_arguments)
+        if source is not None and base is not None:
+            return cls._from_adapter(source, base, hub_arguments, *args, **kwargs)
         if not cls.config_class.model_type:
             config = kwargs.get("config") or source
             if not isinstance(config, PreTrainedConfig):
@@ -79,9 +78,8 @@ class LoadsOfficialFiles:
         if source is not None and not any(map(kwargs.get, _OTHER_WEIGHTS)):
             folder = Path(source, kwargs.get("subfolder") or "")
             if (weights := unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")) is not None:
-                return cls._from_all_weights(
-                    source, weights, *args, **{**kwargs, "config": kwargs.get("config") or source}
-                )
+                kwargs["config"] = kwargs.get("config") or source
+                return cls._from_all_weights(source, weights, *args, **kwargs)
         with suggest_names(source):
             loaded = super().from_pretrained(source, *args, **{**kwargs, "output_loading_info": True})  # type: ignore[misc]
         model, info = loaded
@@ -115,8 +113,7 @@ class LoadsOfficialFiles:
     def _from_checkpoint_file(cls, source: "str | PathLike[str]", *args: Any, **kwargs: Any) -> Self:
         """Pass the configuration and weights of an official checkpoint to transformers, without a folder."""
         kwargs = {name: value for name, value in kwargs.items() if value is not None}  # None is the default of all
-        dtype = kwargs.pop("torch_dtype", torch.float32)
-        dtype = kwargs.pop("dtype", dtype)
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", torch.float32))
         config = kwargs.pop("config", None)
         checkpoint, _ = read_source(Path(source), **pop_options(kwargs))
         model_class = cls.class_for(checkpoint.config)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, VisionTextDualEncoderConfig
 from transformers import initialization as init
 
-from ..configuration import OTHER_FAMILIES, check_tower, other_family_of, output_class
+from ..configuration import OTHER_FAMILIES, check_pooled, check_tower, other_family_of, output_class
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .dual_encoder import DualEncoderModel, Source, l2_normalize
 
@@ -30,6 +30,8 @@ class OtherFamilyModel(DualEncoderModel):
 
     def __init__(self, config: PreTrainedConfig, *towers: PreTrainedModel) -> None:
         super().__init__(config, *towers)
+        for kind in ("vision", "text") if self.traits.has_any_towers else ():
+            check_pooled(getattr(self, f"{kind}_model"), kind)
         if self.traits.has_logit_bias:
             self.logit_bias = nn.Parameter(torch.tensor(_FIRST_BIAS))
 
@@ -91,9 +93,9 @@ def __getattr__(name: str) -> type[OtherFamilyModel]:
 
 def join_towers(vision: Source, text: Source, projection_dim: int, loss: str) -> OtherFamilyModel:
     """Do what `DualEncoderModel.from_towers` says."""
-    if loss not in _FIRST_SCALES or projection_dim < 1:
+    if loss not in _FIRST_SCALES or not isinstance(projection_dim, int) or projection_dim < 1:
         known = " or ".join(_FIRST_SCALES)
-        raise ValueError(f"Expected loss {known} and projection_dim of at least 1, got {loss!r} and {projection_dim}.")
+        raise ValueError(f"Expected loss {known}, projection_dim at least 1, got {loss!r} and {projection_dim!r}.")
     towers = [_load_tower(vision, "vision"), _load_tower(text, "text")]
     configs = (tower.config for tower in towers)
     settings = {"projection_dim": projection_dim, "logit_scale_init_value": _FIRST_SCALES[loss], "loss": loss}

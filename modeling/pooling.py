@@ -37,9 +37,8 @@ class AttentionPoolingHead(nn.Module):
         self, hidden_states: Tensor, token_mask: Tensor | None = None, output_attentions: bool = False
     ) -> Tensor:
         mask = image_mask(self.attention.config, self.probe, hidden_states, token_mask, output_attentions)
-        kwargs = {"attention_mask": mask, "output_attentions": output_attentions}
-        pooled, _ = self.attention(self.probe, hidden_states, **kwargs)  # (batch, 1, width)
-        return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]  # (batch, width)
+        pooled, _ = self.attention(self.probe, hidden_states, attention_mask=mask, output_attentions=output_attentions)
+        return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]  # (batch, 1, width) -> (batch, width)
 
 
 class Pooler(Protocol):

@@ -84,11 +84,10 @@ class EncoderPreTrainedModel(LoadableModel):
             )
         if (method := method or config.position_resampling) not in RESAMPLING_METHODS:
             raise ValueError(f"method must be one of {', '.join(RESAMPLING_METHODS)}, got {method!r}.")
-        old_side = config.grid_size
         for changed in (config, getattr(model.config, "vision_config", model.config)):
             changed.image_size = image_size
         for embedding in table:  # of a ResNet without its pooling, there is none
-            resize_positions(embedding, old_side, config.grid_size, method)
+            resize_positions(embedding, config.grid_size, method)
         return self
 
     @torch.no_grad()

@@ -23,13 +23,18 @@ NON_TOWER_KEYS = {r"^(visual|text)_projection\.", r"^logit_(scale|bias)$", POSIT
 POOLING_HEAD_KEYS = {r"^(vision_model\.)?head\."}  # not reported where a model does without its head
 
 
-class ImageTower(AcceptsFormerNames):
-    """Image encoder of any architecture. With `pooled=False`, it has neither pooling nor its parameters."""
+class ForImages:
+    """Mixin of models for images alone: what transformers asks of the image tower and of those that hold it."""
 
-    config: VisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+
+
+class ImageTower(ForImages, AcceptsFormerNames):
+    """Image encoder of any architecture. With `pooled=False`, it has neither pooling nor its parameters."""
+
+    config: VisionConfig
     _keys_to_ignore_on_load_unexpected = {r"^text_model\."} | NON_TOWER_KEYS
     input_names: tuple[str, ...]  # what `forward` takes of what a processor returns
 
@@ -60,9 +65,12 @@ class ImageTower(AcceptsFormerNames):
         is (batch, patches, width), with padding. `inputs` are further ones of `forward`.
         """
         count = self.config.num_hidden_layers + 1
-        if not layers or not all(-count <= layer < count for layer in layers):
-            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {tuple(layers)}.")
-        indices = [layer % count for layer in layers]
+        try:
+            indices = [range(count)[layer] for layer in layers]
+        except (IndexError, TypeError):  # no such layer, and what is no index or no sequence of them
+            indices = []
+        if not indices:
+            raise ValueError(f"layers must be indices from {-count} to {count - 1}, at least one, got {layers}.")
         outputs = self(pixel_values, depth=max(1, *indices), output_hidden_states=indices, return_dict=True, **inputs)
         features = [outputs.hidden_states[index][:, self.config.num_class_tokens :] for index in indices]
         if norm:
@@ -187,20 +195,15 @@ class TextTower(AcceptsFormerNames):
         hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
         mask = text_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
         kwargs |= {"attention_mask": mask, "is_causal": self.config.causal}
-        hidden_states = self.encoder(hidden_states, **kwargs)
-        hidden_states = self.final_layer_norm(hidden_states)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        pooled = POOLERS[self.config.pooling](self, hidden_states, **inputs)  # (batch, width)
+        hidden_states = self.final_layer_norm(self.encoder(hidden_states, **kwargs))
+        pooled = POOLERS[self.config.pooling](self, hidden_states, input_ids=input_ids, attention_mask=attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(pooled))
 
 
-class ImageClassifier(EncoderPreTrainedModel):
+class ImageClassifier(ForImages, EncoderPreTrainedModel):
     """Image tower without its pooling, then the mean over patches, then a linear classifier."""
 
     config: DualEncoderConfig
-    base_model_prefix = "vision_model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
     _keys_to_ignore_on_load_unexpected = {r"^(vision_model\.)?(head|post_layernorm)\."}  # pooling
     tower_class: type[ImageTower]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..configuration import CLIPResNetVisionConfig
+from ..configuration import ResNetConfig
 from ..formats import Checkpoint
 from ..formats.openai import STRETCHED_POSITIONS
 from .measurement import Inputs, Outputs, Subject
@@ -66,7 +66,7 @@ def _openai(checkpoint: Checkpoint) -> tuple[str, Callable[[], Any]]:
     def load() -> Any:
         config = checkpoint.config
         vision, text = config.vision_config, config.text_config
-        is_resnet = isinstance(vision, CLIPResNetVisionConfig)
+        is_resnet = isinstance(vision, ResNetConfig)
         model = CLIP(
             embed_dim=config.projection_dim,
             image_resolution=vision.image_size,

@@ -80,8 +80,9 @@ def verify(
     vision = _vision_config(checkpoint.config)
     if options.get("image_size") is None and entry is None and not vision.flexible_size:
         # A file shows whole patches only, and the folder knows the pixels: 384 at patch 14 is 378 in a file.
-        pixels = _vision_config(folder_config).image_size
-        if pixels != vision.image_size and pixels - pixels % vision.patch_size == vision.image_size:
+        of_folder = _vision_config(folder_config)
+        pixels = of_folder.image_size
+        if pixels != vision.image_size and of_folder.grid_size * vision.patch_size == vision.image_size:
             checkpoint, _ = read_source(source, **(options | LoadOptions(image_size=pixels)))
     return certify_folder(checkpoint, folder, reference=reference, progress=progress)
 

@@ -25,7 +25,7 @@ from .image_batches import naming, number_images
 from .image_input import ImageItem, flatten_images, open_image
 from .image_steps import to_pil, to_rgb
 from .processor import DualEncoderProcessor
-from .tokenization import VocabularyNotFoundError
+from .tokenization import VocabularyNotFoundError, clean_texts
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +95,8 @@ class OtherProcessor(DualEncoderProcessor):
 
     def __call__(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> BatchFeature:
         """Do what `DualEncoderProcessor` does, with the image processor and the tokenizer of transformers."""
-        if text is not None and not isinstance(text, str):
-            text = list(text)
+        if text is not None:
+            text = clean_texts(text, str)
         if text == []:  # what one text would give, without its row
             one = super().__call__(images, "", *args, **kwargs)
             of_texts = self.tokenizer.model_input_names

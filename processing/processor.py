@@ -381,7 +381,9 @@ def holds_image_settings(folder: Path) -> bool:
 def _other_model_type(folder: Path) -> str | None:
     """Return the `model_type` of transformers' other families that a folder of processor files alone is for."""
     name = read_json(folder / "processor_config.json", {}).get("processor_class")
-    return next((key for key, family in OTHER_FAMILIES.items() if family.processor == name != "CLIPProcessor"), None)
+    if name in (own.__name__ for own in _CLASSES):  # of which transformers' families may have one too
+        return None
+    return next((key for key, family in OTHER_FAMILIES.items() if family.processor == name), None)
 
 
 _CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)

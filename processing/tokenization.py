@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,7 +181,8 @@ class DualEncoderTokenizer(TokenizersBackend):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
-        texts, pairs = self._check_and_clean(text), None if text_pair is None else self._check_and_clean(text_pair)
+        texts = clean_texts(text, self.clean)
+        pairs = None if text_pair is None else clean_texts(text_pair, self.clean)
         if add_special_tokens:
             truncation_strategy = TruncationStrategy.LONGEST_FIRST
             max_length = min(max_length or self.model_max_length, self.model_max_length)
@@ -331,22 +332,6 @@ class DualEncoderTokenizer(TokenizersBackend):
         """Return whether padding can follow a piece."""
         return index == self.eos_token_id
 
-    def _check_and_clean(self, text: Any, *place: int) -> Any:
-        """Check and clean a text, or texts or lists of words in any kind of column; return lists."""
-        if isinstance(text, str):
-            if not text.isascii():
-                _check_encodable(text, place)
-            return self.clean(text)
-        # The columns of NumPy and pandas, and those of Arrow.
-        if to_list := getattr(text, "tolist", None) or getattr(text, "to_pylist", None):
-            return self._check_and_clean(to_list(), *place)
-        # Tables and mappings have several columns (`keys`), and sets have no order.
-        is_bytes = isinstance(text, bytes | bytearray)
-        if not isinstance(text, Iterable) or is_bytes or type(text) in (set, frozenset) or hasattr(text, "keys"):
-            fix = "decode it first, text.decode('utf-8')" if is_bytes else "pass str or a list of str"
-            raise TypeError(f"Expected text, got {type(text).__name__}{_at(place)}: {fix}.")
-        return [self._check_and_clean(item, *place, position) for position, item in enumerate(text)]
-
     def clean(self, text: str) -> str:
         """Return the text after the part of its cleaning that no `tokenizer.json` can express."""
         return text
@@ -362,6 +347,26 @@ class DualEncoderTokenizer(TokenizersBackend):
             json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         return super()._save_pretrained(save_directory, file_names, *args, **kwargs)
+
+
+def clean_texts(text: Any, clean: Callable[[str], str], *place: int) -> Any:
+    """Check and clean a text, or texts or lists of words in any kind of column; return lists.
+
+    Raises TypeError for what is no text, and ValueError for one that was decoded wrongly.
+    """
+    if isinstance(text, str):
+        if not text.isascii():
+            _check_encodable(text, place)
+        return clean(text)
+    # The columns of NumPy and pandas, and those of Arrow.
+    if to_list := getattr(text, "tolist", None) or getattr(text, "to_pylist", None):
+        return clean_texts(to_list(), clean, *place)
+    # Tables and mappings have several columns (`keys`), and sets have no order.
+    is_bytes = isinstance(text, bytes | bytearray)
+    if not isinstance(text, Iterable) or is_bytes or type(text) in (set, frozenset) or hasattr(text, "keys"):
+        fix = "decode it first, text.decode('utf-8')" if is_bytes else "pass str or a list of str"
+        raise TypeError(f"Expected text, got {type(text).__name__}{_at(place)}: {fix}.")
+    return [clean_texts(item, clean, *place, position) for position, item in enumerate(text)]
 
 
 def _check_encodable(text: str, place: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """What the rooms of the package may import, what they show to the outside, and what a wheel holds."""
 
+import ast
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ from helpers.architecture import (
     FLOORS,
     ROOT,
     absolute_imports,
+    family_questions,
     import_graph,
     imports,
     installed_packages,
+    parsed,
     rooms,
     sources,
 )
@@ -46,6 +49,43 @@ class TestImports:
         assert [*graph] == rooms()
         assert graph["losses"] == []
         assert {"configuration", "losses"} < {*graph["modeling"]}
+
+
+@pytest.fixture(scope="module")
+def family_names() -> frozenset[str]:
+    """Every `model_type` and title of a family, and every public class that is named after one."""
+    own, others = twinlens.configuration.FAMILIES.values(), twinlens.configuration.OTHER_FAMILIES
+    names = {name for family in own for name in (*family.model_types, family.title)}
+    names |= {name for model_type, family in others.items() for name in (model_type, family.title, family.model)}
+    families = tuple(family.model.removesuffix("Model") for family in own)
+    return frozenset(names | {name for name in dir(twinlens) if name.startswith(families)})
+
+
+class TestFamilies:
+    """A difference between families is a trait, on which every room but `configuration` relies without their names."""
+
+    def test_no_room_asks_which_family_it_has(self, family_names: frozenset[str]) -> None:
+        asked = {str(path): family_questions(parsed(path), family_names) for path in sources()}
+        elsewhere = {path: found for path, found in asked.items() if found and not path.startswith("configuration")}
+        assert elsewhere == {}
+
+    @pytest.mark.parametrize(
+        "question",
+        [
+            "config.model_type == 'siglip'",
+            "family in ('clip', 'align')",
+            "title != 'SigLIP 2 NaFlex'",
+            "isinstance(config, (str, configuration.CLIPConfig))",
+            "type(model) is Siglip2Model",
+            "match family:\n case 'clip' | 'siglip': pass",
+        ],
+    )
+    def test_such_a_question_is_found(self, family_names: frozenset[str], question: str) -> None:
+        assert len(family_questions(ast.parse(question), family_names)) == 1
+
+    def test_tables_and_traits_are_no_such_questions(self, family_names: frozenset[str]) -> None:
+        allowed = "poolings = {'clip': 'class_token'}\nif config.pooling == 'attention': SiglipConfig('siglip')"
+        assert family_questions(ast.parse(allowed), family_names) == []
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,25 @@ class TestOfficialOutputs:
 
 
 class TestTower:
+    @pytest.mark.parametrize(
+        "prefix", ["", *(pytest.param(prefix, marks=pytest.mark.thorough) for prefix in ("visual.", "module.visual."))]
+    )
+    def test_tower_alone(self, prefix: str, official_code: Any, tmp_path: Path) -> None:
+        """`model.visual.state_dict()`, and the same under the prefixes of wrappers."""
+        tensors = resnet_tensors()
+        tower = {k.removeprefix("visual."): tensor for k, tensor in tensors.items() if k.startswith("visual.")}
+        torch.save({prefix + name: tensor for name, tensor in tower.items()}, tmp_path / "tower.pt")
+        model = twinlens.CLIPResNetVisionModel.from_pretrained(tmp_path / "tower.pt")
+        pixels, _ = inputs()
+        with torch.no_grad():
+            assert_relative(model(pixels).pooler_output, official_model(official_code, tensors).visual(pixels))
+        assert inspect_source(tmp_path / "tower.pt")["geometry"].keys() == {"vision"}
+        with pytest.raises(FormatError, match=r"holds the vision tower of a CLIP alone.* CLIPResNetVisionModel or"):
+            convert(tmp_path / "tower.pt", tmp_path / "folder")
+        torch.save({prefix + k: v for k, v in tower.items() if "attnpool" not in k}, tmp_path / "other.pt")
+        with pytest.raises(FormatError):  # torchvision's ResNet has these names, too
+            twinlens.CLIPResNetVisionModel.from_pretrained(tmp_path / "other.pt")
+
     def test_other_sizes(self, official_code: Any, source: Path) -> None:
         """As the official tower with a table of positions that was resized by `interpolate`, bicubic."""
         official = official_model(official_code, resnet_tensors()).visual
@@ -170,6 +189,19 @@ class TestTower:
         official.attnpool.positional_embedding.data = torch.cat([table[:1], grid.flatten(2)[0].T])
         with torch.no_grad():
             assert_relative(model(pixels, interpolate_pos_encoding=True).pooler_output, official(pixels))
+
+    def test_image_size_of_a_file(self, official_code: Any, source: Path) -> None:
+        """From 63 pixels, of which the first convolution makes 32, to 94; 95 make 48, and so 3x3 tokens."""
+        tower = official_model(official_code, resnet_tensors()).visual
+        assert stages(tower, torch.zeros(1, 3, 63, 94))[-1].shape[1] == 2 * 2
+        for size in (63, 94):
+            model = twinlens.DualEncoderModel.from_pretrained(source, image_size=size)
+            assert model.config.vision_config.image_size == size
+        for size in (62, 95):
+            with pytest.raises(FormatError, match=f"image_size={size} makes .* from 63 to 94"):
+                twinlens.DualEncoderModel.from_pretrained(source, image_size=size)
+        convert(source, source.parent / "folder", image_size=63, verify=False)
+        assert verify(source, source.parent / "folder").passed
 
     def test_attention_maps(self, source: Path) -> None:
         model = twinlens.CLIPResNetVisionModel.from_pretrained(source)

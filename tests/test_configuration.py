@@ -143,6 +143,8 @@ def test_traits_stay_out_of_the_json(family):
         "norm_first",
         "logit_shape",
         "initialization",
+        "embedding_std",
+        "ends_at_highest_id",
         "fixed_length",
     ):
         assert trait not in text

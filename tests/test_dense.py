@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,8 @@ class TestForwardFeatures:
         assert calls == [*tower.encoder.layers][:-1]
 
     def test_layers_that_do_not_exist_are_refused(self) -> None:
-        for layers in ((3,), (0, -4), ()):
+        wrong: tuple[Any, ...] = ((3,), (0, -4), (), -2, (-2.0,), "a", None)
+        for layers in wrong:
             with pytest.raises(ValueError, match="indices from -3 to 2"):
                 model("CLIP").forward_features(pixels(), layers=layers)
 
@@ -331,6 +333,12 @@ class TestResizePositions:
         assert not info["missing_keys"] | info["mismatched_keys"]
         for outputs in (theirs.vision_model(images), ours.vision_model(images)):
             torch.testing.assert_close(outputs.last_hidden_state, expected, rtol=0, atol=2e-6)
+
+    def test_of_a_model_whose_configuration_another_one_has_changed(self) -> None:
+        first = model("CLIP")
+        type(first)(first.config).resize_positions(2 * VISION["image_size"])
+        size = first.resize_positions(2 * VISION["image_size"]).config.vision_config.image_size
+        assert first.encode_image(torch.zeros(1, 3, size, size)).shape[0] == 1
 
     @pytest.mark.parametrize("family", SQUARE)
     def test_same_grid_changes_no_bit(self, family: str) -> None:

@@ -207,6 +207,13 @@ class TestDrawing:
         assert brightest == pytest.approx(448 * 1.5 / 4, abs=3)
         assert (np.diff(heat.sum(axis=-1)[brightest:]) <= 0).all()
 
+    def test_a_word_longer_than_a_line_is_broken(self) -> None:
+        """As many lines of a title as the word needs make the drawing higher, and none of it is cut."""
+        image, maps = Image.new("RGB", (448, 448)), torch.zeros(1, 1, 1)
+        heights = [draw_maps(image, maps, (0, 0, 448, 448), ["x" * n], unit="").height for n in (1, 40, 400)]
+        assert heights[0] == heights[1]
+        assert heights[2] - heights[1] >= 3 * 23
+
     @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000), (64, 64)])
     @pytest.mark.parametrize("family", SQUARE)
     def test_pictures_of_any_shape(self, family: str, size: tuple[int, int]) -> None:

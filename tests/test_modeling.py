@@ -479,6 +479,14 @@ def test_first_weights_of_clip_are_those_of_openai():
         assert layer.mlp.fc2.weight.std().item() == pytest.approx(small, rel=0.03)
 
 
+@pytest.mark.parametrize(("family", "std"), [("CLIP", 0.02), ("Siglip", 32**-0.5), ("Siglip2", 32**-0.5)])
+def test_new_tokens_begin_like_the_first_ones(family, std):
+    """openai/CLIP `initialize_parameters` has 0.02, big_vision's `nn.Embed` the width to the power of -1/2."""
+    ours = model(family)
+    ours.resize_token_embeddings(TEXT["vocab_size"] + 200, mean_resizing=False)
+    assert ours.get_input_embeddings().weight[-200:].std().item() == pytest.approx(std, rel=0.05)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classifiers_hold_no_weight_that_nothing_uses(family):
     name = f"{family}ForImageClassification"
@@ -669,8 +677,12 @@ def test_few_classes_lie_between_pixels_and_logits(family, most):
     assert len(classes) <= most
 
 
-def test_the_code_is_as_small_as_the_readme_says():
-    """`modeling/` and `losses/`, which are what a forward pass and its loss run."""
+@pytest.mark.parametrize(("room", "most"), [("modeling", 1400), ("losses", 430)])
+def test_the_rooms_of_a_training_step_stay_small(room, most):
+    """`modeling/` holds the models of all families and how they load; `losses/` is a room of its own, with its own bar.
+
+    A family that does not fit has a difference that is not yet a trait.
+    """
 
     def code_lines(path: Path) -> int:
         """Lines with code: no comments, no blank lines, no docstrings."""
@@ -683,7 +695,6 @@ def test_the_code_is_as_small_as_the_readme_says():
         lines = enumerate(path.read_text().splitlines(), 1)
         return sum(1 for number, line in lines if number not in skipped and line.strip() and line.strip()[0] != "#")
 
-    folders = [ROOT / "modeling", ROOT / "losses"]
-    sizes = {path: code_lines(path) for folder in folders for path in folder.glob("*.py")}
-    assert sum(sizes.values()) <= 1400
+    sizes = {path: code_lines(path) for path in (ROOT / room).glob("*.py")}
+    assert sum(sizes.values()) <= most
     assert max(sizes.values()) <= 250

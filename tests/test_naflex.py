@@ -73,16 +73,18 @@ def test_single_columns_are_right_where_transformers_is_not() -> None:
     assert (outputs.logits_per_image[:1] - expected.logits_per_image).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_positions_are_float32_for_any_weights(dtype: torch.dtype) -> None:
+    """They are float64 for weights of float64."""
     ours = model("Siglip2", "VisionModel").to(dtype)
     grids = torch.tensor([(5, 3)])
     with torch.autocast("cpu", torch.bfloat16):
         positions = ours.embeddings.positions(grids, 15)
     table = ours.embeddings.position_embedding.weight.detach().double().reshape(4, 4, 32).numpy()
     expected = torch.from_numpy(resized(table, 5, 3)).reshape(1, 15, 32)
-    assert positions.dtype == torch.float32
-    assert (positions - expected).abs().max() <= 5e-7
+    is_double = dtype == torch.float64
+    assert positions.dtype == (torch.float64 if is_double else torch.float32)
+    assert (positions - expected).abs().max() <= (1e-14 if is_double else 5e-7)
 
 
 @pytest.mark.parametrize("anything", [float("nan"), float("inf"), 1e30])
@@ -262,6 +264,17 @@ MASK = torch.arange(TOKENS).expand(2, -1) < 16
 def test_wrong_inputs_are_refused(given: dict[str, Tensor], words: str) -> None:
     with pytest.raises(ValueError, match=f"{words}.*Use the checkpoint's processor"):
         model("Siglip2").encode_image(**given)
+
+
+def test_grids_of_any_type_are_grids() -> None:
+    """More than 256 tokens are not counted in bfloat16."""
+    ours = model("Siglip2")
+    grids = torch.tensor([(20, 15), (300, 1)])
+    patches = torch.randn(2, 300, PATCH_VALUES)
+    expected = ours.encode_image(patches, spatial_shapes=grids)
+    for dtype in (torch.int32, torch.float64, torch.float32, torch.bfloat16):
+        assert torch.equal(ours.encode_image(patches, spatial_shapes=grids.to(dtype)), expected)
+    assert torch.equal(ours.encode_image(patches, spatial_shapes=grids.numpy()), expected)
 
 
 def test_masks_of_any_type_are_masks() -> None:

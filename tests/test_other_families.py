@@ -202,6 +202,8 @@ class TestProcessor:
         assert processor(images=[grey, image.convert("RGBA")])["pixel_values"].shape == inputs["pixel_values"][:2].shape
         assert torch.equal(processor(text=(text for text in TEXTS))["input_ids"], inputs["input_ids"])
         assert processor(text=[])["input_ids"].shape[0] == processor(images=[])["pixel_values"].shape[0] == 0
+        with pytest.raises(TypeError, match=r"Expected text, got int at \[1\] of the list"):
+            processor(text=["a", 3])
         with pytest.raises(TypeError, match="has a setting named colour"):
             processor(text="a", colour=1)
         with pytest.raises(FileNotFoundError, match=r"Image 1 of 2: .*nowhere\.png"):
@@ -430,8 +432,18 @@ class TestFromTowers:
     def test_wrong_settings(self, towers):
         with pytest.raises(ValueError, match=r"loss softmax or sigmoid and .* got 'mse' and 512"):
             DualEncoderModel.from_towers(**towers, loss="mse")
-        with pytest.raises(ValueError, match="at least 1, got 'softmax' and 0"):
-            DualEncoderModel.from_towers(**towers, projection_dim=0)
+        for dim in (0, 2.5, "8", None):
+            with pytest.raises(ValueError, match=f"at least 1, got 'softmax' and {dim!r}"):
+                DualEncoderModel.from_towers(**towers, projection_dim=dim)
+
+    @pytest.mark.thorough
+    def test_a_saved_folder_with_a_tower_that_pools_nothing(self, tmp_path):
+        """transformers saves it, and fails when it is run."""
+        text = transformers.DistilBertConfig(dim=16, hidden_dim=32, n_layers=1, n_heads=2, vocab_size=40)
+        config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(dino().config, text)
+        transformers.VisionTextDualEncoderModel(config).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"a DistilBertModel \(.*\) without one"):
+            DualEncoderModel.from_pretrained(tmp_path)
 
     @pytest.mark.thorough
     def test_parts_that_are_missing(self, towers, tmp_path):

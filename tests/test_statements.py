@@ -26,10 +26,16 @@ from twinlens import DualEncoderProcessor
 from twinlens.configuration import CLIPConfig
 from twinlens.conversion import ParityError, convert
 from twinlens.formats import Checkpoint, FormatError, read_checkpoint, read_source, write_tensors
-from twinlens.parity.preprocessing import Choices, check_preprocessing
+from twinlens.parity.preprocessing import Choices, _pixels, check_preprocessing
 from twinlens.parity.reference_pixels import big_vision_steps, naflex_steps
 from twinlens.parity.reference_texts import Vocabulary, clip_ids, siglip_ids
-from twinlens.processing import CLIPTokenizer, SiglipTokenizer, build_processor
+from twinlens.processing import (
+    CLIPTokenizer,
+    Siglip2ImageProcessor,
+    Siglip2Processor,
+    SiglipTokenizer,
+    build_processor,
+)
 
 SPECIAL = ["<end_of_text> a", "a<end_of_text><start_of_text>", "!<end_of_text>", "a <|endoftext|>", "_<|startoftext|>"]
 TEXTS = [*AWKWARD, *SENTENCES[:20], *SPECIAL, "It'S WE'RE I'LL", "<b>&eacute;&amp;amp;</b>", "", "one red cat " * 60]
@@ -177,6 +183,15 @@ class TestIndependentReferences:
             patches = pixels.reshape(3, rows, 4, columns, 4).transpose(1, 3, 2, 4, 0).reshape(rows * columns, -1)
             is_patch = recorded[f"{name}/type"] == 1
             np.testing.assert_allclose(patches, recorded[f"{name}/patches"][is_patch], rtol=0, atol=1e-6, err_msg=name)
+
+    @pytest.mark.parametrize("resolution", [(63, 320, 14), (399, 7, 8), (1, 300, 32)])
+    def test_naflex_where_the_scale_is_rounded(self, resolution: tuple[int, int, int]) -> None:
+        """TensorFlow has 1 / (new / old) in float32, which is not old / new: up to 1e-4 in values at these sizes."""
+        height, width, patch = resolution
+        picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+        processor = Siglip2ImageProcessor(resize_engine="official", patch_size=patch, max_num_patches=100)
+        pixels = _pixels(Siglip2Processor(processor), picture)
+        np.testing.assert_allclose(pixels, naflex_steps(patch, 100).apply(picture), rtol=0, atol=5e-6)
 
     def test_clip(self, open_clip_tokenizer: Any) -> None:
         vocabulary, theirs = Vocabulary.official_clip(), open_clip_tokenizer.SimpleTokenizer()

@@ -87,9 +87,14 @@ def import_graph() -> dict[str, list[str]]:
 
 
 @cache
+def parsed(source: Path) -> ast.Module:
+    """Return the syntax tree of one of `sources`."""
+    return ast.parse((ROOT / source).read_text(encoding="utf-8"), str(source))
+
+
+@cache
 def _imports_of(source: Path) -> list[ast.Import | ast.ImportFrom]:
-    module = ast.parse((ROOT / source).read_text(encoding="utf-8"), str(source))
-    return [node for node in ast.walk(module) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [node for node in ast.walk(parsed(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def _absolute_names(node: ast.Import | ast.ImportFrom) -> list[str]:
@@ -105,3 +110,34 @@ def _relative_names(node: ast.Import | ast.ImportFrom, source: Path) -> list[str
     if node.level > len(source.parts):
         raise ValueError(f"{source}:{node.lineno} imports from outside the package")
     return [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+
+
+def family_questions(module: ast.Module, names: frozenset[str]) -> list[str]:
+    """Return the comparisons in a module that ask for a family by one of its `names`, where a trait would do.
+
+    They are comparisons with such a string, patterns of `match` with one, and `isinstance` of a family's class.
+    """
+    return [
+        f"line {part.lineno}: {ast.unparse(part)}"
+        for node in ast.walk(module)
+        for part in _questions_of(node)
+        if any(_name_in(inner) in names for inner in ast.walk(part))
+    ]
+
+
+def _questions_of(node: ast.AST) -> list[ast.expr | ast.pattern]:
+    match node:
+        case ast.Compare():
+            return [node]
+        case ast.match_case(pattern=pattern):
+            return [pattern]
+        case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, classes]):
+            return [classes]
+    return []
+
+
+def _name_in(node: ast.AST) -> object:
+    match node:
+        case ast.Constant(value=name) | ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return None
