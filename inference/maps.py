@@ -76,7 +76,7 @@ def image_inputs(model: DualEncoderModel, inputs: Mapping[str, Any]) -> dict[str
     """Return those of a processor's outputs that the image tower takes. Raises ValueError for a foreign tower."""
     if not isinstance(model.vision_model, ImageTower):
         raise ValueError(
-            f"Maps and patches are those of twinlens' own image towers, got a {type(model.vision_model).__name__}."
+            f"Maps need image towers of this package; {type(model.vision_model).__name__} is transformers'."
         )
     return {name: value for name, value in inputs.items() if name in model.image_input_names}
 

@@ -127,7 +127,7 @@ class TestAttention:
         vision = transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
         text = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
         joined = twinlens.DualEncoderModel.from_towers(transformers.ViTModel(vision), transformers.BertModel(text))
-        with pytest.raises(ValueError, match="twinlens' own image towers, got a ViTModel"):
+        with pytest.raises(ValueError, match="image towers of this package; ViTModel is transformers'"):
             encode_patches(joined, {"pixel_values": torch.zeros(1, 3, 32, 32)})
 
 

@@ -300,7 +300,7 @@ class TestUse:
         arguments = [str(folder), str(tmp_path / "a.png"), "--text", "star", "--out", str(tmp_path / "map.png")]
         result = CliRunner().invoke(app, ["explain", *arguments])
         assert result.exit_code == 1
-        assert "Maps are of models with towers of this package (CLIP," in result.output
+        assert "Maps need image towers of this package" in result.output
 
     def test_needs_no_conversion(self, folder, tmp_path):
         for refuse in (
@@ -430,9 +430,10 @@ class TestFromTowers:
 
     @pytest.mark.thorough
     def test_wrong_settings(self, towers):
-        with pytest.raises(ValueError, match=r"loss softmax or sigmoid and .* got 'mse' and 512"):
+        with pytest.raises(ValueError, match=r"loss softmax or sigmoid, .* got 'mse' and 512"):
             DualEncoderModel.from_towers(**towers, loss="mse")
-        for dim in (0, 2.5, "8", None):
+        wrong: list[Any] = [0, 2.5, "8", None]
+        for dim in wrong:
             with pytest.raises(ValueError, match=f"at least 1, got 'softmax' and {dim!r}"):
                 DualEncoderModel.from_towers(**towers, projection_dim=dim)
 
