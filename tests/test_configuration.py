@@ -17,7 +17,7 @@ def saved(instance, folder) -> dict:
     instance.save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text())
     for config_dict in (written, written.get("vision_config", {})):
-        if config_dict.get("model_type") == "siglip_vision_model":
+        if config_dict.get("model_type") in ("siglip_vision_model", "siglip2_vision_model"):
             config_dict.setdefault("vision_use_head", True)  # not a field of transformers before 5.23, but always so
     return written
 
