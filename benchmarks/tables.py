@@ -162,6 +162,16 @@ def located(result: Result) -> list[Row]:
     return rows
 
 
+def naflex(result: Result) -> list[Row]:
+    """Return milliseconds of a batch of images of many aspect ratios, without padding and with it."""
+    rows = [["dtype", "padding, %", "packed, ms", "padded, ms", "transformers, ms", "speed over padded"]]
+    for case in result["cases"]:
+        times = [number(case[f"{variant}_ms"]) for variant in ("packed", "padded", "transformers")]
+        padding, speed = number(100 * case["padding"]), number(case["speed_over_padded"], 2)
+        rows.append([case["case"].rsplit("-", 1)[0], padding, *times, speed])
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's name: its JSON file, and its rows
     "forward-cpu": ("forward-cpu", forward),
     "images-cpu": ("images-cpu", images),
@@ -172,6 +182,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
     "training-cpu": ("training-cpu", training),
     "conversion-cpu": ("conversion-cpu", conversion),
     "locate-cpu": ("locate-cpu", located),
+    "naflex-cpu": ("naflex-cpu", naflex),
 }
 
 

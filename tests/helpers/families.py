@@ -62,6 +62,8 @@ def model(family: str, kind: str = "Model", library=twinlens, attention: str = "
     part = next((part for part in ("Vision", "Text") if kind.startswith(part)), "")
     instance = getattr(library, f"{family}{kind}")(config(family, library, part)).eval()
     instance.set_attn_implementation(attention)
+    if attention == "flex_attention":
+        torch.compiler.reset()  # it compiles for eight shapes, which other models may have used up
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in sorted(instance.named_parameters()):
