@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import pipeline
 
 from ..conversion.convert import convert
-from ..inference import embed_images, embed_texts, explain_image
+from ..inference import explain_image
 from ..modeling import SiglipModel
 from ..processing import SiglipProcessor
 from ..toy_world import HELD_OUT, KINDS, describe_kind, draw_scene, render
@@ -52,7 +52,7 @@ def run_tour(folder: Path, console: "Console") -> None:
     console.print(f'\n3. Search 200 pictures for "{QUERY}":')
     scenes = [draw_scene(Random(f"search {number}")) for number in range(200)]
     drawn = [render(scene) for scene in scenes]
-    similarity = embed_images(model, processor, drawn) @ embed_texts(model, processor, [QUERY])[0]
+    similarity = model.encode(drawn, processor) @ model.encode(QUERY, processor)
     for place in similarity.topk(3).indices.tolist():
         things = scenes[place].things
         kinds = " and ".join(dict.fromkeys(describe_kind(thing.kind) for thing in things))

@@ -23,6 +23,7 @@ _LEFT_OUT = {
     "AcceptsFormerNames",
     "DualEncoderConfig.from_pretrained",
     "DualEncoderModel.class_for",
+    "DualEncoderModel.encode",
     "DualEncoderModel.from_towers",
     "LoadsOfficialFiles",
     "StrictConfig.save_pretrained",

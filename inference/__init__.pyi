@@ -1,8 +1,7 @@
 """The public names, and where they are."""
 
 from .boxes import draw_boxes as draw_boxes
-from .embedding import embed_images as embed_images
-from .embedding import embed_texts as embed_texts
+from .embedder import Embedder as Embedder
 from .explanation import TextScore as TextScore
 from .explanation import explain_image as explain_image
 from .guided_search import Located as Located

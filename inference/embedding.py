@@ -1,46 +1,252 @@
-"""Embeddings of many images or texts, one batch at a time."""
+"""Embeddings of any number of texts or images: what `DualEncoderModel.encode` does."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
+from PIL import Image, ImageSequence
 from torch import Tensor
+from transformers.utils.logging import tqdm
 
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..processing.image_arrays import highest_float
 from ..processing.image_input import ImageItem
+from ..processing.tokenization import check_encodable
+
+Kind = Literal["image", "text"]
 
 BATCH_SIZE = 64
+TEXTS_AT_ONCE = 8192  # are tokenized and sorted by length together; an iterator may have any number of them
+
+_IMAGE_SUFFIX = re.compile(r"\.(avif|bmp|gif|jpe?g|png|tiff?|webp)$", re.IGNORECASE)
 
 
-def embed_images(
-    model: DualEncoderModel, processor: DualEncoderProcessor, images: Sequence[Any], *, batch_size: int = BATCH_SIZE
-) -> Tensor:
-    """Return unit vectors (images, dim), float32 on the CPU. An image is anything that the processor takes as one.
+class EncodeOptions(TypedDict, total=False):
+    """The options of `DualEncoderModel.encode`."""
 
-    Errors name the place of an image in `images`. An array of all images has one scale, 0..1 or 0..255.
+    batch_size: int
+    kind: Kind | None
+    convert_to_numpy: bool
+    show_progress_bar: bool
+
+
+@torch.no_grad()  # not inference mode: the embeddings may be what a probe learns from
+def encode(
+    model: DualEncoderModel,
+    items: Any,
+    processor: Any,
+    *,
+    batch_size: int = BATCH_SIZE,
+    kind: Kind | None = None,
+    convert_to_numpy: bool = False,
+    show_progress_bar: bool = False,
+) -> Any:
+    """Do what `DualEncoderModel.encode` says."""
+    if not isinstance(processor, DualEncoderProcessor):
+        raise TypeError(
+            f"Expected a processor of twinlens, got {type(processor).__name__}: load it with "
+            "twinlens.DualEncoderProcessor.from_pretrained."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if kind not in (None, *get_args(Kind)):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))} or None, got {kind!r}.")
+    stream = _Items(items, kind)
+    if stream.is_empty:
+        blank: Any = "" if stream.kind == "text" else Image.new("RGB", (1, 1))
+        embeds = encode(model, [blank], processor)[:0]  # (0, dim)
+    else:
+        encode_all = _encode_texts if stream.kind == "text" else _encode_images
+        settings = {"total": stream.count, "unit": f" {stream.kind}s", "disable": not show_progress_bar}
+        with _evaluation_mode(model), tqdm(**settings) as bar:
+            embeds = torch.cat([*encode_all(model, stream, processor, batch_size, bar.update)])
+    embeds = embeds[0] if stream.is_one else embeds
+    return embeds.numpy() if convert_to_numpy else embeds
+
+
+class _Items:
+    """The items of a call, one after the other and each checked: all of one kind, and none of them missing.
+
+    `highest` is the highest value of a stack of images in floats, which tells the scale of all of them.
     """
-    count = len(images)
-    highest = highest_float(images) if isinstance(images, np.ndarray | Tensor) else None
 
-    def encode(batch: list[Any], start: int) -> Tensor:
-        names = [f"Image {place} of {count}" if count > 1 else "" for place in range(start, start + len(batch))]
-        items = [ImageItem(image, name, highest) for image, name in zip(batch, names, strict=True)]
-        return model.encode_image(**processor(images=items).to(model.device))
+    def __init__(self, items: Any, kind: Kind | None) -> None:
+        if isinstance(items, np.ndarray) and items.dtype.kind in "OUST":
+            items = items.tolist()
+        elif hasattr(items, "to_pylist"):  # a column of Arrow
+            items = items.to_pylist()
+        elif isinstance(items, ImageSequence.Iterator):  # it yields one image again and again, and changes it
+            items = (frame.copy() for frame in items)
+        is_array = isinstance(items, np.ndarray | Tensor)
+        is_stack = is_array and (items.ndim == 4 or tuple(items.shape) == (0,))
+        self.highest = highest_float(items) if is_stack else None
+        self.is_one = not is_stack and _kind_of(items) is not None
+        is_unordered = isinstance(items, Mapping | set | frozenset) or hasattr(items, "columns")
+        if not self.is_one and (is_unordered or not (hasattr(items, "__iter__") or hasattr(items, "__getitem__"))):
+            raise _unknown("", items)
+        items = [items] if self.is_one else items
+        self.count = len(items) if isinstance(items, Sized) else None
+        iterator = iter(items)
+        first = list(islice(iterator, 1))
+        self._items = chain(first, iterator)
+        self._strings_are_images = kind == "image"
+        self.is_empty = not first
+        self.kind: Kind = kind or ("image" if self.is_empty else self._decide(first[0]))
 
-    return _embed(images, batch_size, encode)
+    def _decide(self, first: Any) -> Kind:
+        kind = _kind_of(first)
+        if kind is None:
+            raise _unknown(self.name(0, "Item"), first)
+        if kind == "text" and _names_an_image(first):
+            raise ValueError(
+                f"{first!r} names an image, and strings are texts: pass kind='image' (or a pathlib.Path) for images, "
+                "kind='text' for the strings themselves."
+            )
+        return kind
+
+    def name(self, place: int, noun: str) -> str:
+        """Return what errors call an item; one alone needs no name."""
+        if self.count == 1:
+            return ""
+        return f"{noun} {place}" if self.count is None else f"{noun} {place} of {self.count}"
+
+    def __iter__(self) -> Iterator[Any]:
+        for place, item in enumerate(self._items):
+            kind = _kind_of(item)
+            if kind is None:
+                raise _unknown(self.name(place, "Item"), item)
+            if kind != self.kind and not (kind == "text" and self._strings_are_images):
+                hint = "; strings are images with kind='image'" if kind == "text" else ""
+                raise _wrong(
+                    self.name(place, "Item"),
+                    f"expected {self.kind}s, got {type(item).__name__}: encode texts and images in a call each{hint}.",
+                )
+            if kind == self.kind == "text" and not item.isascii():
+                check_encodable(item, (place,))
+            yield item
 
 
-def embed_texts(
-    model: DualEncoderModel, processor: DualEncoderProcessor, texts: Sequence[str], *, batch_size: int = BATCH_SIZE
+def _kind_of(item: Any) -> Kind | None:
+    """Return what one item is, and None for what is no item."""
+    if isinstance(item, str):
+        return "text"
+    if isinstance(item, np.ndarray | Tensor):
+        return None if item.ndim == 4 else "image"
+    is_file = isinstance(item, os.PathLike | bytes | bytearray | memoryview) or hasattr(item, "read")
+    is_row = isinstance(item, Mapping) and item.keys() & {"bytes", "path"}  # as `datasets` has an image
+    return "image" if is_file or is_row or isinstance(item, Image.Image) else None
+
+
+def _names_an_image(text: str) -> bool:
+    """Return whether a text is what people write for an image: its URL, or the name of an existing file."""
+    if text.startswith(("http://", "https://")):
+        return not re.search(r"\s", text) and bool(_IMAGE_SUFFIX.search(re.split("[?#]", text)[0]))
+    return text.startswith("data:image/") or bool(_IMAGE_SUFFIX.search(text) and os.path.isfile(text))
+
+
+def _unknown(name: str, item: Any) -> TypeError:
+    what, hint = type(item).__name__, "DualEncoderModel.encode says what it takes."
+    if item is None or isinstance(item, float):  # as pandas has what is missing
+        what, hint = str(item), "leave it out."
+    elif isinstance(item, Mapping) or hasattr(item, "columns"):
+        hint = "pass one of its columns."
+    elif isinstance(item, list | tuple | np.ndarray | Tensor):
+        hint = "pass one flat list."
+    elif isinstance(item, set | frozenset):
+        hint = "it has no order; pass a list."
+    return _wrong(name, f"expected a text or an image, got {what}: {hint}")
+
+
+def _wrong(name: str, problem: str) -> TypeError:
+    return TypeError(f"{name}: {problem}" if name else problem[0].upper() + problem[1:])
+
+
+def _encode_images(
+    model: DualEncoderModel,
+    images: _Items,
+    processor: DualEncoderProcessor,
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> Iterator[Tensor]:
+    """Yield the embeddings of each batch; no image is taken before its batch is computed."""
+    named = (ImageItem(image, images.name(place, "Image"), images.highest) for place, image in enumerate(images))
+
+    def batches() -> Iterator[Tensor]:
+        while batch := list(islice(named, batch_size)):
+            yield model.encode_image(**processor(images=batch).to(_input_device(model)))
+            advance(len(batch))
+
+    return _to_cpu(batches())
+
+
+def _encode_texts(
+    model: DualEncoderModel,
+    texts: _Items,
+    processor: DualEncoderProcessor,
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> Iterator[Tensor]:
+    """Yield the embeddings of `TEXTS_AT_ONCE` texts, or of a larger batch; equal ones among them are encoded once."""
+    iterator = iter(texts)
+    while window := list(islice(iterator, max(TEXTS_AT_ONCE, batch_size))):
+        counts = Counter(window)
+        row_of = {text: row for row, text in enumerate(counts)}
+        embeds = _encode_distinct(model, counts, processor, batch_size, advance)
+        yield embeds[[row_of[text] for text in window]]
+
+
+def _encode_distinct(
+    model: DualEncoderModel,
+    counts: Counter[str],
+    processor: DualEncoderProcessor,
+    batch_size: int,
+    advance: Callable[[int], object],
 ) -> Tensor:
-    """Return unit vectors (texts, dim), float32 on the CPU."""
-    return _embed(texts, batch_size, lambda batch, _: model.encode_text(**processor(text=batch).to(model.device)))
+    """Return the embeddings (texts, dim) of different texts, each of which counts as progress so many times."""
+    inputs = processor(text=list(counts))
+    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))  # (texts, length)
+    order = mask.sum(dim=1).argsort(descending=True, stable=True)  # first those that need most memory
+    progress = torch.tensor([*counts.values()])
+    is_padded_to_longest = processor.text_defaults["padding"] == "longest"
+
+    def batches() -> Iterator[Tensor]:
+        for rows in order.split(batch_size):
+            used = mask[rows].any(dim=0) if is_padded_to_longest else slice(None)
+            batch = {name: values[rows][:, used].to(_input_device(model)) for name, values in inputs.items()}
+            yield model.encode_text(**batch)
+            advance(int(progress[rows].sum()))
+
+    return torch.cat([*_to_cpu(batches())])[order.argsort()]
 
 
-@torch.no_grad()
-def _embed(items: Sequence[Any], batch_size: int, encode: Callable[[list[Any], int], Tensor]) -> Tensor:
-    starts = range(0, max(len(items), 1), batch_size)  # an empty batch has the dimension too
-    return torch.cat([encode(list(items[start : start + batch_size]), start).cpu() for start in starts])
+def _to_cpu(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield batches on the CPU, each after the next one was begun: a GPU computes while the CPU prepares images."""
+    last = next(batches)
+    for batch in batches:
+        yield last.cpu()
+        last = batch
+    yield last.cpu()
+
+
+def _input_device(model: DualEncoderModel) -> torch.device:
+    """Return where inputs belong. Of a model that is off-loaded, accelerate moves them to where they are needed."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
+@contextmanager
+def _evaluation_mode(model: DualEncoderModel) -> Iterator[None]:
+    """Put a model into evaluation mode and, afterwards, those of its modules back that were in training mode."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -9,7 +9,6 @@ from torch import Tensor
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..processing.image_input import open_image
-from .embedding import embed_images, embed_texts
 from .heat_map import draw_maps, patch_box
 from .labels import check_labels
 from .maps import attention_rollout, pooling_attention, similarity_map
@@ -48,7 +47,8 @@ def explain_image(
     picture = open_image(image, exif_transpose=bool(getattr(processor.image_processor, "do_exif_transpose", False)))
     scores: list[TextScore] = []
     if texts:
-        logits = model.logits(embed_images(model, processor, [picture]), embed_texts(model, processor, texts))
+        text_embeds = model.encode(texts, processor, kind="text")
+        logits = model.logits(model.encode([picture], processor), text_embeds)
         values = logits[0].tolist(), probabilities(model, logits)[0].tolist()
         scores = [TextScore(*score) for score in zip(texts, *values, strict=True)]
     lines = [f"{score.text}\n{describe_score(model, score, len(texts))}" for score in scores]

@@ -22,7 +22,6 @@ from ..processing import DualEncoderProcessor, image_steps
 from ..processing.image_arrays import to_levels
 from ..processing.image_input import open_image
 from ..processing.image_settings import WHITE
-from .embedding import embed_texts
 from .labels import check_labels
 from .maps import image_inputs, project_tokens
 
@@ -135,7 +134,7 @@ class Search:
             budget,
             batch_size,
         )
-        self.text_embeds = embed_texts(model, processor, [text])[0]
+        self.text_embeds = model.encode(text, processor, kind="text")
         self.resolution = _resolution(model, processor)
         self.crops: list[Box] = []
 

@@ -12,7 +12,6 @@ from ..modeling.dual_encoder import l2_normalize
 from ..modeling.encoder import EncoderLayer
 from ..modeling.towers import ImageTower, VisionTower
 from ..processing import DualEncoderProcessor
-from .embedding import embed_texts
 
 
 def encode_patches(model: DualEncoderModel, inputs: Mapping[str, Any]) -> Tensor:
@@ -90,7 +89,7 @@ def similarity_map(
     An image is anything that the processor takes as one. See `encode_image_and_patches` for what a patch is.
     """
     _, patches = encode_image_and_patches(model, _inputs_of_one(model, processor, image))
-    return torch.einsum("rcd,td->trc", patches[0].cpu(), embed_texts(model, processor, texts))
+    return torch.einsum("rcd,td->trc", patches[0].cpu(), model.encode(texts, processor, kind="text"))
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from torch import Tensor
 from ..formats import readable_errors
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
-from .embedding import embed_images, embed_texts
 from .labels import check_labels
 
 IMAGES_PER_BATCH = 16
@@ -71,6 +70,6 @@ def classify_images(
     texts = check_labels(texts)
     model = load_exact_model(source)
     processor = load_processor(source, tokenizer)
-    text_embeds = embed_texts(model, processor, texts)
-    image_embeds = embed_images(model, processor, [str(image) for image in images], batch_size=IMAGES_PER_BATCH)
+    text_embeds = model.encode(texts, processor, kind="text")
+    image_embeds = model.encode([str(image) for image in images], processor, kind="image", batch_size=IMAGES_PER_BATCH)
     return probabilities(model, model.logits(image_embeds, text_embeds)).tolist()

@@ -6,7 +6,7 @@ pixel_values / input_ids -> embeddings -> encoder -> norm -> pooling -> projecti
 from collections.abc import Callable
 from importlib import import_module
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,15 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
+
+if TYPE_CHECKING:
+    from ..inference.embedding import EncodeOptions
 
 Source: TypeAlias = str | PathLike[str] | PreTrainedModel  # a Hub id, a folder, or the model itself
 
@@ -29,10 +32,7 @@ Source: TypeAlias = str | PathLike[str] | PreTrainedModel  # a Hub id, a folder,
 def l2_normalize(embeds: Tensor | None) -> Tensor:
     """Return vectors (..., dim) of length 1, in float32. Raises ValueError for None, of a tower without pooling."""
     if embeds is None:
-        raise ValueError(
-            "An image tower without pooling head (vision_use_head=False) has features (see forward_features), but no "
-            "embeddings in the space of texts."
-        )
+        raise ValueError("A tower without pooling (vision_use_head=False) has forward_features, but no embeddings.")
     return nn.functional.normalize(embeds.float(), dim=-1)
 
 
@@ -111,8 +111,30 @@ class DualEncoderModel(LoadableModel):
 
         Other inputs, such as a processor's for images, are ignored.
         """
-        outputs = self.get_text_features(input_ids, attention_mask, return_dict=True)
-        return l2_normalize(outputs.pooler_output)
+        return l2_normalize(self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output)
+
+    def encode(self, items: Any, processor: Any, **options: "Unpack[EncodeOptions]") -> Any:
+        """Encode any number of texts or images as unit vectors (items, dim), in float32 on the CPU.
+
+        `items` are strings, or images in any other form that the processor takes: `pathlib.Path`, PIL images, arrays
+        and tensors, bytes, open files. They stand in a list, a column of `datasets`, pandas or NumPy, a stack of images
+        (images, ...), or any iterable, which is read batch by batch. One item alone gives one vector (dim,). Strings
+        are texts: paths and URLs in strings are images with `kind="image"`.
+
+        Options:
+
+        - `batch_size`: how many items the model computes at a time, 64 by default.
+        - `kind`: "image" or "text"; by default that of the first item.
+        - `convert_to_numpy`: return a NumPy array in place of a tensor.
+        - `show_progress_bar`: show one, unless transformers' progress bars are disabled.
+
+        The model computes where it is, without gradients and in evaluation mode, and has its former mode afterwards.
+        Texts of one length are computed together, and equal texts once. Raises TypeError for items of both kinds or of
+        none, and the processor's errors, with the place of the item, for one that cannot be read.
+        """
+        from ..inference.embedding import encode
+
+        return encode(self, items, processor, **options)
 
     def forward_features(self, *inputs: Any, **options: Any) -> tuple[Tensor, ...]:
         """Return hidden states of patches: see `forward_features` of the image tower."""
@@ -228,8 +250,7 @@ class TowerPair(DualEncoderModel, EncoderPreTrainedModel):
         **kwargs: ModelKwargs,
     ) -> BaseModelOutputWithPooling:
         """Return the text tower's outputs; `pooler_output` (texts, dim) is projected, not normalised."""
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-        outputs = self.text_model(*inputs, return_dict=True, **kwargs)
+        outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, return_dict=True, **kwargs)
         if self.config.text_projection:
             outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs

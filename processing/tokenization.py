@@ -356,7 +356,7 @@ def clean_texts(text: Any, clean: Callable[[str], str], *place: int) -> Any:
     """
     if isinstance(text, str):
         if not text.isascii():
-            _check_encodable(text, place)
+            check_encodable(text, place)
         return clean(text)
     # The columns of NumPy and pandas, and those of Arrow.
     if to_list := getattr(text, "tolist", None) or getattr(text, "to_pylist", None):
@@ -369,7 +369,8 @@ def clean_texts(text: Any, clean: Callable[[str], str], *place: int) -> Any:
     return [clean_texts(item, clean, *place, position) for position, item in enumerate(text)]
 
 
-def _check_encodable(text: str, place: tuple[int, ...]) -> None:
+def check_encodable(text: str, place: tuple[int, ...]) -> None:
+    """Raise ValueError for a text with half of a surrogate pair; `place` is where in a list it is."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -12,7 +12,6 @@ import torch
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.evaluation import few_shot_logits
-from twinlens.inference import embed_images, embed_texts
 from twinlens.training import image_classes
 
 
@@ -30,15 +29,15 @@ def main() -> None:
         "--beta", type=float, default=5.5, help="the larger, the more similar an example has to be to count"
     )
     options = parser.parse_args()
-    model = DualEncoderModel.from_pretrained(options.model).eval()
+    model = DualEncoderModel.from_pretrained(options.model)
     processor = DualEncoderProcessor.from_pretrained(options.model)
     (examples, names), (tests, test_names) = image_classes(options.examples), image_classes(options.test)
     if names != test_names:
         parser.error(f"the classes differ: {', '.join(names)} and {', '.join(test_names)}")
-    classes = embed_texts(model, processor, [options.template.replace("{}", name) for name in names])
-    images = embed_images(model, processor, tests.files)
+    classes = model.encode([options.template.replace("{}", name) for name in names], processor)
+    images = model.encode(tests.files, processor, kind="image")
     shots = [n for n, label in enumerate(examples.labels) if examples.labels[:n].count(label) < options.shots]
-    shot_embeds = embed_images(model, processor, [examples.files[n] for n in shots])
+    shot_embeds = model.encode([examples.files[n] for n in shots], processor, kind="image")
     labels = torch.tensor([examples.labels[n] for n in shots])
     for title, alpha in (("by name alone", 0.0), (f"with {options.shots} examples a class", options.alpha)):
         logits = few_shot_logits(images, classes, shot_embeds, labels, alpha=alpha, beta=options.beta)

@@ -12,7 +12,6 @@ import torch
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.evaluation import linear_probe
-from twinlens.inference import embed_images
 from twinlens.training import image_classes
 
 
@@ -22,13 +21,13 @@ def main() -> None:
     parser.add_argument("train", type=Path, help="the images to learn from: one folder for each class")
     parser.add_argument("test", type=Path, help="the images to classify: one folder for each class")
     options = parser.parse_args()
-    model = DualEncoderModel.from_pretrained(options.model).eval()
+    model = DualEncoderModel.from_pretrained(options.model)
     processor = DualEncoderProcessor.from_pretrained(options.model)
     (images, names), (tests, test_names) = image_classes(options.train), image_classes(options.test)
     if names != test_names:
         parser.error(f"the classes differ: {', '.join(names)} and {', '.join(test_names)}")
-    probe = linear_probe(embed_images(model, processor, images.files), torch.tensor(images.labels), len(names))
-    predictions = probe(embed_images(model, processor, tests.files)).argmax(dim=1)
+    probe = linear_probe(model.encode(images.files, processor, kind="image"), torch.tensor(images.labels), len(names))
+    predictions = probe(model.encode(tests.files, processor, kind="image")).argmax(dim=1)
     right = (predictions == torch.tensor(tests.labels)).float().mean().item()
     print(f"accuracy {right:.1%} of {len(tests)} images, {len(names)} classes, {len(images)} images to learn from")
 

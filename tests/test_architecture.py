@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from helpers.architecture import (
+    DOORS,
     FLOORS,
     ROOT,
     absolute_imports,
+    doors,
     family_questions,
     import_graph,
     imports,
@@ -34,6 +36,11 @@ class TestImports:
         """Nor, then, in a circle."""
         upward = [found for found in imports() if LEVELS[found.imported] >= LEVELS[found.importer]]
         assert upward == []
+
+    def test_doors_upward_open_when_they_are_used(self) -> None:
+        assert doors() == DOORS
+        script = "import sys, twinlens.modeling; sys.exit('twinlens.inference' in sys.modules)"
+        subprocess.run([sys.executable, "-c", script], check=True)
 
     def test_the_package_imports_itself_relatively(self) -> None:
         """Under its full name, `import modeling` in a checkout would make a second copy of every class."""

@@ -30,7 +30,6 @@ from torch import Tensor
 import twinlens
 from twinlens.catalogue import BUNDLED
 from twinlens.conversion import convert
-from twinlens.inference import embed_images, embed_texts
 from twinlens.toy_world import describe_kind, draw_scene, render
 
 # Of one token, of as many as are read, of more: none may depend on the others in its batch.
@@ -87,7 +86,8 @@ def plain(folder: Path) -> tuple[Any, Any]:
 class TestSentenceTransformers:
     @pytest.mark.parametrize("name", BUNDLED)
     def test_texts_of_any_length_and_batch(self, name: str, folders: dict[str, Path]) -> None:
-        expected = embed_texts(*own(folders[name]), TEXTS)
+        model, processor = own(folders[name])
+        expected = model.encode(TEXTS, processor)
         batches = [TEXTS, TEXTS[:2], *([text] for text in TEXTS)]
         for batch in batches:
             rows = [TEXTS.index(text) for text in batch]
@@ -98,15 +98,13 @@ class TestSentenceTransformers:
         model, processor = own(folders[name])
         size = model.config.vision_config.image_size
         images = [photograph.resize((size, size)) for photograph in PHOTOGRAPHS.values()]
-        expected = embed_images(model, processor, images)
+        expected = model.encode(images, processor)
         torch.testing.assert_close(restated_encode(folders[name], "image", images), expected, rtol=0, atol=1e-6)
 
     def test_images_that_are_resized(self, folders: dict[str, Path]) -> None:
         """SigLIP's official resize has no antialiasing, which plain transformers cannot leave out."""
         model, processor = own(folders["siglip-shapes"])
-        cosine = (
-            restated_encode(folders["siglip-shapes"], "image", [cat()]) * embed_images(model, processor, [cat()])
-        ).sum()
+        cosine = (restated_encode(folders["siglip-shapes"], "image", [cat()]) * model.encode([cat()], processor)).sum()
         theirs = plain(folders["siglip-shapes"])[1](images=[cat()], return_tensors="pt")["pixel_values"]
         levels = (processor(images=cat())["pixel_values"] - theirs).abs().mean() * 127.5
         page = (Path(__file__).parent.parent / "docs" / "conversion.md").read_text(encoding="utf-8")
@@ -146,9 +144,9 @@ class TestSentenceTransformers:
                 encoder = library.SentenceTransformer(str(folder), device="cpu")
                 for size in (1, 2, 32):
                     texts = encoder.encode(TEXTS, batch_size=size, convert_to_tensor=True)
-                    torch.testing.assert_close(texts, embed_texts(model, processor, TEXTS), rtol=0, atol=1e-6)
+                    torch.testing.assert_close(texts, model.encode(TEXTS, processor), rtol=0, atol=1e-6)
                 pixels = encoder.encode(images, convert_to_tensor=True)
-                torch.testing.assert_close(pixels, embed_images(model, processor, images), rtol=0, atol=1e-6)
+                torch.testing.assert_close(pixels, model.encode(images, processor), rtol=0, atol=1e-6)
         for name in ("siglip-images", "clip-images", "tower"):
             encoder = library.SentenceTransformer(str(folders[name]), device="cpu")
             expected = restated_encode(folders[name], "image", [cat()])

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -24,8 +23,8 @@ from PIL import Image, ImageSequence, features
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from twinlens.inference import embed_images
-from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor
+from twinlens.inference.embedding import encode
+from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor, SiglipProcessor
 from twinlens.training import ContrastiveCollator
 
 SQUARE = {"height": 32, "width": 32}
@@ -41,6 +40,15 @@ LEVELS: dict[str, Any] = {"do_rescale": False, "do_normalize": False}
 def small(seed: int = 0, height: int = 50, width: int = 70) -> Image.Image:
     levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(levels)
+
+
+class Pixels(torch.nn.Module):
+    """In place of a model: the embeddings are the pixels."""
+
+    device = torch.device("cpu")
+
+    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return pixel_values.flatten(1)
 
 
 def stored(image: Image.Image, form: str, **settings: Any) -> bytes:
@@ -93,11 +101,11 @@ class TestClips:
 
     def test_embedding_in_batches(self) -> None:
         """The frame that tells the scale is in another batch than the dark one."""
-        processor: Any = Mock(side_effect=SiglipImageProcessor())
-        model: Any = SimpleNamespace(encode_image=lambda pixel_values: pixel_values.flatten(1), device="cpu")
+        model: Any = Pixels()
         expected = SiglipImageProcessor()(fade_in().astype(np.uint8))["pixel_values"].flatten(1)
         for clip in (fade_in(), torch.from_numpy(fade_in())):
-            assert torch.equal(embed_images(model, processor, clip, batch_size=1), expected)  # type: ignore[arg-type]
+            embeds = encode(model, clip, SiglipProcessor(SiglipImageProcessor()), batch_size=1)
+            assert torch.equal(embeds, expected)
 
     def test_two_scales_in_one_call_are_said(self) -> None:
         frames = list(fade_in())
@@ -274,11 +282,11 @@ class TestPlaces:
                 PROCESSORS["SigLIP"](num_workers=4)(images)
 
     def test_embedding_names_the_place_in_all_images(self, tmp_path: Path) -> None:
-        processor: Any = Mock(side_effect=SiglipImageProcessor())
-        model: Any = SimpleNamespace(encode_image=lambda pixel_values: pixel_values.flatten(1), device="cpu")
+        model: Any = Pixels()
+        processor = SiglipProcessor(SiglipImageProcessor())
         for batch_size in (1, 2, 64):
             with pytest.raises(FileNotFoundError, match=r"^Image 3 of 4: .*cat\.jpg, which is not there"):
-                embed_images(model, processor, [small()] * 3 + [tmp_path / "cat.jpg"], batch_size=batch_size)
+                encode(model, [small()] * 3 + [tmp_path / "cat.jpg"], processor, batch_size=batch_size)
 
     @pytest.mark.parametrize("augmented", [False, True])
     def test_training_names_the_sample(self, augmented: bool, tmp_path: Path) -> None:

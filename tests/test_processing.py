@@ -17,7 +17,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import twinlens.processing
 from twinlens.configuration import FAMILIES, CLIPConfig, SiglipConfig
-from twinlens.inference import embed_images, embed_texts
 from twinlens.modeling import DualEncoderModel
 from twinlens.processing import (
     CLIPImageProcessor,
@@ -101,8 +100,8 @@ class TestProcessor:
     def test_embeddings_of_none(self) -> None:
         config = tiny_config(CLIPConfig)
         model, processor = DualEncoderModel(config), build_processor(config)
-        for embeds in (embed_images(model, processor, []), embed_texts(model, processor, [])):
-            assert embeds.shape == (0, config.projection_dim)
+        for kind in ("image", "text", None):
+            assert model.encode([], processor, kind=kind).shape == (0, config.projection_dim)
 
     @pytest.mark.parametrize(
         ("kind", "pad", "resample"),

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..evaluation import linear_probe, retrieval_metrics, zero_shot_accuracy
-from ..inference import embed_images, embed_texts
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from .dataset import SingleShapeDataset
@@ -40,9 +39,8 @@ def evaluate(
     `probe_*` is a baseline without the text tower: logistic regression of colour and of shape, on embeddings of seen
     kinds.
     """
-    model.eval()
     images, labels = _embed_dataset(model, processor, SingleShapeDataset(pictures))
-    classes = embed_texts(model, processor, [describe_kind(kind) for kind in KINDS])
+    classes = model.encode([describe_kind(kind) for kind in KINDS], processor)
     unseen = torch.tensor([kind in HELD_OUT for kind in KINDS])[labels]
 
     seen_images, seen_labels = _embed_dataset(model, processor, SingleShapeDataset(pictures, seed=1, kinds=SEEN))
@@ -52,7 +50,7 @@ def evaluate(
     probed_right = (probed == labels).float()
 
     scenes, captions = zip(*gallery(GALLERY_PAIRS), strict=True)
-    gallery_images = embed_images(model, processor, [render(scene) for scene in scenes])
+    gallery_images = model.encode([render(scene) for scene in scenes], processor)
     return {
         "zero_shot_accuracy": zero_shot_accuracy(images, classes, labels),
         "zero_shot_accuracy_seen": zero_shot_accuracy(images[~unseen], classes, labels[~unseen]),
@@ -61,7 +59,7 @@ def evaluate(
         "probe_accuracy_unseen": probed_right[unseen].mean().item(),
         "count_accuracy": _answer_accuracy(model, processor, count_questions(questions)),
         "relation_accuracy": _answer_accuracy(model, processor, relation_questions(questions)),
-        **retrieval_metrics(gallery_images, embed_texts(model, processor, captions)),
+        **retrieval_metrics(gallery_images, model.encode(captions, processor)),
     }
 
 
@@ -102,13 +100,13 @@ def _embed_dataset(
     """Return the embeddings (pictures, dim) and the labels (pictures,) of a data set."""
     samples = [dataset[index] for index in range(len(dataset))]
     labels = torch.tensor([sample["label"] for sample in samples])
-    return embed_images(model, processor, [sample["image"] for sample in samples]), labels
+    return model.encode([sample["image"] for sample in samples], processor), labels
 
 
 def _answer_accuracy(model: DualEncoderModel, processor: DualEncoderProcessor, questions: Iterator[Question]) -> float:
     """Return the share of questions whose true caption is the most similar one to the picture."""
     scenes, captions, answers = zip(*questions, strict=True)
-    images = embed_images(model, processor, [render(scene) for scene in scenes])
-    texts = embed_texts(model, processor, [text for choices in captions for text in choices])
+    images = model.encode([render(scene) for scene in scenes], processor)
+    texts = model.encode([text for choices in captions for text in choices], processor)
     similarity = torch.einsum("qd,qcd->qc", images, texts.unflatten(0, (len(scenes), -1)))
     return (similarity.argmax(dim=1) == torch.tensor(answers)).float().mean().item()

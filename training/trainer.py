@@ -22,7 +22,6 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..configuration import OtherFamily
 from ..evaluation import retrieval_metrics, zero_shot_accuracy
-from ..inference import embed_images, embed_texts
 from ..modeling import DualEncoderModel
 from .labelled_images import LabelledImage
 from .optimization import parameter_groups
@@ -268,14 +267,15 @@ class ContrastiveTrainer(Trainer):
 
     def _zero_shot_accuracy(self, task: ZeroShotTask) -> float:
         """Return the accuracy. The embedding of a class is the normalised mean of those of its texts."""
-        model, processor = self._dual_encoder.eval(), self.data_collator.processor
+        model, processor = self._dual_encoder, self.data_collator.processor
         size = self.args.per_device_eval_batch_size
         texts = [text for class_texts in task.class_texts for text in class_texts]
-        embeds = embed_texts(model, processor, texts, batch_size=size)
+        embeds = model.encode(texts, processor, kind="text", batch_size=size)
         embeds_by_class = embeds.split([len(class_texts) for class_texts in task.class_texts])
         classes = nn.functional.normalize(torch.stack([embeds.mean(dim=0) for embeds in embeds_by_class]), dim=-1)
         samples = [task.images[index] for index in range(len(task.images))]  # type: ignore[arg-type]
-        images = embed_images(model, processor, [sample["image"] for sample in samples], batch_size=size)
+        pictures = [sample["image"] for sample in samples]
+        images = model.encode(pictures, processor, kind="image", batch_size=size)
         return zero_shot_accuracy(images, classes, torch.tensor([sample["label"] for sample in samples]))
 
 

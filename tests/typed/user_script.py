@@ -19,7 +19,7 @@ from twinlens.catalogue import bundled_checkpoint, official_checkpoint
 from twinlens.configuration import FAMILIES
 from twinlens.conversion import ParityError, convert, export, push
 from twinlens.evaluation import retrieval_metrics, zero_shot_accuracy
-from twinlens.inference import classify_images, embed_images, embed_texts
+from twinlens.inference import classify_images
 from twinlens.modeling import sigmoid_loss, softmax_loss
 from twinlens.parity import Certificate, verify
 from twinlens.processing import DualEncoderImageProcessor, DualEncoderTokenizer
@@ -76,6 +76,11 @@ def compare(source: str, pictures: list[Image.Image], texts: list[str]) -> None:
     print(ids.shape)
 
 
+def embed_a_data_set(folder: Path, model: DualEncoderModel, processor: DualEncoderProcessor) -> None:
+    embed = twinlens.Embedder(folder, image_column="picture", device="cpu", dtype=torch.float16)
+    print(embed({"picture": ["cat.jpg"]})["image_embeds"].shape, twinlens.Embedder(model, processor)([{"text": "a"}]))
+
+
 def convert_and_share(file: Path, folder: Path) -> None:
     try:
         certificate = convert(file, folder, image_size=384, dtype="float32")
@@ -103,8 +108,8 @@ def learn(folder: Path) -> None:
 
 def use(model: twinlens.CLIPModel, processor: twinlens.CLIPProcessor, pictures: list[Path]) -> None:
     assert_type(model(**processor(images=pictures, text="a cat")), CLIPOutput)
-    images = embed_images(model, processor, pictures)
-    texts = embed_texts(model, processor, ["a cat", "a dog"])
+    images = model.encode(pictures, processor, batch_size=8, show_progress_bar=True)
+    texts = model.encode(["a cat", "a dog"], processor, kind="text")
     print(retrieval_metrics(images, texts), zero_shot_accuracy(images, texts, torch.tensor([0, 1])))
     print(classify_images(str(pictures[0]), pictures, ["a cat", "a dog"]))
     dataset = ShapesDataset("train", size=8)
