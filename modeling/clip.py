@@ -8,6 +8,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutp
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .dual_encoder import TowerPair
+from .outputs import deferred, without_pooled
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import ForImages, ImageClassifier, TextTower, VisionTower
 
@@ -58,8 +59,8 @@ class CLIPVisionModelWithProjection(ForImages, EncoderPreTrainedModel):
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> CLIPVisionModelOutput:
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
-        rest = {name: value for name, value in outputs.items() if name != "pooler_output"}
-        return CLIPVisionModelOutput(image_embeds=self.visual_projection(outputs.pooler_output), **rest)
+        embeds = self.visual_projection(outputs.pooler_output)
+        return deferred(CLIPVisionModelOutput, image_embeds=embeds, **without_pooled(outputs))
 
 
 class CLIPTextModelWithProjection(EncoderPreTrainedModel):
@@ -84,5 +85,5 @@ class CLIPTextModelWithProjection(EncoderPreTrainedModel):
         **kwargs: ModelKwargs,
     ) -> CLIPTextModelOutput:
         outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        rest = {name: value for name, value in outputs.items() if name != "pooler_output"}
-        return CLIPTextModelOutput(text_embeds=self.text_projection(outputs.pooler_output), **rest)
+        embeds = self.text_projection(outputs.pooler_output)
+        return deferred(CLIPTextModelOutput, text_embeds=embeds, **without_pooled(outputs))
