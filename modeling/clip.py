@@ -58,7 +58,7 @@ class CLIPVisionModelWithProjection(ForImages, EncoderPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> CLIPVisionModelOutput:
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
         embeds = self.visual_projection(outputs.pooler_output)
         return deferred(CLIPVisionModelOutput, image_embeds=embeds, **without_pooled(outputs))
 
@@ -84,6 +84,7 @@ class CLIPTextModelWithProjection(EncoderPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: ModelKwargs,
     ) -> CLIPTextModelOutput:
-        outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        kwargs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds, "return_dict": True}
+        outputs = self.text_model(input_ids, attention_mask, **kwargs)
         embeds = self.text_projection(outputs.pooler_output)
         return deferred(CLIPTextModelOutput, text_embeds=embeds, **without_pooled(outputs))

@@ -36,7 +36,7 @@ def deferred(output_class: type[Output], **values: Any) -> Output:
     """
     output: Any = output_class(**values)
     if callable(values["last_hidden_state"]):
-        output.__class__ = _deferred_class(type(output))
+        output.__class__ = _deferred_class(output.__class__)
     return output
 
 

@@ -196,8 +196,8 @@ class TextTower(AcceptsFormerNames):
         A bidirectional family was trained to attend to its padding: `attention_mask` has no effect there.
         """
         input_ids, attention_mask = flatten_texts(input_ids, attention_mask)
-        may_cut = self.config.causal and not self.training and inputs_embeds is None and position_ids is None
-        if may_cut and input_ids is not None:
+        may_cut = inputs_embeds is None and position_ids is None and not is_tracing(input_ids)
+        if input_ids is not None and may_cut and self.config.causal and not self.training:
             outputs = self.encode_beginnings(input_ids, attention_mask, **kwargs)
             if outputs is not None:
                 return outputs
@@ -218,13 +218,13 @@ class TextTower(AcceptsFormerNames):
         see a difference, and outside of inference on the CPU.
         """
         length, config = input_ids.shape[1], self.config
-        if is_tracing(input_ids) or input_ids.device.type != "cpu":  # looking at values would wait for the device
-            return None
-        is_inference = not (torch.is_grad_enabled() and any(x.requires_grad for x in self.parameters()))
         is_default = config._attn_implementation == "sdpa" and not torch.is_autocast_enabled("cpu")  # eager: equal bits
+        is_plain = attention_mask is None or attention_mask.shape == input_ids.shape
+        is_inference = not (torch.is_grad_enabled() and any(x.requires_grad for x in self.parameters()))
         is_watched = any(kwargs.get(x, getattr(config, x)) for x in ("output_hidden_states", "output_attentions"))
-        has_other_mask = attention_mask is not None and attention_mask.shape != input_ids.shape
-        if has_other_mask or is_watched or not is_default or not is_inference or has_hooks(self):
+        # On a GPU, looking at values would wait for it.
+        is_ready = is_default and is_plain and is_inference and input_ids.device.type == "cpu"
+        if not is_ready or is_watched or has_hooks(self):
             return None
         end = length
         with suppress(RuntimeError):  # inside torch.func.vmap there are no values to look at
