@@ -8,6 +8,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutp
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from .dual_encoder import TowerPair
+from .outputs import deferred, without_pooled
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import ForImages, ImageClassifier, TextTower, VisionTower
 
@@ -57,9 +58,9 @@ class CLIPVisionModelWithProjection(ForImages, EncoderPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: ModelKwargs
     ) -> CLIPVisionModelOutput:
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
-        rest = {name: value for name, value in outputs.items() if name != "pooler_output"}
-        return CLIPVisionModelOutput(image_embeds=self.visual_projection(outputs.pooler_output), **rest)
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        embeds = self.visual_projection(outputs.pooler_output)
+        return deferred(CLIPVisionModelOutput, image_embeds=embeds, **without_pooled(outputs))
 
 
 class CLIPTextModelWithProjection(EncoderPreTrainedModel):
@@ -83,6 +84,7 @@ class CLIPTextModelWithProjection(EncoderPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: ModelKwargs,
     ) -> CLIPTextModelOutput:
-        outputs = self.text_model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        rest = {name: value for name, value in outputs.items() if name != "pooler_output"}
-        return CLIPTextModelOutput(text_embeds=self.text_projection(outputs.pooler_output), **rest)
+        kwargs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds, "return_dict": True}
+        outputs = self.text_model(input_ids, attention_mask, **kwargs)
+        embeds = self.text_projection(outputs.pooler_output)
+        return deferred(CLIPTextModelOutput, text_embeds=embeds, **without_pooled(outputs))

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Any
 
+from torch import nn
 from transformers.utils import output_capturing
 
 
@@ -15,9 +16,20 @@ class PickledWithoutHooks:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state["_forward_hooks"] = OrderedDict(
-            (number, hook)
-            for number, hook in state["_forward_hooks"].items()
-            if getattr(hook, "__module__", None) != output_capturing.__name__
+            (number, hook) for number, hook in state["_forward_hooks"].items() if is_foreign(hook)
         )
         state.pop("_output_capturing_hooks_installed", None)  # a copy installs its own
         return state
+
+
+def is_foreign(hook: Any) -> bool:
+    """Return whether a hook is not one of those by which transformers captures hidden states and attention maps."""
+    return getattr(hook, "__module__", None) != output_capturing.__name__
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether somebody watches the calls of `module`, or of one inside it, by hooks of his own."""
+    hooks = module._forward_hooks  # not those of `modules()`, which takes longer than all else here
+    if module._forward_pre_hooks or (hooks and any(map(is_foreign, hooks.values()))):
+        return True
+    return any(map(has_hooks, filter(None, module._modules.values())))

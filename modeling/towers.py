@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.utils.import_utils import is_tracing
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
 from ..configuration.known_names import POSITION_IDS_BUFFERS
@@ -15,7 +18,9 @@ from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
 from .former_names import AcceptsFormerNames, former_module
-from .pooling import POOLERS, AttentionPoolingHead, mean_of_tokens
+from .outputs import deferred, later
+from .pickling import has_hooks
+from .pooling import POOLERS, AttentionPoolingHead, end_of_text, mean_of_tokens
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
 # The keys of a dual encoder outside its towers: not reported when one tower is loaded from its checkpoint.
@@ -191,6 +196,11 @@ class TextTower(AcceptsFormerNames):
         A bidirectional family was trained to attend to its padding: `attention_mask` has no effect there.
         """
         input_ids, attention_mask = flatten_texts(input_ids, attention_mask)
+        may_cut = inputs_embeds is None and position_ids is None and not is_tracing(input_ids)
+        if input_ids is not None and may_cut and self.config.causal and not self.training:
+            outputs = self.encode_beginnings(input_ids, attention_mask, **kwargs)
+            if outputs is not None:
+                return outputs
         kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
         mask = text_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
@@ -198,6 +208,37 @@ class TextTower(AcceptsFormerNames):
         hidden_states = self.final_layer_norm(self.encoder(hidden_states, **kwargs))
         pooled = POOLERS[self.config.pooling](self, hidden_states, input_ids=input_ids, attention_mask=attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(pooled))
+
+    def encode_beginnings(
+        self, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling | None:
+        """Encode texts (batch, length) as far as the last one ends; `last_hidden_state`, when read, is that of all.
+
+        What follows the end of a causal text has no effect on the pooled output. Returns None where something else may
+        see a difference, and outside of inference on the CPU.
+        """
+        length, config = input_ids.shape[1], self.config
+        is_default = config._attn_implementation == "sdpa" and not torch.is_autocast_enabled("cpu")  # eager: equal bits
+        is_plain = attention_mask is None or attention_mask.shape == input_ids.shape
+        is_inference = not (torch.is_grad_enabled() and any(x.requires_grad for x in self.parameters()))
+        is_watched = any(kwargs.get(x, getattr(config, x)) for x in ("output_hidden_states", "output_attentions"))
+        # On a GPU, looking at values would wait for it.
+        is_ready = is_default and is_plain and is_inference and input_ids.device.type == "cpu"
+        if not is_ready or is_watched or has_hooks(self):
+            return None
+        end = length
+        with suppress(RuntimeError):  # inside torch.func.vmap there are no values to look at
+            mask = None if attention_mask is None else attention_mask.bool()
+            end = max(end_of_text(self, input_ids, mask).tolist(), default=0) + 1
+        if end > 0.75 * length or length > config.max_position_embeddings:  # who reads all states encodes texts twice
+            return None
+        positions = torch.arange(length, device=input_ids.device)[None]
+        # Copies, because the caller may change the inputs before the states are read.
+        inputs = [x if x is None else x.clone() for x in (input_ids, attention_mask, positions)]
+        forward = partial(TextTower.forward, self, return_dict=True, **kwargs)
+        pooled = forward(*(x if x is None else x[:, :end] for x in inputs)).pooler_output
+        states = later("cpu", partial(forward, *inputs))
+        return deferred(BaseModelOutputWithPooling, last_hidden_state=states, pooler_output=pooled)
 
 
 class ImageClassifier(ForImages, EncoderPreTrainedModel):
