@@ -48,7 +48,7 @@ def explain_command(
     from ..inference import explain_image, load_exact_model, load_processor
     from ..inference.explanation import describe_score
 
-    loaded = load_exact_model(model)
+    loaded = load_exact_model(model).optimize_for_inference()
     processor = load_processor(model, tokenizer, reads_texts=bool(text))
     picture, scores = explain_image(loaded, processor, image, text or (), map=map)
     with complete_or_absent(out) as (partial,):

@@ -51,7 +51,7 @@ def locate_command(
     from ..inference import draw_boxes, load_exact_model, load_processor, locate
     from ..inference.guided_search import open_rgb
 
-    loaded, processor = load_exact_model(model), load_processor(model, tokenizer)
+    loaded, processor = load_exact_model(model).optimize_for_inference(), load_processor(model, tokenizer)
     picture = open_rgb(processor, opened)
     found = locate(loaded, processor, picture, text, max_encodings=max_encodings, max_boxes=max_boxes)
     boxes = [tuple(box) for box in found.boxes.tolist()]

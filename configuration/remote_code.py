@@ -25,6 +25,8 @@ _LEFT_OUT = {
     "DualEncoderModel.class_for",
     "DualEncoderModel.encode",
     "DualEncoderModel.from_towers",
+    "LoadableModel.optimize_for_inference",
+    "LoadableModel.restore",
     "LoadsOfficialFiles",
     "StrictConfig.save_pretrained",
     "TextTower.text_model",

@@ -81,7 +81,7 @@ class Embedder:
     def _load(self) -> tuple[DualEncoderModel, DualEncoderProcessor]:
         if self._loaded is None:
             source = str(self.source)
-            model = load_exact_model(source, self.dtype).to(self.device)
+            model = load_exact_model(source, self.dtype).to(self.device).optimize_for_inference()
             self._loaded = model, self.processor or load_processor(source, reads_texts=False)
         return self._loaded
 

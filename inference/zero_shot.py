@@ -68,7 +68,7 @@ def classify_images(
     of them takes its share, as in transformers' pipeline. Raises ValueError for texts that `check_labels` refuses.
     """
     texts = check_labels(texts)
-    model = load_exact_model(source)
+    model = load_exact_model(source).optimize_for_inference()
     processor = load_processor(source, tokenizer)
     text_embeds = model.encode(texts, processor, kind="text")
     image_embeds = model.encode([str(image) for image in images], processor, kind="image", batch_size=IMAGES_PER_BATCH)

@@ -109,7 +109,7 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.out_proj = linear(config.hidden_size, config.hidden_size, "attention_out")
 
-    def multi_head_attention(
+    def attend(
         self,
         query: Tensor,
         key: Tensor,
@@ -118,10 +118,10 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the attention of query to key and value (batch, length, width), and its map where the kernel has one.
+        """Return the heads' outputs for query, key and value (batch, length, width), and the map where there is one.
 
-        The map is (batch, heads, queries, keys). Only the eager kernel makes maps, so that `output_attentions` selects
-        it. Other keyword arguments are the kernel's.
+        Outputs are (batch, queries, width), for `out_proj`; the map is (batch, heads, queries, keys). Only the eager
+        kernel makes maps, so that `output_attentions` selects it. Other keyword arguments are the kernel's.
         """
         implementation = kernel_config(self.config, query, output_attentions)._attn_implementation
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
@@ -131,7 +131,14 @@ class MultiHeadAttention(PickledWithoutHooks, nn.Module):
         heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value)]
         scaling, dropout = self.head_dim**-0.5, self.config.attention_dropout if self.training else 0.0
         output, attention_map = kernel(self, *heads, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-        return self.out_proj(output.flatten(2)), attention_map  # (batch, queries, width)
+        return output.flatten(2), attention_map
+
+    def multi_head_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attention of query to key and value (batch, length, width), and its map: see `attend`."""
+        output, attention_map = self.attend(query, key, value, **kwargs)
+        return self.out_proj(output), attention_map  # (batch, queries, width)
 
 
 class Attention(MultiHeadAttention):

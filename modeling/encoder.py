@@ -3,7 +3,6 @@
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -12,8 +11,6 @@ from ..configuration import TransformerConfig
 from .attention import Attention
 from .initialization import linear
 from .pickling import PickledWithoutHooks
-
-CHUNK_TOKENS = 1024
 
 
 class MLP(nn.Module):
@@ -26,20 +23,7 @@ class MLP(nn.Module):
         self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., width) of `x` (..., width).
-
-        Inference on the CPU takes `CHUNK_TOKENS` tokens at a time: the activations, four times as wide as the tokens,
-        then stay in the cache and in memory that the process already has. Everything else is faster as a whole.
-        """
-        # A graph is asked about first: the number of tokens must not become part of it.
-        if not (torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu"):
-            chunks = -(-x.shape[:-1].numel() // CHUNK_TOKENS)
-            if chunks > 1:
-                return torch.cat([self.transform(chunk) for chunk in x.flatten(0, -2).tensor_split(chunks)]).view_as(x)
-        return self.transform(x)
-
-    def transform(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation_fn(self.fc1(x)))
+        return self.fc2(self.activation_fn(self.fc1(x)))  # (..., width)
 
 
 class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):

@@ -43,6 +43,35 @@ class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
 
         def to(self, *args: Any, **kwargs: Any) -> Self: ...
 
+    def optimize_for_inference(self, **options: Any) -> Self:
+        """Make inference faster, in place; return the model. `restore` undoes it, bit for bit.
+
+        On the CPU, linear layers get their weights in oneDNN's own layout and their activations with them, unless a
+        measurement finds PyTorch's default to be faster; batches go through the encoder in parts that stay in the
+        cache. There is no second copy of the weights. What was chosen is in `model.optimization`, which can be printed.
+
+        Saving, copying, pickling, hooks, hidden states and attention maps work as before. What needs the weights in
+        their usual form undoes the optimisation, and logs that: `train()`, another device or dtype, `load_state_dict`.
+        Parameters have no gradients meanwhile, and no values to be read from them.
+
+        Options:
+
+        - `linear`: "onednn" or "default" fixes the choice for linear layers; "auto" measures.
+        - `attention`: "products" or "kernel" fixes it for attention that has no mask; "auto" measures.
+        - `compile`: compile the encoder's layers instead (`torch.compile`), as is best on a GPU.
+
+        Raises ValueError for another option or value, and for weights that are not all in memory.
+        """
+        from ..inference.optimized import optimize
+
+        return optimize(self, **options)
+
+    def restore(self) -> Self:
+        """Undo `optimize_for_inference`; return the model."""
+        if (optimization := self.__dict__.get("optimization")) is not None:
+            optimization.restore()
+        return self
+
 
 class EncoderPreTrainedModel(LoadableModel):
     """The base of towers, heads and dual encoders that have the encoder of this package."""

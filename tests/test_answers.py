@@ -221,7 +221,8 @@ def test_classify_takes_urls_and_shows_no_payload(run, folders, photographs):
         code, output, errors = run("classify", folders["clip"], image, "--labels", "a cat,a dog", "--json")
         assert (code, errors) == (0, "")
         answers.append(json.loads(output)[0]["scores"])
-    assert answers[0] == answers[1] == answers[2]
+    for other in answers[1:]:  # each run chooses its matrix products by a measurement
+        assert other == pytest.approx(answers[0], abs=1e-5)
     payload = "A" * 5000
     for image in (f"data:image/png;base64,{payload}", payload, "x y" * 2000):
         code, output, errors = run("classify", folders["clip"], image, "--labels", "a cat")

@@ -120,10 +120,8 @@ def assert_near(outputs: Any, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler_and_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of graphs, inference takes tokens in parts: here already those of small batches."""
+def fresh_compiler() -> None:
     torch.compiler.reset()
-    monkeypatch.setattr("twinlens.modeling.encoder.CHUNK_TOKENS", 16)
 
 
 def test_every_family_has_an_entry() -> None:

@@ -26,7 +26,10 @@ FLOORS = (
 
 # The one way up: methods of models that a user looks for on the model and that are written in a higher room. Each
 # imports it in its body, when it is called, or for type checkers alone; the lower room works without the higher one.
-DOORS = {"modeling/dual_encoder.py": "inference"}  # `DualEncoderModel.encode`
+DOORS = {
+    "modeling/dual_encoder.py": "inference",  # `DualEncoderModel.encode`
+    "modeling/pretrained.py": "inference",  # `optimize_for_inference`
+}
 
 
 class Import(NamedTuple):

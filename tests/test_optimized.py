@@ -1,0 +1,226 @@
+"""optimize_for_inference: the same numbers by other products, everything as before around them, and the way back."""
+
+import copy
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from helpers.families import FAMILIES, images, model, pixels, token_ids, twins
+from torch import Tensor, nn
+
+import twinlens
+from twinlens.inference import optimized
+
+FIXED = {"linear": "onednn", "attention": "products"}  # by measurement, tiny models would differ from run to run
+
+
+def inputs_of(family: str, count: int = 3) -> dict[str, Tensor]:
+    return {**images(family, count), "input_ids": token_ids(family, count)}
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: values.clone() for name, values in model.state_dict().items()}
+
+
+def assert_same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def classes_in(model: nn.Module) -> set[type]:
+    return {type(module) for module in model.modules()}
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("attention", optimized.CHOICES["attention"])
+    @torch.no_grad()
+    def test_are_those_of_transformers(self, family: str, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(optimized, "ROWS", 32)  # two images at a time
+        ours, theirs = twins(family)
+        ours.optimize_for_inference(linear="onednn", attention=attention)
+        assert {optimized.OptimizedLayer, optimized.OptimizedLinear, optimized.OptimizedEncoder} <= classes_in(ours)
+        inputs = inputs_of(family, 5)
+        found, expected = ours(**inputs), theirs(**inputs)
+        assert (found.logits_per_image - expected.logits_per_image).abs().max() <= 1e-4
+        assert (found.image_embeds - expected.image_embeds).abs().max() <= 5e-6
+        assert (found.text_embeds - expected.text_embeds).abs().max() <= 5e-6
+        states = [output.text_model_output.last_hidden_state for output in (found, expected)]
+        torch.testing.assert_close(*states, rtol=0, atol=3e-5)
+
+    @pytest.mark.parametrize("activation", [*optimized.FUSED, "gelu_new"])
+    @torch.no_grad()
+    def test_of_every_activation(self, activation: str) -> None:
+        config = twinlens.CLIPVisionConfig(**{**model("CLIP").config.vision_config.to_dict(), "hidden_act": activation})
+        torch.manual_seed(0)
+        tower = twinlens.CLIPVisionModel(config).eval()
+        with torch.no_grad():
+            for parameter in tower.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        same = pixels()
+        before = tower(same).last_hidden_state
+        found = tower.optimize_for_inference(**FIXED)(same).last_hidden_state
+        torch.testing.assert_close(found, before, rtol=0, atol=3e-5)
+
+    @torch.no_grad()
+    def test_of_bfloat16(self) -> None:
+        ours, inputs = model("Siglip"), inputs_of("Siglip", 8)
+        expected = ours.double()(**inputs)
+        found = ours.bfloat16().optimize_for_inference(**FIXED)(**inputs)
+        for name in ("image_embeds", "text_embeds"):
+            cosines = nn.functional.cosine_similarity(found[name].double(), expected[name], dim=-1)
+            assert cosines.min() >= 0.999  # 8 bits, with weights far from those of a trained model
+
+    @pytest.mark.parametrize("padding", ["left", "right", "none"])
+    @torch.no_grad()
+    def test_of_texts_with_a_mask(self, padding: str) -> None:
+        ours, ids = model("CLIP"), token_ids("CLIP", 4)
+        mask = {"none": torch.ones_like(ids), "right": torch.ones_like(ids), "left": torch.ones_like(ids)}[padding]
+        mask[1:, :3] = 0 if padding == "left" else 1
+        mask[1:, 9:] = 0 if padding == "right" else 1
+        expected = ours.encode_text(ids, mask)
+        assert (ours.optimize_for_inference(**FIXED).encode_text(ids, mask) - expected).abs().max() <= 5e-6
+
+    @torch.no_grad()
+    def test_of_other_peoples_towers(self) -> None:
+        vision = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32)
+        text = transformers.BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=99)
+        towers = transformers.ViTModel(vision), transformers.BertModel(text)
+        ours: Any = twinlens.DualEncoderModel.from_towers(*towers, projection_dim=16).eval()
+        ids, images = torch.randint(3, 99, (3, 7)), pixels(3)
+        expected = ours(input_ids=ids, pixel_values=images).logits_per_image
+        ours.optimize_for_inference(linear="onednn")
+        assert optimized.OptimizedLinear in classes_in(ours)
+        torch.testing.assert_close(
+            ours(input_ids=ids, pixel_values=images).logits_per_image, expected, rtol=0, atol=1e-4
+        )
+
+    def test_of_a_batch_of_none_and_of_gradients_for_pixels(self) -> None:
+        tower = model("Siglip", "VisionModel")
+        images = pixels().requires_grad_()
+        (expected,) = torch.autograd.grad(tower(images).pooler_output.sum(), images)
+        tower.optimize_for_inference(**FIXED)
+        (found,) = torch.autograd.grad(tower(images).pooler_output.sum(), images)
+        torch.testing.assert_close(found, expected)
+        assert tower(pixels(0)).pooler_output.shape == (0, 32)
+
+
+class TestAroundIt:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_restore_gives_every_bit_back(self, family: str) -> None:
+        ours = model(family)
+        ours.logit_scale.requires_grad_(False)
+        state, classes = state_of(ours), classes_in(ours)
+        parameters = {name: (parameter, parameter.requires_grad) for name, parameter in ours.named_parameters()}
+        names = {name: {*vars(module)} for name, module in ours.named_modules()}
+        assert ours.optimize_for_inference(**FIXED) is ours
+        assert not any(parameter.requires_grad for parameter in ours.parameters())
+        assert ours.num_parameters() == sum(parameter.numel() for parameter, _ in parameters.values())
+        assert ours.restore() is ours
+        assert_same_state(state_of(ours), state)
+        assert classes_in(ours) == classes
+        for name, parameter in ours.named_parameters():
+            assert parameter is parameters[name][0]
+            assert parameter.requires_grad == parameters[name][1]
+            assert parameter.is_contiguous()
+        assert {name: {*vars(module)} for name, module in ours.named_modules()} == names
+
+    def test_there_is_no_second_copy_of_the_weights(self) -> None:
+        ours = model("Siglip", "VisionModel").optimize_for_inference(**FIXED)
+        for name, parameter in ours.named_parameters():
+            if "mlp.fc" in name or "_proj" in name:
+                assert parameter.untyped_storage().nbytes() <= 4 * 96  # biases only
+
+    def test_saving_works(self, tmp_path: Path) -> None:
+        ours = model("Siglip")
+        state = state_of(ours)
+        ours.optimize_for_inference(**FIXED).save_pretrained(tmp_path)
+        assert_same_state(ours.state_dict(), state)
+        assert optimized.OptimizedLinear in classes_in(ours)
+        assert_same_state(state_of(twinlens.SiglipModel.from_pretrained(tmp_path)), state)
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+    @torch.no_grad()
+    def test_copies_are_optimised_and_independent(self, copied: Any) -> None:
+        ours, inputs = model("Siglip"), inputs_of("Siglip")
+        state = state_of(ours)
+        other = copied(ours.optimize_for_inference(**FIXED))
+        torch.testing.assert_close(other(**inputs).logits_per_image, ours(**inputs).logits_per_image)
+        assert optimized.OptimizedLinear in classes_in(other)
+        ours.restore()
+        assert_same_state(state_of(other), state)
+        assert_same_state(state_of(other.restore()), state)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: model.train(),
+            lambda model: model.vision_model.train(),
+            lambda model: model.double(),
+            lambda model: model.to(torch.bfloat16),
+            lambda model: model.to("meta"),
+            lambda model: model.load_state_dict(dict(model.state_dict())),
+        ],
+    )
+    def test_what_needs_the_weights_undoes_it(self, change: Any, caplog: pytest.LogCaptureFixture) -> None:
+        ours = model("Siglip").optimize_for_inference(**FIXED)
+        with caplog.at_level(logging.WARNING):
+            change(ours)
+        assert "undoes optimize_for_inference" in caplog.text
+        assert not hasattr(ours, "optimization")
+        assert not {optimized.OptimizedLinear, optimized.OptimizedLayer} & classes_in(ours)
+        assert len({(parameter.dtype, parameter.device) for parameter in ours.parameters()}) == 1
+
+    def test_what_changes_nothing_leaves_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        ours = model("Siglip").optimize_for_inference(**FIXED)
+        ours.to("cpu").eval().float()
+        assert optimized.OptimizedLinear in classes_in(ours)
+        assert not caplog.records
+
+    @torch.no_grad()
+    def test_hooks_see_what_they_saw(self) -> None:
+        tower, images = model("CLIP", "VisionModel"), pixels(3)
+        seen: list[Tensor] = []
+        tower.encoder.layers[0].mlp.fc1.register_forward_hook(lambda *call: seen.append(call[2]))
+        tower(images)
+        tower.optimize_for_inference(**FIXED)(images)
+        assert seen[0].shape == (3, 17, 64)
+        torch.testing.assert_close(*seen)
+
+    @torch.no_grad()
+    def test_hidden_states_and_attention_maps(self) -> None:
+        tower, images = model("Siglip", "VisionModel"), pixels(3)
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        expected = tower(images, **asked)
+        tower.optimize_for_inference(**FIXED)
+        for _ in range(2):  # capturing installs hooks, which stay
+            found = tower(images, **asked)
+            torch.testing.assert_close(found.hidden_states, expected.hidden_states)
+            torch.testing.assert_close(found.attentions, expected.attentions)
+            torch.testing.assert_close(tower(images).pooler_output, expected.pooler_output)
+
+    def test_autocast(self) -> None:
+        tower, images = model("Siglip", "VisionModel").optimize_for_inference(**FIXED), pixels()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert tower(images).pooler_output.isfinite().all()
+
+    def test_the_choice_is_measured_and_can_be_printed(self) -> None:
+        ours = model("Siglip").optimize_for_inference()
+        text = str(ours.optimization)
+        assert "vision_model: linear" in text
+        assert " ms" in text
+        assert "fixed" in str(ours.optimize_for_inference(**FIXED).optimization)
+        assert optimized.OptimizedLinear not in classes_in(ours.optimize_for_inference(linear="default"))
+
+    @pytest.mark.parametrize("wrong", [{"linear": "mkl"}, {"attention": "flash"}])
+    def test_wrong_choices(self, wrong: dict[str, str]) -> None:
+        with pytest.raises(ValueError, match="must be one of auto, "):
+            model("Siglip").optimize_for_inference(**wrong)
+
+    def test_weights_that_are_elsewhere(self) -> None:
+        with pytest.raises(ValueError, match="off-loaded"):
+            model("Siglip").to("meta").optimize_for_inference()
