@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.families import TEXT, VISION
 from PIL import Image
 
 import twinlens
@@ -26,6 +27,22 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
 def load(name: str) -> Loaded:
     model, processor = (c.from_pretrained(name) for c in (twinlens.DualEncoderModel, twinlens.DualEncoderProcessor))
     return model.eval(), processor  # type: ignore[attr-defined,return-value]
+
+
+def random_model(kind: str) -> Loaded:
+    """A tiny model with random weights: of SigLIP 2 with images of any shape, or of CLIP with a ResNet."""
+    torch.manual_seed(0)
+    _, like = load("clip-shapes" if kind == "ResNet" else "siglip-shapes")
+    text = {**TEXT, "vocab_size": 672, "max_position_embeddings": 16}
+    if kind == "ResNet":
+        vision = {"hidden_size": 128, "depths": [1, 1, 1, 1], "num_attention_heads": 4, "image_size": 64}
+        resnet = twinlens.CLIPResNetModel(twinlens.CLIPResNetConfig(vision_config=vision, text_config=text))
+        square = twinlens.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+        return resnet.eval(), twinlens.CLIPProcessor(square, like.tokenizer)
+    vision = {**{name: value for name, value in VISION.items() if name != "image_size"}, "num_patches": 16}
+    naflex = twinlens.Siglip2Model(twinlens.Siglip2Config(text_config=text, vision_config=vision))
+    flexible = twinlens.Siglip2ImageProcessor(patch_size=VISION["patch_size"], max_num_patches=30)
+    return naflex.eval(), twinlens.Siglip2Processor(flexible, like.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +112,24 @@ class TestSearch:
         found = locate(*loaded, image, "a red star", max_encodings=budget)
         assert 1 <= found.encodings <= budget
         assert 1 <= len(found.boxes) == len(found.scores) <= 5
+        left, top, right, bottom = found.boxes.T
+        assert torch.stack([left, top, right - left, bottom - top]).min() >= 0
+        assert torch.stack([size[0] - right, size[1] - bottom]).min() >= 0
+
+    @pytest.mark.parametrize("budget", [1, 9, 24])
+    @pytest.mark.parametrize("size", [(9, 5), (300, 40), (200, 260)], ids=str)
+    @pytest.mark.parametrize("kind", ["NaFlex", "ResNet"])
+    def test_other_towers(self, kind: str, size: tuple[int, int], budget: int) -> None:
+        """A picture in noise with one bright square: boxes lie in it, and every look is counted."""
+        model, processor = random_model(kind)
+        image = Image.effect_noise(size, 60)
+        image.paste(255, (size[0] // 3, size[1] // 3, size[0] // 2, size[1] // 2))
+        counted: list[int] = []
+        model.vision_model.register_forward_hook(lambda tower, args, output: counted.append(len(output.pooler_output)))
+        found = locate(model, processor, image, "a red star", max_encodings=budget, batch_size=4)
+        assert 1 <= sum(counted) == found.encodings == len(found.crops) <= budget
+        assert 1 <= len(found.boxes) == len(found.scores) <= 5
+        assert found.scores.isfinite().all()
         left, top, right, bottom = found.boxes.T
         assert torch.stack([left, top, right - left, bottom - top]).min() >= 0
         assert torch.stack([size[0] - right, size[1] - bottom]).min() >= 0
