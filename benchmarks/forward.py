@@ -18,6 +18,7 @@ from common import (
     in_fresh_process,
     interleaved_seconds,
     option_parser,
+    parse_options,
     process_arguments,
     resident_bytes,
     write_results,
@@ -105,14 +106,14 @@ def main() -> None:
     parser = option_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="a part of the case's name, such as clip-b32 or float32-8")
-    options = parser.parse_args()
+    options = parse_options(parser)
     cases: list[Case] = []
     for case_settings in product(MODELS, DTYPES, BATCH_SIZES):
         if options.only in "-".join(map(str, case_settings)):
             cases += measure(*case_settings, options.rounds)
             for case in cases[-len(ATTENTIONS) :]:
                 print(*case.values(), sep="\t", flush=True)
-    write_results(options.json, cases)
+    write_results(options, cases)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from common import THREADS, Case, interleaved_seconds, option_parser, write_results
+from common import THREADS, Case, interleaved_seconds, option_parser, parse_options, write_results
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -181,13 +181,13 @@ def main() -> None:
     parser.add_argument("part", choices=("images", "texts"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--captions", type=int, default=1_000_000)
-    options = parser.parse_args()
+    options = parse_options(parser)
     torch.set_num_threads(THREADS)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     cases = image_cases(options.rounds) if options.part == "images" else text_cases(options.captions)
     for case in cases:
         print(*case.values(), sep="\t")
-    write_results(options.json, cases, "tokenizers", "pillow", "numpy", "sentencepiece")
+    write_results(options, cases, "tokenizers", "pillow", "numpy", "sentencepiece")
 
 
 if __name__ == "__main__":

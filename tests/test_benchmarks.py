@@ -1,5 +1,6 @@
 """Benchmarks start, measure at their smallest, and the tables of docs/benchmarks.md are those of their results."""
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -13,7 +14,8 @@ from PIL import Image
 import twinlens
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+MODULES = ("common", "peers", "products")  # of several scripts
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in MODULES)
 TINY_TOWER = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 
@@ -23,7 +25,8 @@ def unchanged_process(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     yield
-    sys.modules.pop("common", None)
+    for name in MODULES:
+        sys.modules.pop(name, None)
 
 
 def load(name):
@@ -58,6 +61,20 @@ class TestSmallestSettings:
         cases = forward.measure("tiny", "float32", batch_size=2, rounds=1)
         assert [case["attention"] for case in cases] == ["sdpa", "eager"]
         assert all(case["twinlens_ms"] > 0 and case["twinlens_mib"] > 0 for case in cases)
+
+    def test_towers(self, monkeypatch, tmp_path):
+        towers = load("towers")
+        sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
+        monkeypatch.setattr(towers, "MODELS", {"tiny": ("CLIP", {"vision_config": sizes, "text_config": TINY_TOWER})})
+        monkeypatch.setattr(towers, "compiled", lambda module: module)
+        monkeypatch.setattr(twinlens.DualEncoderModel, "optimize_for_inference", lambda model: model, raising=False)
+        absent = dict.fromkeys(towers.peers.PACKAGES, "left out")
+        options = argparse.Namespace(rounds=2, seconds=0)
+        (case,) = towers.measure_model("tiny", tmp_path, [("float32", 2)], absent, options)
+        assert case["case"] == "tiny-float32-2"
+        assert case["runs"] == 1  # the second round is beyond the seconds
+        assert case["ms"].keys() == case["error"].keys() >= {"twinlens", "twinlens, optimised", "transformers, sdpa"}
+        assert max(case["error"].values()) < 1e-6
 
     def test_naflex(self, monkeypatch):
         naflex = load("naflex")
@@ -111,15 +128,66 @@ class TestSmallestSettings:
         assert 0 < seconds < peak_bytes
         assert (tmp_path / "folder" / "model.safetensors").exists()
 
-    def test_a_fresh_process_and_results(self, tmp_path):
+    def test_a_fresh_process_and_results(self, tmp_path, monkeypatch):
         common = load("common")
         script = tmp_path / "script.py"
         script.write_text("import json, sys\nprint('a message')\nprint(json.dumps(sys.argv[1:]))\n")
         assert common.in_fresh_process(str(script), 3, None) == ["--in-process", "3", "None"]
-        common.write_results(tmp_path / "results.json", [{"case": "a"}], "numpy")
+        monkeypatch.setattr(common.time, "sleep", lambda seconds: None)
+        options = argparse.Namespace(json=tmp_path / "results.json", load=common.Load())
+        common.write_results(options, [{"case": "a"}], "numpy", "not-installed", more=1)
         written = json.loads((tmp_path / "results.json").read_text())
         assert written["cases"] == [{"case": "a"}]
+        assert written["more"] == 1
+        assert written["load_during"]["other_cores"] >= 0
+        assert {"average", "other_cores"} == written["load_before"].keys() == written["load_after"].keys()
         assert {"twinlens", "torch", "transformers", "numpy", "python", "threads"} < written["environment"].keys()
+
+    def test_products(self, monkeypatch):
+        products = load("products")
+        monkeypatch.setattr(products, "SHAPES", [(4, 32, 64), (4, 64, 32)])
+        libraries = {name: value for name, value in products.LIBRARIES.items() if name in ("PyTorch", "NumPy")}
+        monkeypatch.setattr(products, "LIBRARIES", libraries)
+        assert {case["library"] for case in products.best_products("float32", {})} == {"PyTorch", "NumPy"}
+        assert [case["library"] for case in products.best_products("bfloat16", {})] == ["PyTorch"]
+        x, weight = torch.randn(4, 32), torch.randn(64, 32)
+        for make in (products.torch_product, products.onednn_product, products.numpy_product):
+            torch.testing.assert_close(torch.as_tensor(make(x, weight)()), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
+class TestQuietMachine:
+    """Other processes are those that /proc/stat counts beyond this one."""
+
+    def load_of(self, monkeypatch, other_cores):
+        common = load("common")
+        clock = iter(range(100))
+        monkeypatch.setattr(common.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock))
+        seconds = ((7 + (1 + other_cores) * number, 1.0 * number) for number in range(100))  # this process: one core
+        monkeypatch.setattr(common, "cpu_seconds", lambda: next(seconds))
+        return common
+
+    @pytest.mark.parametrize("other_cores", [0.0, 0.05, 0.5, 2.0])
+    def test_busy_machines_are_refused(self, other_cores, monkeypatch):
+        common = self.load_of(monkeypatch, other_cores)
+        monkeypatch.setattr(sys, "argv", ["script.py"])
+        if other_cores < 0.1:
+            options = common.parse_options(common.option_parser("A script."))
+            assert options.load.before["other_cores"] == other_cores
+        else:
+            with pytest.raises(SystemExit, match=rf"Other processes keep {other_cores} cores busy .* --noisy"):
+                common.parse_options(common.option_parser("A script."))
+        monkeypatch.setattr(sys, "argv", ["script.py", "--noisy"])
+        options = common.parse_options(common.option_parser("A script."))
+        assert options.load.as_json()["load_during"]["other_cores"] == other_cores
+
+    def test_own_work_is_not_counted(self):
+        common = load("common")
+        busy, own = common.cpu_seconds()
+        total = sum(number for number in range(3_000_000))
+        busy, own = (now - then for now, then in zip(common.cpu_seconds(), (busy, own), strict=True))
+        assert total > 0
+        assert 0.01 < own < busy + 0.1
 
 
 class TestTables:

@@ -1,0 +1,169 @@
+"""The libraries that benchmarks compare with: which are installed, and how each gets the weights of our model."""
+
+import contextlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import packaging.version  # which the stand-in below hands on
+import torch
+import transformers
+from common import THREADS
+from torch import Tensor, nn
+
+import twinlens
+from twinlens.conversion import export
+
+transformers.utils.logging.disable_progress_bar()
+
+Encode = Callable[[Tensor], Tensor]  # pixels (images, 3, height, width) to embeddings (images, dim)
+
+# A library, as tables name it: its distribution and its module.
+PACKAGES = {
+    "open_clip": ("open_clip_torch", "open_clip"),
+    "openai-clip": ("openai-clip", "clip"),
+    "ONNX Runtime": ("onnxruntime", "onnxruntime"),
+    "OpenVINO": ("openvino", "openvino"),
+}
+VERSIONS = ("open_clip_torch", "openai-clip", "timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+def missing_peers() -> dict[str, str]:
+    """Return why a library is not measured, for those that are not installed, and print it."""
+    reasons = {
+        name: f"{distribution} is not installed"
+        for name, (distribution, module) in PACKAGES.items()
+        if importlib.util.find_spec(module) is None
+    }
+    for name, reason in reasons.items():
+        print(f"{name} not measured: {reason}", flush=True)
+    return reasons
+
+
+def import_openai_clip() -> Any:
+    """Import openai-clip, which takes `packaging` from a module that setuptools has dropped."""
+    resources: Any = types.ModuleType("pkg_resources")
+    resources.packaging = packaging
+    sys.modules.setdefault("pkg_resources", resources)
+    return importlib.import_module("clip")
+
+
+def to_transformers(folder: Path, attention: str, dtype: torch.dtype) -> Any:
+    """Load the model of a folder as transformers' own class."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, config.architectures[0])
+    return model.from_pretrained(folder, attn_implementation=attention, dtype=dtype).eval()
+
+
+def to_open_clip(folder: Path, dtype: torch.dtype) -> Any:
+    """Load the model of a folder with open_clip.
+
+    The released SigLIPs of patch 16 have an approximate GELU, and open_clip's name of B/16 an exact one; the model gets
+    the activation of the others here.
+    """
+    import open_clip
+
+    target = folder / "open_clip"
+    if not target.exists():
+        target.mkdir()
+        with _exact_gelu(folder):
+            export(folder, target / "open_clip_model.safetensors", format="open_clip")
+    model = open_clip.create_model(f"local-dir:{target}").eval()
+    if hasattr(model.visual, "trunk"):
+        for module in model.visual.trunk.modules():
+            if hasattr(module, "act"):
+                module.act = nn.GELU("tanh")
+    return model.to(dtype)
+
+
+@contextlib.contextmanager
+def _exact_gelu(folder: Path) -> Any:
+    """Let the configuration of a SigLIP in a folder have the image activation that open_clip's name of it has."""
+    file = folder / "config.json"
+    stated = file.read_text(encoding="utf-8")
+    config = twinlens.DualEncoderConfig.from_pretrained(folder)
+    if config.model_type == "siglip":
+        config.vision_config.hidden_act = "gelu"
+        config.save_pretrained(folder)
+    yield
+    file.write_text(stated, encoding="utf-8")
+
+
+def to_openai_clip(folder: Path, dtype: torch.dtype) -> Any:
+    """Load the CLIP of a folder with openai-clip, whose norms compute in float32."""
+    from twinlens.formats import read_checkpoint, to_official
+    from twinlens.formats.openai import OpenAILayout
+
+    clip = import_openai_clip()
+    config: Any = twinlens.CLIPConfig.from_pretrained(folder)
+    vision, text = config.vision_config, config.text_config
+    model = clip.model.CLIP(
+        config.projection_dim, vision.image_size, vision.num_hidden_layers, vision.hidden_size, vision.patch_size,
+        text.max_position_embeddings, text.vocab_size, text.hidden_size, text.num_attention_heads,
+        text.num_hidden_layers,
+    )  # fmt: skip
+    layout = OpenAILayout.from_config(config)
+    weights = to_official(read_checkpoint(folder).state_dict(), layout)
+    model.load_state_dict({name: weights[name].float() for name in model.state_dict()})
+    model = model.eval().to(dtype)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.float()
+    return model
+
+
+class ImageFeatures(nn.Module):
+    """The image side of a model of transformers' interface as a module: pixels to embeddings."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return projected embeddings (images, dim), not normalised."""
+        features: Tensor = self.model.get_image_features(pixel_values=pixel_values).pooler_output
+        return features
+
+
+def export_onnx(model: Any, file: Path) -> None:
+    """Write the image side of a model in float32, for any number of images."""
+    side = model.config.vision_config.image_size
+    pixels = torch.zeros(2, 3, side, side)
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        ImageFeatures(model).eval(), (pixels,), dynamo=True, dynamic_shapes={"pixel_values": {0: batch}}, verbose=False
+    )
+    assert program is not None
+    program.save(str(file))
+
+
+def onnx_runtime_encoder(file: Path, batch_size: int) -> Encode:
+    """Return the model of a file for one batch size in ONNX Runtime, whose threads sleep while others are measured."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = THREADS
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    settings.add_free_dimension_override_by_name("batch", batch_size)
+    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+    return lambda pixels: torch.from_numpy(session.run(None, {"pixel_values": pixels.numpy()})[0])
+
+
+def openvino_settings(dtype: torch.dtype) -> dict[str, object]:
+    """Return how OpenVINO computes: one request on all threads, in this dtype."""
+    hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
+    return {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": THREADS, "NUM_STREAMS": 1}
+
+
+def openvino_encoder(file: Path, batch_size: int, dtype: torch.dtype) -> Encode:
+    """Return the model of an ONNX file for one batch size in OpenVINO, which takes and returns float32."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(str(file))
+    model.reshape([batch_size, *[size.get_length() for size in list(model.inputs[0].partial_shape)[1:]]])
+    compiled = core.compile_model(model, "CPU", openvino_settings(dtype))
+    return lambda pixels: torch.from_numpy(compiled(pixels.numpy())[0])
