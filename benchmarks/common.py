@@ -72,7 +72,7 @@ class Load:
         """
         if self.before["other_cores"] > MOST_OTHER_CORES:
             raise SystemExit(
-                f"Other processes keep {self.before['other_cores']} cores busy, where at most {MOST_OTHER_CORES} may be "
+                f"Other processes keep {self.before['other_cores']} cores busy, and at most {MOST_OTHER_CORES} may be "
                 f"(load average {self.before['average']}). Wait, or pass --noisy to measure all the same."
             )
 
