@@ -1,10 +1,11 @@
 """The libraries that benchmarks compare with: which are installed, and how each gets the weights of our model."""
 
-import contextlib
+import importlib
 import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from torch import Tensor, nn
 
 import twinlens
 from twinlens.conversion import export
-
-transformers.utils.logging.disable_progress_bar()
 
 Encode = Callable[[Tensor], Tensor]  # pixels (images, 3, height, width) to embeddings (images, dim)
 
@@ -31,15 +30,15 @@ PACKAGES = {
 VERSIONS = ("open_clip_torch", "openai-clip", "timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
-def missing_peers() -> dict[str, str]:
-    """Return why a library is not measured, for those that are not installed, and print it."""
+def missing_peers(*names: str) -> dict[str, str]:
+    """Return why a library is not measured, for those of `names`, or of all, that are not installed; print it, too."""
     reasons = {
         name: f"{distribution} is not installed"
         for name, (distribution, module) in PACKAGES.items()
-        if importlib.util.find_spec(module) is None
+        if (not names or name in names) and importlib.util.find_spec(module) is None
     }
     for name, reason in reasons.items():
-        print(f"{name} not measured: {reason}", flush=True)
+        print(f"not measured: {name} ({reason})", flush=True)
     return reasons
 
 
@@ -49,6 +48,11 @@ def import_openai_clip() -> Any:
     resources.packaging = packaging
     sys.modules.setdefault("pkg_resources", resources)
     return importlib.import_module("clip")
+
+
+def to_twinlens(folder: Path, dtype: torch.dtype) -> Any:
+    """Load the model of a folder as our own class."""
+    return twinlens.DualEncoderModel.from_pretrained(folder, dtype=dtype).eval()
 
 
 def to_transformers(folder: Path, attention: str, dtype: torch.dtype) -> Any:
@@ -61,16 +65,18 @@ def to_transformers(folder: Path, attention: str, dtype: torch.dtype) -> Any:
 def to_open_clip(folder: Path, dtype: torch.dtype) -> Any:
     """Load the model of a folder with open_clip.
 
-    The released SigLIPs of patch 16 have an approximate GELU, and open_clip's name of B/16 an exact one; the model gets
-    the activation of the others here.
+    It knows SigLIP's image towers by names of timm, behind which the GELU of these towers is exact. Here it is the one
+    of transformers' configuration, as in the other libraries.
     """
     import open_clip
 
     target = folder / "open_clip"
     if not target.exists():
         target.mkdir()
-        with _exact_gelu(folder):
-            export(folder, target / "open_clip_model.safetensors", format="open_clip")
+        source = folder
+        if twinlens.DualEncoderConfig.from_pretrained(folder).model_type == "siglip":
+            source = _with_exact_gelu(folder, target / "source")
+        export(source, target / "open_clip_model.safetensors", format="open_clip")
     model = open_clip.create_model(f"local-dir:{target}").eval()
     if hasattr(model.visual, "trunk"):
         for module in model.visual.trunk.modules():
@@ -79,17 +85,13 @@ def to_open_clip(folder: Path, dtype: torch.dtype) -> Any:
     return model.to(dtype)
 
 
-@contextlib.contextmanager
-def _exact_gelu(folder: Path) -> Any:
-    """Let the configuration of a SigLIP in a folder have the image activation that open_clip's name of it has."""
-    file = folder / "config.json"
-    stated = file.read_text(encoding="utf-8")
-    config = twinlens.DualEncoderConfig.from_pretrained(folder)
-    if config.model_type == "siglip":
-        config.vision_config.hidden_act = "gelu"
-        config.save_pretrained(folder)
-    yield
-    file.write_text(stated, encoding="utf-8")
+def _with_exact_gelu(folder: Path, target: Path) -> Path:
+    """Return a folder with the weights of a SigLIP, and the image activation under which timm has a name for it."""
+    config = twinlens.SiglipConfig.from_pretrained(folder)
+    config.vision_config.hidden_act = "gelu"
+    config.save_pretrained(target)
+    (target / "model.safetensors").symlink_to(folder / "model.safetensors")
+    return target
 
 
 def to_openai_clip(folder: Path, dtype: torch.dtype) -> Any:
@@ -105,7 +107,7 @@ def to_openai_clip(folder: Path, dtype: torch.dtype) -> Any:
         text.max_position_embeddings, text.vocab_size, text.hidden_size, text.num_attention_heads,
         text.num_hidden_layers,
     )  # fmt: skip
-    layout = OpenAILayout.from_config(config)
+    layout = replace(OpenAILayout.from_config(config), dtypes={"": "float32"})
     weights = to_official(read_checkpoint(folder).state_dict(), layout)
     model.load_state_dict({name: weights[name].float() for name in model.state_dict()})
     model = model.eval().to(dtype)
@@ -126,6 +128,15 @@ class ImageFeatures(nn.Module):
         """Return projected embeddings (images, dim), not normalised."""
         features: Tensor = self.model.get_image_features(pixel_values=pixel_values).pooler_output
         return features
+
+
+def compiled(module: nn.Module) -> Encode:
+    """Compile a module for inputs of one shape; on the CPU with its weights as constants."""
+    import torch._inductor.config as inductor
+
+    inductor.freezing = next(module.parameters()).device.type == "cpu"
+    encode: Encode = torch.compile(module, dynamic=False)
+    return encode
 
 
 def export_onnx(model: Any, file: Path) -> None:
@@ -167,3 +178,9 @@ def openvino_encoder(file: Path, batch_size: int, dtype: torch.dtype) -> Encode:
     model.reshape([batch_size, *[size.get_length() for size in list(model.inputs[0].partial_shape)[1:]]])
     compiled = core.compile_model(model, "CPU", openvino_settings(dtype))
     return lambda pixels: torch.from_numpy(compiled(pixels.numpy())[0])
+
+
+def worst_error(embeds: Tensor, expected: Tensor) -> float:
+    """Return 1 minus the cosine of the embeddings that are least alike."""
+    count = min(len(embeds), len(expected))
+    return 1 - torch.nn.functional.cosine_similarity(embeds[:count].double(), expected[:count]).min().item()

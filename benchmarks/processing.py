@@ -23,6 +23,7 @@ import sentencepiece
 import torch
 import transformers
 from common import THREADS, Case, interleaved_seconds, option_parser, parse_options, write_results
+from inputs import photographs
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -42,15 +43,6 @@ WORDS = """
 a photo of the cat dog sitting on red mat in New York street with two people and an old blue bicycle near river,
 mountain view at sunset; black-and-white portrait, child's drawing 3 boats green field breakfast table
 """.split()  # noqa: SIM905
-
-
-def photographs() -> list[Image.Image]:
-    """Return a batch of photographs: the package's own, at as many angles."""
-    from twinlens.catalogue import PHOTOGRAPH
-
-    with Image.open(PHOTOGRAPH) as photograph:
-        upright = photograph.convert("RGB").resize((640, 480))
-    return [upright.rotate(360 * number / BATCH_SIZE) for number in range(BATCH_SIZE)]
 
 
 def to_jpeg(image: Image.Image) -> bytes:
@@ -104,7 +96,7 @@ def image_cases(rounds: int) -> list[Case]:
             {"transformers": lambda images: siglip(images, return_tensors="pt")},
         ),
     )
-    pictures = photographs()
+    pictures = photographs(BATCH_SIZE)
     sources: dict[str, list[Any]] = {"PIL images": pictures, "JPEG bytes": [to_jpeg(picture) for picture in pictures]}
     return [
         case

@@ -1,6 +1,7 @@
 """Image towers of the official sizes beside other libraries, in one interleaved run.
 
     python benchmarks/towers.py [--json FILE] [--rounds 5] [--seconds 12] [--only siglip-b16-float32-8] [--all]
+    python benchmarks/towers.py --device cuda [--json FILE] [--rounds 20] [--only siglip-so400m14-384]
 
 Every library has the same random weights and the same images, on two threads: pixels to projected embeddings. A library
 that is not installed is left out, with a line that says so. A median is over at most `--rounds` rounds, after one that
@@ -9,6 +10,9 @@ The error is 1 minus the cosine to the embedding in float64, of the worst of fou
 
 Before the towers comes their roofline: the best rate of a matrix product of their sizes that any of the libraries
 reaches; the share of a tower is its rate over that.
+
+With `--device cuda` the towers of SigLIP B/16-224 and So400m/14-384 are measured in bfloat16, with up to 512 images.
+Where there is no GPU, that is what the results say.
 """
 
 import gc
@@ -19,75 +23,31 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import gpu_towers
 import peers
 import torch
 from common import THREADS, Case, interleaved_times, option_parser, parse_options, write_results
-from peers import Encode, ImageFeatures
+from inputs import CLIP_L14_TEXT, CLIP_L14_VISION, ONE_LAYER, Sizes, random_images, write_model
+from peers import Encode, ImageFeatures, compiled
 from products import best_products
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import twinlens
 
-Sizes = dict[str, Any]
-
 # The family, and the sizes that are not its configuration's defaults. Texts are not measured: one layer is enough.
-TEXT: Sizes = {"num_hidden_layers": 1}
-L14 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-}
 MODELS: dict[str, tuple[str, Sizes]] = {
-    "clip-b32": ("CLIP", {"vision_config": {}, "text_config": TEXT}),
-    "siglip-b16": ("Siglip", {"vision_config": {}, "text_config": TEXT}),
+    "clip-b32": ("CLIP", {"text_config": ONE_LAYER}),
+    "siglip-b16": ("Siglip", {"text_config": ONE_LAYER}),
     "clip-l14": (
         "CLIP",
-        {
-            "vision_config": L14,
-            "text_config": {
-                "hidden_size": 768,
-                "intermediate_size": 3072,
-                "num_attention_heads": 12,
-                "num_hidden_layers": 1,
-            },
-            "projection_dim": 768,
-        },
+        {"vision_config": CLIP_L14_VISION, "text_config": CLIP_L14_TEXT | ONE_LAYER, "projection_dim": 768},
     ),
 }
 DTYPES = ("float32", "bfloat16")
 BATCH_SIZES = (1, 8, 32)
 SLOW = ("clip-l14-float32-32", "clip-l14-bfloat16-32")  # measured with --all only
 COMPARED = 4  # images that are computed in float64 too
-
-
-def write_model(name: str, folder: Path) -> None:
-    """Write a folder with a model of random weights."""
-    family, sizes = MODELS[name]
-    torch.manual_seed(0)
-    config = getattr(twinlens, f"{family}Config")(**sizes)
-    getattr(twinlens, f"{family}Model")(config).save_pretrained(folder)
-
-
-def random_images(side: int, batch_size: int) -> Tensor:
-    """Return random pixels (batch, 3, side, side)."""
-    return torch.randn(batch_size, 3, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def load_ours(folder: Path, dtype: torch.dtype) -> Any:
-    """Load the model of a folder."""
-    return twinlens.DualEncoderModel.from_pretrained(folder, dtype=dtype).eval()
-
-
-def compiled(module: torch.nn.Module) -> Encode:
-    """Compile a module for inputs of one shape, with its weights as constants."""
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
-    encode: Encode = torch.compile(module, dynamic=False)
-    return encode
 
 
 def reference(folder: Path, pixels: Tensor) -> tuple[Tensor, float]:
@@ -98,18 +58,12 @@ def reference(folder: Path, pixels: Tensor) -> tuple[Tensor, float]:
     return embeds, counter.get_total_flops() / len(pixels)
 
 
-def worst_error(embeds: Tensor, expected: Tensor) -> float:
-    """Return 1 minus the cosine of the embeddings that are least alike."""
-    count = min(len(embeds), len(expected))
-    return 1 - torch.nn.functional.cosine_similarity(embeds[:count].double(), expected[:count]).min().item()
-
-
 def load_encoders(name: str, folder: Path, dtype: torch.dtype, absent: dict[str, str]) -> dict[str, Encode]:
     """Return the encoders for any number of images that are installed and compute in this dtype."""
     theirs = peers.to_transformers(folder, "sdpa", dtype)
     encoders: dict[str, Encode] = {
-        "twinlens, optimised": ImageFeatures(load_ours(folder, dtype).optimize_for_inference()),
-        "twinlens": ImageFeatures(load_ours(folder, dtype)),
+        "twinlens, optimised": ImageFeatures(peers.to_twinlens(folder, dtype).optimize_for_inference()),
+        "twinlens": ImageFeatures(peers.to_twinlens(folder, dtype)),
         "transformers, sdpa": ImageFeatures(theirs),
         "transformers, eager": ImageFeatures(peers.to_transformers(folder, "eager", dtype)),
     }
@@ -138,7 +92,7 @@ def measure(
 ) -> Case:
     """Measure one batch; what the libraries return in the round that warms them up is compared."""
     inputs = {name: pixels if name in ("ONNX Runtime", "OpenVINO") else pixels.to(dtype) for name in encoders}
-    errors = {name: worst_error(encode(inputs[name]), expected) for name, encode in encoders.items()}
+    errors = {name: peers.worst_error(encode(inputs[name]), expected) for name, encode in encoders.items()}
     variants = {name: partial(encode, inputs[name]) for name, encode in encoders.items()}
     times = interleaved_times(variants, options.rounds, settle=len(pixels) == 1, warm_up=False, limit=options.seconds)
     return {
@@ -153,7 +107,7 @@ def measure_model(
     name: str, folder: Path, chosen: list[tuple[str, int]], absent: dict[str, str], options: Any
 ) -> list[Case]:
     """Measure the chosen dtypes and batch sizes of one model."""
-    write_model(name, folder)
+    write_model(folder, *MODELS[name])
     side = twinlens.DualEncoderConfig.from_pretrained(folder).vision_config.image_size
     expected, flops = reference(folder, random_images(side, COMPARED))
     if not {"ONNX Runtime", "OpenVINO"} <= absent.keys():
@@ -178,17 +132,25 @@ def measure_model(
 def main() -> None:
     """Measure every case."""
     parser = option_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, help="5, or 20 on a GPU")
     parser.add_argument("--seconds", type=float, default=12, help="begin no further round of a case after this time")
     parser.add_argument("--only", default="", help="a part of the case's name, such as clip-b32 or float32-8")
     parser.add_argument("--all", action="store_true", help="measure L/14 with 32 images, too")
     options = parse_options(parser)
     torch.set_num_threads(THREADS)
     absent = peers.missing_peers()
+    options.rounds = options.rounds or (20 if options.device == "cuda" else 5)
+    if options.device == "cuda":
+        gpu, reason = (torch.cuda.get_device_name(), None) if torch.cuda.is_available() else (None, "no GPU")
+        print(f"not measured: {reason}" if reason else f"on {gpu}", flush=True)
+        cases = [] if reason else gpu_towers.measure_all(options, absent)
+        write_results(options, cases, *peers.VERSIONS, gpu=gpu, not_measured={"all": reason} if reason else absent)
+        return
     products = [case for dtype in DTYPES for case in best_products(dtype, absent)]
     for case in products:
         print(*case.values(), sep="\t", flush=True)
-    cases: list[Case] = []
+    cases = []
     for name in MODELS:
         chosen = [
             (dtype, batch_size)

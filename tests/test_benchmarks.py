@@ -14,7 +14,7 @@ from PIL import Image
 import twinlens
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("common", "peers", "products")  # of several scripts
+MODULES = ("common", "gpu_towers", "inputs", "peers", "products")  # of several scripts
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in MODULES)
 TINY_TOWER = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
@@ -52,6 +52,19 @@ def test_help_is_the_docstring(name, monkeypatch, capsys):
     )
 
 
+@pytest.fixture
+def daily_use(monkeypatch):
+    """Stand-ins for what this version does not have."""
+    monkeypatch.setattr(twinlens.DualEncoderModel, "optimize_for_inference", lambda model: model, raising=False)
+    monkeypatch.setattr(
+        twinlens.DualEncoderModel,
+        "encode",
+        lambda model, texts, processor, batch_size: model.encode_text(**processor(text=texts)),
+        raising=False,
+    )
+
+
+@pytest.mark.usefixtures("daily_use")
 class TestSmallestSettings:
     def test_forward(self, monkeypatch):
         forward = load("forward")
@@ -67,7 +80,6 @@ class TestSmallestSettings:
         sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
         monkeypatch.setattr(towers, "MODELS", {"tiny": ("CLIP", {"vision_config": sizes, "text_config": TINY_TOWER})})
         monkeypatch.setattr(towers, "compiled", lambda module: module)
-        monkeypatch.setattr(twinlens.DualEncoderModel, "optimize_for_inference", lambda model: model, raising=False)
         absent = dict.fromkeys(towers.peers.PACKAGES, "left out")
         options = argparse.Namespace(rounds=2, seconds=0)
         (case,) = towers.measure_model("tiny", tmp_path, [("float32", 2)], absent, options)
@@ -75,6 +87,74 @@ class TestSmallestSettings:
         assert case["runs"] == 1  # the second round is beyond the seconds
         assert case["ms"].keys() == case["error"].keys() >= {"twinlens", "twinlens, optimised", "transformers, sdpa"}
         assert max(case["error"].values()) < 1e-6
+
+    def test_gpu_towers(self, monkeypatch, tmp_path):
+        """On the CPU, for want of a GPU."""
+        gpu_towers = load("gpu_towers")
+        monkeypatch.setattr(gpu_towers, "compiled", lambda module: module)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
+        gpu_towers.write_model(tmp_path, "Siglip", {"vision_config": sizes, "text_config": TINY_TOWER})
+        options = argparse.Namespace(device="cpu", rounds=1, seconds=0)
+        case = gpu_towers.measure(tmp_path, 8, 2, {"open_clip": "left out"}, options)
+        assert case["ms"].keys() == case["difference_to_transformers"].keys() >= {"twinlens, compiled"}
+        assert max(case["difference_to_transformers"].values()) < 1e-3
+        assert case["out_of_memory"] == []
+
+    def test_without_a_gpu_the_results_say_so(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        file = tmp_path / "gpu.json"
+        monkeypatch.setattr(sys, "argv", ["towers.py", "--device", "cuda", "--noisy", "--json", str(file)])
+        load("towers").main()
+        assert "not measured: no GPU" in capsys.readouterr().out
+        assert json.loads(file.read_text())["not_measured"] == {"all": "no GPU"}
+
+    def test_text_encoding(self, monkeypatch, tmp_path):
+        texts = load("text_encoding")
+        captions = texts.captions(20)
+        assert len({*captions}) == 20
+        monkeypatch.setattr(
+            texts, "MODELS", {"tiny": ("CLIP", {"vision_config": TINY_TOWER, "text_config": TINY_TOWER})}
+        )
+        texts.write_model(tmp_path, *texts.MODELS["tiny"])
+        texts.write_processor(tmp_path, "CLIP")
+        absent = dict.fromkeys(("open_clip", "openai-clip"), "left out")
+        with torch.no_grad():
+            expected = texts.reference("tiny", tmp_path, captions[:4])
+        for variants in texts.variants_of("tiny", tmp_path, captions, absent).values():
+            case = texts.measure("tiny", variants, expected, argparse.Namespace(rounds=1))
+            assert case["ms_each"].keys() >= {"twinlens", "twinlens, optimised", "transformers"}
+            assert max(case["error"].values()) < 1e-6
+
+    def test_zero_shot(self, monkeypatch, tmp_path):
+        zero_shot = load("zero_shot")
+
+        class Classifier:
+            def __init__(self, model, processor, labels):
+                parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+                self.pipeline = transformers.pipeline("zero-shot-image-classification", model=model, **parts)
+                self.labels = labels
+
+            def __call__(self, images, batch_size):
+                return self.pipeline(images, candidate_labels=self.labels)
+
+        monkeypatch.setattr(twinlens, "ZeroShotClassifier", Classifier, raising=False)
+        sizes = {"vision_config": {**TINY_TOWER, "patch_size": 112}, "text_config": TINY_TOWER}
+        monkeypatch.setattr(zero_shot, "MODELS", {"tiny": ("CLIP", sizes)})
+        options = argparse.Namespace(labels=3, rounds=1, all=False)
+        case = zero_shot.measure("tiny", tmp_path, zero_shot.photographs(2), options)
+        assert len(case["ms_each"]) == 3
+        assert max(case["score_difference"].values()) < 1e-4
+
+    def test_start(self, monkeypatch, tmp_path):
+        start, inputs = load("start"), load("inputs")
+        sizes = {"vision_config": {**TINY_TOWER, "patch_size": 112}, "text_config": TINY_TOWER}
+        inputs.write_model(tmp_path, "CLIP", sizes)
+        inputs.write_processor(tmp_path, "CLIP")
+        monkeypatch.setattr(start, "in_fresh_process", lambda script, *given: start.first_answer(*given))
+        cases = start.measure(tmp_path, Path(twinlens.catalogue.PHOTOGRAPH), rounds=1)
+        assert [case["library"] for case in cases] == ["twinlens", "transformers"]
+        assert cases[0]["difference"] < 1e-3
 
     def test_naflex(self, monkeypatch):
         naflex = load("naflex")
@@ -175,7 +255,7 @@ class TestQuietMachine:
             options = common.parse_options(common.option_parser("A script."))
             assert options.load.before["other_cores"] == other_cores
         else:
-            with pytest.raises(SystemExit, match=rf"Other processes keep {other_cores} cores busy .* --noisy"):
+            with pytest.raises(SystemExit, match=rf"Other processes keep {other_cores} cores busy, .* --noisy"):
                 common.parse_options(common.option_parser("A script."))
         monkeypatch.setattr(sys, "argv", ["script.py", "--noisy"])
         options = common.parse_options(common.option_parser("A script."))
