@@ -12,9 +12,6 @@ from torch import Tensor
 
 import twinlens
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from helpers.released_files import released_file
-
 transformers.utils.logging.disable_progress_bar()
 
 Sizes = dict[str, Any]
@@ -62,6 +59,9 @@ def write_processor(folder: Path, family: str) -> None:
         clip = twinlens.CLIPProcessor(twinlens.CLIPImageProcessor(), twinlens.CLIPTokenizer.from_official())
         clip.save_pretrained(folder)
     else:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+        from helpers.released_files import released_file
+
         tokenizer = twinlens.SiglipTokenizer.from_file(
             released_file("diffsynth==1.1.9", "flux/tokenizer_2/spiece.model")
         )

@@ -14,7 +14,7 @@ from PIL import Image
 import twinlens
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("common", "gpu_towers", "inputs", "peers", "products")  # of several scripts
+MODULES = ("common", "gpu_towers", "inputs", "peers", "plots", "products")  # of several scripts
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in MODULES)
 TINY_TOWER = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
@@ -66,14 +66,14 @@ def daily_use(monkeypatch):
 
 @pytest.mark.usefixtures("daily_use")
 class TestSmallestSettings:
-    def test_forward(self, monkeypatch):
-        forward = load("forward")
+    def test_memory(self, monkeypatch):
+        memory = load("memory")
         sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
-        monkeypatch.setattr(forward, "MODELS", {"tiny": ("CLIP", sizes)})
-        monkeypatch.setattr(forward, "in_fresh_process", lambda script, *given: forward.peak_mib(*given))
-        cases = forward.measure("tiny", "float32", batch_size=2, rounds=1)
+        monkeypatch.setattr(memory, "MODELS", {"tiny": ("CLIP", sizes)})
+        monkeypatch.setattr(memory, "in_fresh_process", lambda script, *given: memory.peak_mib(*given))
+        cases = memory.measure("tiny", "float32", batch_size=2)
         assert [case["attention"] for case in cases] == ["sdpa", "eager"]
-        assert all(case["twinlens_ms"] > 0 and case["twinlens_mib"] > 0 for case in cases)
+        assert all(case["twinlens_mib"] > 0 for case in cases)
 
     def test_towers(self, monkeypatch, tmp_path):
         towers = load("towers")
@@ -270,30 +270,116 @@ class TestQuietMachine:
         assert 0.01 < own < busy + 0.1
 
 
+def page_of(tables):
+    names = [("table", name) for name in tables.TABLES] + [("plot", name) for name in tables.PLOTS]
+    return "".join(f"<!-- {kind}: {name} -->\n<!-- end -->\n" for kind, name in names)
+
+
 class TestTables:
-    def test_page_has_the_tables_of_the_results(self, monkeypatch):
+    def test_page_and_plots_are_those_of_the_results(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
         load("tables").main()
 
     def test_numbers_that_differ_are_noticed_and_written(self, tmp_path, monkeypatch):
         tables = load("tables")
         page = tmp_path / "benchmarks.md"
-        good = tables.fill("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in tables.TABLES))
-        assert "| SigLIP B/16-224 | float32 | 8 | 1,422 | 0.95 | 0.98 | 0.97 | 0.98 |" in good
-        page.write_text(good.replace("1,422", "1,421"))
+        good = tables.fill(page_of(tables))
+        assert "| sigmoid | 11.7 s | 21.1 s | 1.8 | 166 | 7,274 | 43.8 |" in good
+        page.write_text(good.replace("7,274", "7,273"))
         monkeypatch.setattr(tables, "PAGE", page)
+        monkeypatch.setattr(tables, "PICTURES", tmp_path)
         monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
         with pytest.raises(SystemExit, match="differs from benchmarks/results"):
             tables.main()
         monkeypatch.setattr(sys, "argv", ["tables.py"])
         tables.main()
         assert page.read_text() == good
+        plot = tmp_path / "speed-naflex-cpu.svg"
+        plot.write_text(plot.read_text().replace("1.71", "1.72") + " ")
+        monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+        with pytest.raises(SystemExit, match=r"speed-naflex-cpu.svg differs from benchmarks/results"):
+            tables.main()
 
     @pytest.mark.parametrize("page", ["", "<!-- table: forward -->\n<!-- end -->\n"])
     def test_missing_and_unknown_tables_are_errors(self, page):
-        with pytest.raises(ValueError, match=r"Expected each of the tables forward-cpu, .* once, got"):
+        with pytest.raises(ValueError, match=r"Expected each of the tables towers-cpu, .* once, got"):
             load("tables").fill(page)
+
+    def test_missing_and_unknown_plots_are_errors(self):
+        tables = load("tables")
+        with pytest.raises(ValueError, match=r"Expected each of the plots towers-cpu, .* once, got"):
+            tables.fill(page_of(tables).replace("plot: towers-cpu", "plot: unknown"))
 
     def test_every_result_has_a_table(self):
         stems = {stem for stem, _ in load("tables").TABLES.values()}
-        assert stems == {path.stem for path in (FOLDER / "results").glob("*.json")}
+        assert stems >= {path.stem for path in (FOLDER / "results").glob("*.json")}
+
+    def test_what_was_not_measured_is_said(self, tmp_path, monkeypatch):
+        tables = load("tables")
+        monkeypatch.setattr(tables, "RESULTS", tmp_path)
+        monkeypatch.setattr(tables, "PICTURES", tmp_path)
+        assert "<!-- table: towers-gpu -->\n\nNot measured yet.\n" in tables.fill(page_of(tables))
+        (tmp_path / "towers-gpu.json").write_text('{"cases": [], "not_measured": {"all": "no GPU"}}')
+        assert "<!-- table: towers-gpu -->\n\nNot measured: no GPU.\n" in tables.fill(page_of(tables))
+        assert tables.draw_plots() == {}
+
+    def test_tables_and_plots_of_daily_work(self, tmp_path, monkeypatch):
+        """With numbers that are made up."""
+        tables = load("tables")
+        monkeypatch.setattr(tables, "RESULTS", tmp_path)
+        times = {"twinlens, optimised": 50.0, "twinlens": 90.0, "transformers, sdpa": 100.0}
+        case = {"ms": times, "error": dict.fromkeys(times, 3e-13), "gflop": 10.0}
+        results = {
+            "towers-cpu": {
+                "cases": [{"case": "clip-b32-float32-8", **case}],
+                "products": [{"dtype": "float32", "library": "NumPy", "gflop_per_s": 250, "shape": [8, 768, 3072]}],
+                "not_measured": {"OpenVINO": "openvino is not installed"},
+            },
+            "towers-gpu": {"cases": [{"case": "siglip-b16-224-bfloat16-64", **case, "images_per_s": times}]},
+            "text-encoding-cpu": {
+                "cases": [
+                    {
+                        "case": f"{tower}-{source}",
+                        "ms_each": {"twinlens": 4.0, "transformers": 8.0},
+                        "error": {"twinlens": 3e-13, "transformers": 3e-13},
+                    }
+                    for tower in ("clip", "siglip")
+                    for source in ("strings", "ids")
+                ]
+            },
+            "zero-shot-cpu": {
+                "cases": [
+                    {
+                        "case": "clip-b16",
+                        "labels": 200,
+                        "ms_each": (pipelines := {"twinlens, pipeline": 200.0, "transformers, pipeline": 900.0}),
+                        "images": dict.fromkeys(pipelines, 32),
+                        "score_difference": dict.fromkeys(pipelines, 1e-6),
+                    }
+                ]
+            },
+            "start-cpu": {
+                "cases": [
+                    {"library": library, "import_s": 1.0, "load_s": 0.5, "answer_s": 0.25, "total_s": total}
+                    for library, total in (("twinlens", 4.0), ("transformers", 6.0))
+                ]
+            },
+        }
+        for stem, result in results.items():
+            (tmp_path / f"{stem}.json").write_text(json.dumps(result))
+        page = tables.fill(page_of(tables))
+        for line in (
+            "| CLIP B/32 | float32 | 8 | 50.0 | 90.0 | 100 | 80 |",  # 10 gflop in 50 ms, of 250 a second
+            "| CLIP B/32 | float32 | 3e-13 | 3e-13 | 3e-13 |",
+            "| float32 | NumPy | 250 | 8, 768, 3,072 |",
+            "Not measured: OpenVINO (openvino is not installed).",
+            "| CLIP | twinlens | 4.00 | 4.00 | 3e-13 |",
+            "| CLIP B/16 | twinlens, pipeline | 32 | 200 | 1e-06 |",
+            "| twinlens | 1.0 | 0.5 | 0.3 | 4.0 |",
+            "(pictures/speed-towers-cpu.svg)",
+        ):
+            assert line in page
+        drawn = {file.stem: text for file, text in tables.draw_plots().items()}
+        assert drawn.keys() == {f"speed-{stem}" for stem in results}
+        for stem, speed in (("towers-cpu", "2.00"), ("text-encoding-cpu", "2.00"), ("zero-shot-cpu", "4.50")):
+            assert f">{speed}</text>" in drawn[f"speed-{stem}"]
