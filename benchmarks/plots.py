@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 WIDTH, MARGIN, GAP = 960, 20, 28  # pixels
 BAR, STEP, TITLE = 14, 21, 30  # height of a bar, from bar to bar, and above the first bar of a panel
-LABEL, VALUE = 172, 48  # widths left and right of the bars
+LABEL, VALUE = 182, 48  # widths left and right of the bars
 STYLE = """
     text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
     text { font-size: 12px; fill: #24292f; }
@@ -13,6 +13,7 @@ STYLE = """
     .title { font-size: 15px; font-weight: 600; }
     .panel { font-size: 13px; font-weight: 600; }
     .label { text-anchor: end; }
+    .value { stroke: #ffffff; stroke-width: 3; paint-order: stroke; }
     .ours { fill: #1f6fb2; }
     .other { fill: #b4bfca; }
     .one { stroke: #57606a; stroke-dasharray: 3 3; }
@@ -59,7 +60,11 @@ def _panel(panel: Panel, left: float, top: float, width: float) -> list[str]:
     start = left + LABEL
     scale = (width - LABEL - VALUE) / max(1.0, *(bar.value for bar in bars))
     bottom = top + TITLE + STEP * len(bars)
-    parts = [f'<text class="panel" x="{left:.1f}" y="{top + 14:.1f}">{escape(title)}</text>']
+    one = start + scale
+    parts = [
+        f'<text class="panel" x="{left:.1f}" y="{top + 14:.1f}">{escape(title)}</text>',
+        f'<line class="one" x1="{one:.1f}" y1="{top + TITLE - 5:.1f}" x2="{one:.1f}" y2="{bottom - 2:.1f}"/>',
+    ]
     for number, bar in enumerate(bars):
         y = top + TITLE + number * STEP
         length = bar.value * scale
@@ -67,10 +72,6 @@ def _panel(panel: Panel, left: float, top: float, width: float) -> list[str]:
             f'<text class="label" x="{start - 8:.1f}" y="{y + 11:.1f}">{escape(bar.label)}</text>',
             f'<rect class="{"ours" if bar.is_ours else "other"}" x="{start:.1f}" y="{y:.1f}" '
             f'width="{length:.1f}" height="{BAR}" rx="2"/>',
-            f'<text x="{start + length + 6:.1f}" y="{y + 11:.1f}">{bar.value:.2f}</text>',
+            f'<text class="value" x="{start + length + 6:.1f}" y="{y + 11:.1f}">{bar.value:.2f}</text>',
         ]
-    line = start + scale
-    parts.append(
-        f'<line class="one" x1="{line:.1f}" y1="{top + TITLE - 5:.1f}" x2="{line:.1f}" y2="{bottom - 2:.1f}"/>'
-    )
     return parts

@@ -1,6 +1,6 @@
 """Texts to vectors: 1,000 captions with CLIP's text tower and with SigLIP's, beside other libraries.
 
-    python benchmarks/text_encoding.py [--json FILE] [--rounds 2] [--only clip-strings]
+    python benchmarks/text_encoding.py [--json FILE] [--rounds 1] [--only clip-strings]
 
 The captions have 4 to 30 of CLIP's tokens, 12 on average. Every library has the same random weights of B/32 (CLIP) and
 B/16 (SigLIP), two threads, and batches of 64 captions in float32; the libraries take turns. Once the clock runs from
@@ -121,7 +121,7 @@ def measure(case: str, variants: dict[str, tuple[int, EncodeTexts]], expected: T
 def main() -> None:
     """Measure every case."""
     parser = option_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--captions", type=int, default=CAPTIONS)
     parser.add_argument(
         "--only", default="", help="a part of the case's name: clip-strings, clip-ids, siglip-strings ..."

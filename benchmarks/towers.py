@@ -1,6 +1,6 @@
 """Image towers of the official sizes beside other libraries, in one interleaved run.
 
-    python benchmarks/towers.py [--json FILE] [--rounds 5] [--seconds 12] [--only siglip-b16-float32-8] [--all]
+    python benchmarks/towers.py [--json FILE] [--rounds 5] [--seconds 8] [--only siglip-b16-float32-8] [--all]
     python benchmarks/towers.py --device cuda [--json FILE] [--rounds 20] [--only siglip-so400m14-384]
 
 Every library has the same random weights and the same images, on two threads: pixels to projected embeddings. A library
@@ -134,7 +134,7 @@ def main() -> None:
     parser = option_parser(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, help="5, or 20 on a GPU")
-    parser.add_argument("--seconds", type=float, default=12, help="begin no further round of a case after this time")
+    parser.add_argument("--seconds", type=float, default=8, help="begin no further round of a case after this time")
     parser.add_argument("--only", default="", help="a part of the case's name, such as clip-b32 or float32-8")
     parser.add_argument("--all", action="store_true", help="measure L/14 with 32 images, too")
     options = parse_options(parser)
