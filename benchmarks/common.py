@@ -1,6 +1,7 @@
-"""The common parts of all benchmarks: options, interleaved timing, memory of fresh processes, results as JSON."""
+"""The common parts of all benchmarks: options, the load, interleaved timing, fresh processes, results as JSON."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,30 +21,99 @@ import twinlens
 MB = 10**6  # bytes
 MIB = 2**20  # bytes
 THREADS = 2
+MOST_OTHER_CORES = 0.1  # that other processes may keep busy while something is measured
 
 Case = dict[str, Any]  # one measurement, as it stands in the JSON
 Key = TypeVar("Key", bound=Hashable)
 
 
 def option_parser(docstring: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help is the script's docstring, with the option that all scripts have."""
+    """Return a parser whose help is the script's docstring, with the options that all scripts have."""
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
+    parser.add_argument("--noisy", action="store_true", help="measure although other processes are busy")
     return parser
 
 
-def interleaved_seconds(
-    variants: Mapping[Key, Callable[[], object]], rounds: int, *, settle: bool = False
-) -> dict[Key, float]:
-    """Return the median seconds of each variant.
+def cpu_seconds() -> tuple[float, float]:
+    """Return the seconds for which all cores were busy since the start of the machine, and those of this process.
 
-    A round runs every variant once, in an order that turns by one every round; an unmeasured round comes first. With
-    `settle`, each variant runs in its turn once unmeasured, while the threads of the one before go to sleep, and then
-    twice measured.
+    Those of its children are counted when they have ended. Linux only.
+    """
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]  # without guests, which are in the others
+    user, nice, system, _, _, interrupts, soft_interrupts, stolen = map(int, fields)
+    busy = user + nice + system + interrupts + soft_interrupts + stolen
+    return busy / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
+class Load:
+    """How busy other processes are: one second before a measurement, while it lasts, and one second after it."""
+
+    def __init__(self) -> None:
+        self.before = self.now()
+        self._begin = (time.perf_counter(), *cpu_seconds())
+
+    @staticmethod
+    def _since(begin: tuple[float, float, float]) -> float:
+        wall, busy, own = (now - then for now, then in zip((time.perf_counter(), *cpu_seconds()), begin, strict=True))
+        return round(max(0.0, busy - own) / wall, 2)
+
+    @classmethod
+    def now(cls) -> dict[str, float]:
+        """Return the load average of the last minute, and the cores that others keep busy for a second."""
+        begin = (time.perf_counter(), *cpu_seconds())
+        time.sleep(1)
+        return {"average": round(os.getloadavg()[0], 2), "other_cores": cls._since(begin)}
+
+    def require_quiet(self) -> None:
+        """Exit unless other processes leave the machine alone.
+
+        The load average is no reason to: it still remembers the benchmark that ran before.
+        """
+        if self.before["other_cores"] > MOST_OTHER_CORES:
+            raise SystemExit(
+                f"Other processes keep {self.before['other_cores']} cores busy, and at most {MOST_OTHER_CORES} may be "
+                f"(load average {self.before['average']}). Wait, or pass --noisy to measure all the same."
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all three."""
+        return {
+            "load_before": self.before,
+            "load_during": {"other_cores": self._since(self._begin)},
+            "load_after": self.now(),
+        }
+
+
+def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options with the load of the machine, `load`; exit where it is too high, unless with `--noisy`."""
+    options = parser.parse_args()
+    options.load = Load()
+    if not options.noisy:
+        options.load.require_quiet()
+    return options
+
+
+def interleaved_times(
+    variants: Mapping[Key, Callable[[], object]],
+    rounds: int,
+    *,
+    settle: bool = False,
+    warm_up: bool = True,
+    limit: float = float("inf"),
+) -> dict[Key, list[float]]:
+    """Return the seconds of each run of each variant.
+
+    A round runs every variant once, in an order that turns by one every round; an unmeasured round comes first, unless
+    `warm_up` is false. With `settle`, each variant runs in its turn once unmeasured, while the threads of the one
+    before go to sleep, and then twice measured. After `limit` seconds no further round begins; one is always measured.
     """
     seconds: dict[Key, list[float]] = {name: [] for name in variants}
     names = list(variants)
-    for turn in range(rounds + 1):
+    begin = time.perf_counter()
+    for turn in range(0 if warm_up else 1, rounds + 1):
+        if turn > 1 and time.perf_counter() - begin > limit:
+            break
         for position in range(len(names)):
             name = names[(turn + position) % len(names)]
             if settle:
@@ -53,7 +123,15 @@ def interleaved_seconds(
                 variants[name]()
                 if turn:
                     seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(measured) for name, measured in seconds.items()}
+    return seconds
+
+
+def interleaved_seconds(
+    variants: Mapping[Key, Callable[[], object]], rounds: int, *, settle: bool = False
+) -> dict[Key, float]:
+    """Return the median seconds of each variant: see `interleaved_times`."""
+    times = interleaved_times(variants, rounds, settle=settle)
+    return {name: statistics.median(measured) for name, measured in times.items()}
 
 
 def resident_bytes(what: Literal["VmRSS", "VmHWM"]) -> int:
@@ -77,16 +155,35 @@ def process_arguments() -> list[str] | None:
     return sys.argv[2:] if sys.argv[1:2] == ["--in-process"] else None
 
 
-def write_results(path: Path | None, cases: object, *packages: str) -> None:
-    """Write the cases, with the versions of twinlens, torch, transformers and `packages`, unless `path` is None."""
-    if path is None:
+def processor_name() -> str:
+    """Return what the processor calls itself."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def write_results(options: argparse.Namespace, cases: object, *packages: str, **more: object) -> None:
+    """Write the cases, the versions of twinlens, torch, transformers and `packages`, the load, and `more`.
+
+    `options` are those of `parse_options`; without `--json` nothing is written.
+    """
+    if options.json is None:
         return
     environment = {
         "twinlens": twinlens.__version__,
-        **{name: version(name) for name in ("torch", "transformers", *packages)},
+        **installed_versions("torch", "transformers", *packages),
         "python": platform.python_version(),
-        "processor": platform.machine(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    path.write_text(json.dumps({"environment": environment, "cases": cases}, indent=1) + "\n")
+    results = {"environment": environment, **options.load.as_json(), **more, "cases": cases}
+    options.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -23,7 +23,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import MB, Case, in_fresh_process, option_parser, process_arguments, resident_bytes, write_results
+from common import (
+    MB,
+    Case,
+    in_fresh_process,
+    option_parser,
+    parse_options,
+    process_arguments,
+    resident_bytes,
+    write_results,
+)
 
 Shape = tuple[int, ...]
 
@@ -169,14 +178,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="a part of the case's name")
     parser.add_argument("--scratch", type=Path, help="the folder for the files; a temporary one by default")
-    options = parser.parse_args()
+    options = parse_options(parser)
     cases: list[Case] = []
     for name, geometry in MODELS.items():
         if options.only in name:
             with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
                 cases.append(measure(name, geometry, Path(scratch), options.rounds))
             print(json.dumps(cases[-1]), flush=True)
-    write_results(options.json, cases, "safetensors", "numpy")
+    write_results(options, cases, "safetensors", "numpy")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from common import Case, option_parser, write_results
+from common import Case, option_parser, parse_options, write_results
 
 from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.catalogue import BUNDLED
@@ -112,14 +112,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100, help="the number of pictures")
     parser.add_argument("--models", nargs="+", choices=BUNDLED, default=BUNDLED, help="the checkpoints to measure")
     parser.add_argument("--tiled", type=int, default=5, help="the number of pictures of which all tiles are encoded")
-    options = parser.parse_args()
+    options = parse_options(parser)
     torch.set_num_threads(1)  # small models run fastest on one
     cases = []
     for name in options.models:
         cases += measure(name, options.pictures, options.tiled)
         for case in cases[-len(METHODS) :]:
             print(case, flush=True)
-    write_results(options.json, cases, "pillow")
+    write_results(options, cases, "pillow")
 
 
 if __name__ == "__main__":

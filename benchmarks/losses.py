@@ -25,7 +25,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import transformers
-from common import MIB, THREADS, Case, in_fresh_process, option_parser, process_arguments, resident_bytes, write_results
+from common import (
+    MIB,
+    THREADS,
+    Case,
+    in_fresh_process,
+    option_parser,
+    parse_options,
+    process_arguments,
+    resident_bytes,
+    write_results,
+)
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -178,13 +188,13 @@ def main() -> None:
     parser = option_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="a part of the case's name, such as softmax or 16384")
-    options = parser.parse_args()
+    options = parse_options(parser)
     cases = json.loads(options.json.read_text())["cases"] if options.json and options.json.exists() else {}
     for case in (*COMPARED, *RANKS, *ALONE):
         if options.only in case:
             cases[case] = measure(case, options.rounds)
             print(case, json.dumps(cases[case]), sep="\t", flush=True)
-            write_results(options.json, cases)
+            write_results(options, cases)
 
 
 if __name__ == "__main__":

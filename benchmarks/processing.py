@@ -22,7 +22,8 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from common import THREADS, Case, interleaved_seconds, option_parser, write_results
+from common import THREADS, Case, interleaved_seconds, option_parser, parse_options, write_results
+from inputs import photographs
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -42,15 +43,6 @@ WORDS = """
 a photo of the cat dog sitting on red mat in New York street with two people and an old blue bicycle near river,
 mountain view at sunset; black-and-white portrait, child's drawing 3 boats green field breakfast table
 """.split()  # noqa: SIM905
-
-
-def photographs() -> list[Image.Image]:
-    """Return a batch of photographs: the package's own, at as many angles."""
-    from twinlens.catalogue import PHOTOGRAPH
-
-    with Image.open(PHOTOGRAPH) as photograph:
-        upright = photograph.convert("RGB").resize((640, 480))
-    return [upright.rotate(360 * number / BATCH_SIZE) for number in range(BATCH_SIZE)]
 
 
 def to_jpeg(image: Image.Image) -> bytes:
@@ -104,7 +96,7 @@ def image_cases(rounds: int) -> list[Case]:
             {"transformers": lambda images: siglip(images, return_tensors="pt")},
         ),
     )
-    pictures = photographs()
+    pictures = photographs(BATCH_SIZE)
     sources: dict[str, list[Any]] = {"PIL images": pictures, "JPEG bytes": [to_jpeg(picture) for picture in pictures]}
     return [
         case
@@ -181,13 +173,13 @@ def main() -> None:
     parser.add_argument("part", choices=("images", "texts"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--captions", type=int, default=1_000_000)
-    options = parser.parse_args()
+    options = parse_options(parser)
     torch.set_num_threads(THREADS)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     cases = image_cases(options.rounds) if options.part == "images" else text_cases(options.captions)
     for case in cases:
         print(*case.values(), sep="\t")
-    write_results(options.json, cases, "tokenizers", "pillow", "numpy", "sentencepiece")
+    write_results(options, cases, "tokenizers", "pillow", "numpy", "sentencepiece")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The tables of docs/benchmarks.md, written from the JSON files in benchmarks/results/.
+"""The tables and plots of docs/benchmarks.md, written from the JSON files in benchmarks/results/.
 
     python benchmarks/tables.py [--check]
 
-A table replaces what stands between `<!-- table: NAME -->` and `<!-- end -->`. With `--check` nothing is written, and a
-page that differs is an error. Needs nothing but Python.
+A table replaces what stands between `<!-- table: NAME -->` and `<!-- end -->`, and a plot, which is a file in
+docs/pictures/, what stands between `<!-- plot: NAME -->` and `<!-- end -->`. Where a JSON file is missing, or has no
+cases, the page says so. With `--check` nothing is written, and what differs is an error. Needs nothing but Python.
 """
 
 import argparse
@@ -15,9 +16,12 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
+import plots
+
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 PAGE = PROJECT / "docs" / "benchmarks.md"
+PICTURES = PROJECT / "docs" / "pictures"
 
 Result = dict[str, Any]  # a JSON file: "environment" and "cases"
 Row = list[str]  # the cells of a row
@@ -34,17 +38,109 @@ def by_case(result: Result, *keys: str) -> dict[tuple[Any, ...], Result]:
     return {tuple(case[key] for key in keys): case for case in result["cases"]}
 
 
-def forward(result: Result) -> list[Row]:
-    """Return time and memory of image towers, as ratios of twinlens over transformers."""
-    towers = {"siglip-b16": "SigLIP B/16-224", "clip-b32": "CLIP B/32"}
-    ratios = [f"{what}, {attention}" for what in ("time", "memory") for attention in ("sdpa", "eager")]
-    rows = [["image tower", "dtype", "batch", "ms (sdpa)", *ratios]]
+TOWERS = {"siglip-b16": "SigLIP B/16-224", "clip-b32": "CLIP B/32", "clip-l14": "CLIP L/14"}
+GPU_TOWERS = {"siglip-b16-224": "SigLIP B/16-224", "siglip-so400m14-384": "SigLIP So400m/14-384"}
+TEXT_TOWERS = {"clip": "CLIP", "siglip": "SigLIP"}
+ZERO_SHOT = {"clip-b16": "CLIP B/16", "siglip-b16": "SigLIP B/16-224"}
+
+
+def variants_of(result: Result, key: str) -> list[str]:
+    """Return the names of all variants, in the order in which they were measured."""
+    return list(dict.fromkeys(variant for case in result["cases"] for variant in case[key]))
+
+
+def cells(values: Result, variants: Iterable[str], to_text: Callable[[float], str]) -> list[str]:
+    """Return the values of the variants; one that was not measured has an empty cell."""
+    return [to_text(values[variant]) if variant in values else "" for variant in variants]
+
+
+def towers(result: Result) -> list[Row]:
+    """Return milliseconds of image towers, and the share of the best rate of matrix products."""
+    variants = variants_of(result, "ms")
+    rows = [["image tower", "dtype", "images", *variants, "share of the best rate, %"]]
+    for case in result["cases"]:
+        tower, dtype, batch = case["case"].rsplit("-", 2)
+        best = max(product["gflop_per_s"] for product in result["products"] if product["dtype"] == dtype)
+        share = 100 * case["gflop"] / (case["ms"]["twinlens, optimised"] / 1e3) / best
+        times = cells(case["ms"], variants, lambda ms: number(ms, 1 if ms < 100 else 0))
+        rows.append([TOWERS[tower], dtype, batch, *times, number(share)])
+    return rows
+
+
+def tower_errors(result: Result) -> list[Row]:
+    """Return 1 minus the cosine to float64, the worst of all batch sizes."""
+    variants = variants_of(result, "error")
+    rows = [["image tower", "dtype", *variants]]
+    worst: dict[tuple[str, str], dict[str, float]] = {}
+    for case in result["cases"]:
+        tower, dtype, _ = case["case"].rsplit("-", 2)
+        errors = worst.setdefault((tower, dtype), {})
+        for variant, error in case["error"].items():
+            errors[variant] = max(error, errors.get(variant, 0))
+    for (tower, dtype), errors in worst.items():
+        rows.append([TOWERS[tower], dtype, *cells(errors, variants, "{:.0e}".format)])
+    return rows
+
+
+def products(result: Result) -> list[Row]:
+    """Return the best rate of a matrix product in each library."""
+    rows = [["dtype", "library", "10⁹ operations a second", "rows, columns in, columns out"]]
+    for case in result["products"]:
+        shape = ", ".join(number(size) for size in case["shape"])
+        rows.append([case["dtype"], case["library"], number(case["gflop_per_s"]), shape])
+    return rows
+
+
+def gpu_towers(result: Result) -> list[Row]:
+    """Return images a second on a GPU."""
+    variants = variants_of(result, "images_per_s")
+    rows = [["image tower", "images", *variants]]
+    for case in result["cases"]:
+        tower, _, batch = case["case"].rsplit("-", 2)
+        rows.append([GPU_TOWERS[tower], batch, *cells(case["images_per_s"], variants, number)])
+    return rows
+
+
+def text_encoding(result: Result) -> list[Row]:
+    """Return milliseconds a text, from strings and from ids, and the error."""
+    rows = [["text tower", "library", "from strings, ms", "from ids, ms", "error"]]
+    cases = {case["case"]: case for case in result["cases"]}
+    for tower, name in TEXT_TOWERS.items():
+        strings, ids = cases[f"{tower}-strings"], cases[f"{tower}-ids"]
+        for variant, ms in strings["ms_each"].items():
+            (from_ids,) = cells(ids["ms_each"], [variant], lambda ms: number(ms, 2))
+            rows.append([name, variant, number(ms, 2), from_ids, f"{strings['error'][variant]:.0e}"])
+    return rows
+
+
+def zero_shot(result: Result) -> list[Row]:
+    """Return milliseconds an image, with all labels."""
+    rows = [["model", "", "images", "ms an image", "largest difference of a score"]]
+    for case in result["cases"]:
+        for variant, ms in case["ms_each"].items():
+            count, difference = case["images"][variant], case["score_difference"][variant]
+            rows.append([ZERO_SHOT[case["case"]], variant, str(count), number(ms), f"{difference:.0e}"])
+    return rows
+
+
+def start(result: Result) -> list[Row]:
+    """Return the seconds until the first answer."""
+    rows = [["", "import, s", "`from_pretrained`, s", "answer, s", "whole process, s"]]
+    for case in result["cases"]:
+        parts = (number(case[part], 1) for part in ("import_s", "load_s", "answer_s", "total_s"))
+        rows.append([case["library"], *parts])
+    return rows
+
+
+def memory(result: Result) -> list[Row]:
+    """Return the memory of image towers, in MiB and as ratios of twinlens over transformers."""
+    rows = [["image tower", "dtype", "batch", "MiB (sdpa)", "ratio, sdpa", "ratio, eager"]]
     cases = by_case(result, "case", "attention")
     for name in dict.fromkeys(case for case, _ in cases):
         tower, dtype, batch = name.rsplit("-", 2)
         sdpa, eager = cases[name, "sdpa"], cases[name, "eager"]
-        ratios = [number(case[f"{what}_ratio"], 2) for what in ("time", "memory") for case in (sdpa, eager)]
-        rows.append([towers[tower], dtype, batch, number(sdpa["twinlens_ms"]), *ratios])
+        ratios = [number(case["memory_ratio"], 2) for case in (sdpa, eager)]
+        rows.append([TOWERS[tower], dtype, batch, number(sdpa["twinlens_mib"]), *ratios])
     return rows
 
 
@@ -173,7 +269,14 @@ def naflex(result: Result) -> list[Row]:
 
 
 TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's name: its JSON file, and its rows
-    "forward-cpu": ("forward-cpu", forward),
+    "towers-cpu": ("towers-cpu", towers),
+    "towers-cpu-errors": ("towers-cpu", tower_errors),
+    "towers-cpu-products": ("towers-cpu", products),
+    "towers-gpu": ("towers-gpu", gpu_towers),
+    "text-encoding-cpu": ("text-encoding-cpu", text_encoding),
+    "zero-shot-cpu": ("zero-shot-cpu", zero_shot),
+    "start-cpu": ("start-cpu", start),
+    "memory-cpu": ("memory-cpu", memory),
     "images-cpu": ("images-cpu", images),
     "texts-cpu": ("texts-cpu", texts),
     "losses-cpu-compared": ("losses-cpu", losses_compared),
@@ -186,41 +289,172 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
 }
 
 
+# Plots: the bars are speeds over the bar that has the length 1.
+
+
+def speeds(seconds: Result, over: str) -> list[plots.Bar]:
+    """Return a bar for each variant, the fastest first."""
+    bars = [plots.Bar(name, seconds[over] / value, "twinlens" in name) for name, value in seconds.items()]
+    return sorted(bars, key=lambda bar: -bar.value)
+
+
+def plot_towers(result: Result) -> list[plots.Panel]:
+    """Return the image towers with 8 images."""
+    return [
+        (f"{TOWERS[tower]}, {dtype}", speeds(case["ms"], "transformers, sdpa"))
+        for case in result["cases"]
+        for tower, dtype, batch in [case["case"].rsplit("-", 2)]
+        if batch == "8"
+    ]
+
+
+def plot_gpu_towers(result: Result) -> list[plots.Panel]:
+    """Return the image towers with 64 images."""
+    return [
+        (f"{GPU_TOWERS[tower]}, {batch} images", speeds(case["ms"], "transformers, sdpa"))
+        for case in result["cases"]
+        for tower, _, batch in [case["case"].rsplit("-", 2)]
+        if batch == "64" and "transformers, sdpa" in case["ms"]
+    ]
+
+
+def plot_text_encoding(result: Result) -> list[plots.Panel]:
+    """Return all cases."""
+    return [
+        (f"{TEXT_TOWERS[tower]}, from {source}", speeds(case["ms_each"], "transformers"))
+        for case in result["cases"]
+        for tower, source in [case["case"].split("-")]
+    ]
+
+
+def plot_zero_shot(result: Result) -> list[plots.Panel]:
+    """Return both models."""
+    return [
+        (f"{ZERO_SHOT[case['case']]}, {case['labels']} labels", speeds(case["ms_each"], "transformers, pipeline"))
+        for case in result["cases"]
+    ]
+
+
+def plot_start(result: Result) -> list[plots.Panel]:
+    """Return the time of the whole process."""
+    totals = {case["library"]: case["total_s"] for case in result["cases"]}
+    return [("CLIP B/16, the whole process", speeds(totals, "transformers"))]
+
+
+def plot_images(result: Result) -> list[plots.Panel]:
+    """Return the engines that people choose, and the code beside them."""
+    panels = {}
+    for case in result["cases"]:
+        if case["variant"] != "twinlens, official":
+            panels.setdefault(case["case"], {})[case["variant"]] = case["ms_each"]
+    return [(name, speeds(times, "transformers")) for name, times in panels.items()]
+
+
+def plot_texts(result: Result) -> list[plots.Panel]:
+    """Return the vocabularies that transformers reads, too."""
+    panels: dict[str, dict[str, float]] = {}
+    for case in result["cases"]:
+        panels.setdefault(case["case"], {})[case["variant"]] = case["us_each"]
+    return [(name, speeds(times, "transformers")) for name, times in panels.items() if "transformers" in times]
+
+
+def plot_naflex(result: Result) -> list[plots.Panel]:
+    """Return both dtypes."""
+    variants = {"packed": "twinlens, packed", "padded": "twinlens, padded", "transformers": "transformers"}
+    return [
+        (
+            case["case"].rsplit("-", 1)[0],
+            speeds({label: case[f"{key}_ms"] for key, label in variants.items()}, "transformers"),
+        )
+        for case in result["cases"]
+    ]
+
+
+PLOTS: dict[str, tuple[Callable[[Result], list[plots.Panel]], str]] = {  # by JSON file; what the bars are
+    "towers-cpu": (plot_towers, "Speed over transformers (sdpa), 8 images"),
+    "towers-gpu": (plot_gpu_towers, "Speed over transformers (sdpa)"),
+    "text-encoding-cpu": (plot_text_encoding, "Speed over transformers"),
+    "zero-shot-cpu": (plot_zero_shot, "Speed over transformers' pipeline with its own model"),
+    "start-cpu": (plot_start, "Speed over transformers"),
+    "images-cpu": (plot_images, "Speed over transformers"),
+    "texts-cpu": (plot_texts, "Speed over transformers"),
+    "naflex-cpu": (plot_naflex, "Speed over transformers"),
+}
+
+
+def read_result(stem: str) -> Result | str:
+    """Return the results of a JSON file, or in words why there are none."""
+    file = RESULTS / f"{stem}.json"
+    if not file.exists():
+        return "Not measured yet."
+    result: Result = json.loads(file.read_text(encoding="utf-8"))
+    return result if result["cases"] else f"Not measured: {result['not_measured']['all']}."
+
+
 def to_markdown(rows: Iterable[Row]) -> str:
     """Return rows, the first of which is the head, as a table with numbers to the right."""
     head, *body = rows
-    right = [all(re.fullmatch(r"([\d.,]+( s)?|all)?", row[column]) for row in body) for column in range(len(head))]
+    right = [
+        all(re.fullmatch(r"([\d.,]+( s)?|\d+e[+-]\d+|all)?", row[column]) for row in body)
+        for column in range(len(head))
+    ]
     lines = [head, ["---:" if numbers else "---" for numbers in right], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def make_table(name: str) -> str:
-    """Return a table as the results have it."""
+    """Return a table as the results have it, and below it what was not measured."""
     stem, to_rows = TABLES[name]
-    return to_markdown(to_rows(json.loads((RESULTS / f"{stem}.json").read_text(encoding="utf-8"))))
+    result = read_result(stem)
+    if isinstance(result, str):
+        return result
+    absent = "".join(f"\n\nNot measured: {peer} ({why})." for peer, why in result.get("not_measured", {}).items())
+    return to_markdown(to_rows(result)) + (absent if name == stem else "")
+
+
+def draw_plots() -> dict[Path, str]:
+    """Return the plots of all results, by file."""
+    drawn = {}
+    for stem, (to_panels, title) in PLOTS.items():
+        result = read_result(stem)
+        if not isinstance(result, str):
+            drawn[PICTURES / f"speed-{stem}.svg"] = plots.draw(title, to_panels(result))
+    return drawn
+
+
+def show_plot(stem: str) -> str:
+    """Return the line that shows a plot, or nothing where there are no results."""
+    result = read_result(stem)
+    return "" if isinstance(result, str) else f"![{PLOTS[stem][1]}](pictures/speed-{stem}.svg)\n\n"
 
 
 def fill(page: str) -> str:
-    """Return a page with every table as the results have it; each must be there once, and no other."""
-    marker = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-    names = [match[1] for match in marker.findall(page)]
-    if sorted(names) != sorted(TABLES):
-        raise ValueError(f"Expected each of the tables {', '.join(TABLES)} once, got {', '.join(names) or 'none'}.")
-    return marker.sub(lambda match: f"{match[1]}\n{make_table(match[2])}\n\n{match[3]}", page)
+    """Return a page with every table and plot as the results have it; each must be there once, and no other."""
+    marker = re.compile(r"(<!-- (table|plot): (\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+    for kind, known in (("table", TABLES), ("plot", PLOTS)):
+        names = [match[2] for match in marker.findall(page) if match[1] == kind]
+        if sorted(names) != sorted(known):
+            raise ValueError(f"Expected each of the {kind}s {', '.join(known)} once, got {', '.join(names) or 'none'}.")
+
+    def content(match: re.Match[str]) -> str:
+        inside = show_plot(match[3]) if match[2] == "plot" else f"{make_table(match[3])}\n\n"
+        return f"{match[1]}\n{inside}{match[4]}"
+
+    return marker.sub(content, page)
 
 
 def main() -> None:
-    """Write the tables, or check them."""
+    """Write the tables and plots, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, and fail if the page differs")
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if something differs")
     options = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    filled = fill(page)
-    if filled == page:
-        return
-    if options.check:
-        sys.exit(f"{PAGE} differs from benchmarks/results/. Run python benchmarks/tables.py.")
-    PAGE.write_text(filled, encoding="utf-8")
+    files = {PAGE: fill(PAGE.read_text(encoding="utf-8")), **draw_plots()}
+    for file, text in files.items():
+        if file.exists() and file.read_text(encoding="utf-8") == text:
+            continue
+        if options.check:
+            sys.exit(f"{file} differs from benchmarks/results/. Run python benchmarks/tables.py.")
+        file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

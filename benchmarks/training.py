@@ -10,7 +10,16 @@ import json
 import tempfile
 
 import torch
-from common import MB, Case, in_fresh_process, option_parser, process_arguments, resident_bytes, write_results
+from common import (
+    MB,
+    Case,
+    in_fresh_process,
+    option_parser,
+    parse_options,
+    process_arguments,
+    resident_bytes,
+    write_results,
+)
 
 CASES = [(64, None), (256, None), (64, 16), (256, 16)]  # pairs of the update, and pairs embedded at a time
 IMAGE_SIZE, PATCH_SIZE = 112, 16  # pixels
@@ -65,12 +74,12 @@ def main() -> None:
         pairs, gradient_cache_size = map(int, arguments)
         print(peak_of_update(pairs, gradient_cache_size or None))
         return
-    options = option_parser(__doc__).parse_args()
+    options = parse_options(option_parser(__doc__))
     cases: list[Case] = []
     for case in CASES:
         cases.append(measure(*case))
         print(json.dumps(cases[-1]), flush=True)
-    write_results(options.json, cases, "accelerate")
+    write_results(options, cases, "accelerate")
 
 
 if __name__ == "__main__":

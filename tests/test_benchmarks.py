@@ -1,5 +1,6 @@
 """Benchmarks start, measure at their smallest, and the tables of docs/benchmarks.md are those of their results."""
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -13,7 +14,8 @@ from PIL import Image
 import twinlens
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+MODULES = ("common", "gpu_towers", "inputs", "peers", "plots", "products")  # of several scripts
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in MODULES)
 TINY_TOWER = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 
@@ -23,7 +25,8 @@ def unchanged_process(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     yield
-    sys.modules.pop("common", None)
+    for name in MODULES:
+        sys.modules.pop(name, None)
 
 
 def load(name):
@@ -49,15 +52,109 @@ def test_help_is_the_docstring(name, monkeypatch, capsys):
     )
 
 
+@pytest.fixture
+def daily_use(monkeypatch):
+    """Stand-ins for what this version does not have."""
+    monkeypatch.setattr(twinlens.DualEncoderModel, "optimize_for_inference", lambda model: model, raising=False)
+    monkeypatch.setattr(
+        twinlens.DualEncoderModel,
+        "encode",
+        lambda model, texts, processor, batch_size: model.encode_text(**processor(text=texts)),
+        raising=False,
+    )
+
+
+@pytest.mark.usefixtures("daily_use")
 class TestSmallestSettings:
-    def test_forward(self, monkeypatch):
-        forward = load("forward")
+    def test_memory(self, monkeypatch):
+        memory = load("memory")
         sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
-        monkeypatch.setattr(forward, "MODELS", {"tiny": ("CLIP", sizes)})
-        monkeypatch.setattr(forward, "in_fresh_process", lambda script, *given: forward.peak_mib(*given))
-        cases = forward.measure("tiny", "float32", batch_size=2, rounds=1)
+        monkeypatch.setattr(memory, "MODELS", {"tiny": ("CLIP", sizes)})
+        monkeypatch.setattr(memory, "in_fresh_process", lambda script, *given: memory.peak_mib(*given))
+        cases = memory.measure("tiny", "float32", batch_size=2)
         assert [case["attention"] for case in cases] == ["sdpa", "eager"]
-        assert all(case["twinlens_ms"] > 0 and case["twinlens_mib"] > 0 for case in cases)
+        assert all(case["twinlens_mib"] > 0 for case in cases)
+
+    def test_towers(self, monkeypatch, tmp_path):
+        towers = load("towers")
+        sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
+        monkeypatch.setattr(towers, "MODELS", {"tiny": ("CLIP", {"vision_config": sizes, "text_config": TINY_TOWER})})
+        monkeypatch.setattr(towers, "compiled", lambda module: module)
+        absent = dict.fromkeys(towers.peers.PACKAGES, "left out")
+        options = argparse.Namespace(rounds=2, seconds=0)
+        (case,) = towers.measure_model("tiny", tmp_path, [("float32", 2)], absent, options)
+        assert case["case"] == "tiny-float32-2"
+        assert case["runs"] == 1  # the second round is beyond the seconds
+        assert case["ms"].keys() == case["error"].keys() >= {"twinlens", "twinlens, optimised", "transformers, sdpa"}
+        assert max(case["error"].values()) < 1e-6
+
+    def test_gpu_towers(self, monkeypatch, tmp_path):
+        """On the CPU, for want of a GPU."""
+        gpu_towers = load("gpu_towers")
+        monkeypatch.setattr(gpu_towers, "compiled", lambda module: module)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
+        gpu_towers.write_model(tmp_path, "Siglip", {"vision_config": sizes, "text_config": TINY_TOWER})
+        options = argparse.Namespace(device="cpu", rounds=1, seconds=0)
+        case = gpu_towers.measure(tmp_path, 8, 2, {"open_clip": "left out"}, options)
+        assert case["ms"].keys() == case["difference_to_transformers"].keys() >= {"twinlens, compiled"}
+        assert max(case["difference_to_transformers"].values()) < 1e-3
+        assert case["out_of_memory"] == []
+
+    def test_without_a_gpu_the_results_say_so(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        file = tmp_path / "gpu.json"
+        monkeypatch.setattr(sys, "argv", ["towers.py", "--device", "cuda", "--noisy", "--json", str(file)])
+        load("towers").main()
+        assert "not measured: no GPU" in capsys.readouterr().out
+        assert json.loads(file.read_text())["not_measured"] == {"all": "no GPU"}
+
+    def test_text_encoding(self, monkeypatch, tmp_path):
+        texts = load("text_encoding")
+        captions = texts.captions(20)
+        assert len({*captions}) == 20
+        monkeypatch.setattr(
+            texts, "MODELS", {"tiny": ("CLIP", {"vision_config": TINY_TOWER, "text_config": TINY_TOWER})}
+        )
+        texts.write_model(tmp_path, *texts.MODELS["tiny"])
+        texts.write_processor(tmp_path, "CLIP")
+        absent = dict.fromkeys(("open_clip", "openai-clip"), "left out")
+        with torch.no_grad():
+            expected = texts.reference("tiny", tmp_path, captions[:4])
+        for variants in texts.variants_of("tiny", tmp_path, captions, absent).values():
+            case = texts.measure("tiny", variants, expected, argparse.Namespace(rounds=1))
+            assert case["ms_each"].keys() >= {"twinlens", "twinlens, optimised", "transformers"}
+            assert max(case["error"].values()) < 1e-6
+
+    def test_zero_shot(self, monkeypatch, tmp_path):
+        zero_shot = load("zero_shot")
+
+        class Classifier:
+            def __init__(self, model, processor, labels):
+                parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+                self.pipeline = transformers.pipeline("zero-shot-image-classification", model=model, **parts)
+                self.labels = labels
+
+            def __call__(self, images, batch_size):
+                return self.pipeline(images, candidate_labels=self.labels)
+
+        monkeypatch.setattr(twinlens, "ZeroShotClassifier", Classifier, raising=False)
+        sizes = {"vision_config": {**TINY_TOWER, "patch_size": 112}, "text_config": TINY_TOWER}
+        monkeypatch.setattr(zero_shot, "MODELS", {"tiny": ("CLIP", sizes)})
+        options = argparse.Namespace(labels=3, rounds=1, all=False)
+        case = zero_shot.measure("tiny", tmp_path, zero_shot.photographs(2), options)
+        assert len(case["ms_each"]) == 3
+        assert max(case["score_difference"].values()) < 1e-4
+
+    def test_start(self, monkeypatch, tmp_path):
+        start, inputs = load("start"), load("inputs")
+        sizes = {"vision_config": {**TINY_TOWER, "patch_size": 112}, "text_config": TINY_TOWER}
+        inputs.write_model(tmp_path, "CLIP", sizes)
+        inputs.write_processor(tmp_path, "CLIP")
+        monkeypatch.setattr(start, "in_fresh_process", lambda script, *given: start.first_answer(*given))
+        cases = start.measure(tmp_path, Path(twinlens.catalogue.PHOTOGRAPH), rounds=1)
+        assert [case["library"] for case in cases] == ["twinlens", "transformers"]
+        assert cases[0]["difference"] < 1e-3
 
     def test_naflex(self, monkeypatch):
         naflex = load("naflex")
@@ -111,41 +208,178 @@ class TestSmallestSettings:
         assert 0 < seconds < peak_bytes
         assert (tmp_path / "folder" / "model.safetensors").exists()
 
-    def test_a_fresh_process_and_results(self, tmp_path):
+    def test_a_fresh_process_and_results(self, tmp_path, monkeypatch):
         common = load("common")
         script = tmp_path / "script.py"
         script.write_text("import json, sys\nprint('a message')\nprint(json.dumps(sys.argv[1:]))\n")
         assert common.in_fresh_process(str(script), 3, None) == ["--in-process", "3", "None"]
-        common.write_results(tmp_path / "results.json", [{"case": "a"}], "numpy")
+        monkeypatch.setattr(common.time, "sleep", lambda seconds: None)
+        options = argparse.Namespace(json=tmp_path / "results.json", load=common.Load())
+        common.write_results(options, [{"case": "a"}], "numpy", "not-installed", more=1)
         written = json.loads((tmp_path / "results.json").read_text())
         assert written["cases"] == [{"case": "a"}]
+        assert written["more"] == 1
+        assert written["load_during"]["other_cores"] >= 0
+        assert {"average", "other_cores"} == written["load_before"].keys() == written["load_after"].keys()
         assert {"twinlens", "torch", "transformers", "numpy", "python", "threads"} < written["environment"].keys()
+
+    def test_products(self, monkeypatch):
+        products = load("products")
+        monkeypatch.setattr(products, "SHAPES", [(4, 32, 64), (4, 64, 32)])
+        libraries = {name: value for name, value in products.LIBRARIES.items() if name in ("PyTorch", "NumPy")}
+        monkeypatch.setattr(products, "LIBRARIES", libraries)
+        assert {case["library"] for case in products.best_products("float32", {})} == {"PyTorch", "NumPy"}
+        assert [case["library"] for case in products.best_products("bfloat16", {})] == ["PyTorch"]
+        x, weight = torch.randn(4, 32), torch.randn(64, 32)
+        for make in (products.torch_product, products.onednn_product, products.numpy_product):
+            torch.testing.assert_close(torch.as_tensor(make(x, weight)()), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
+class TestQuietMachine:
+    """Other processes are those that /proc/stat counts beyond this one."""
+
+    def load_of(self, monkeypatch, other_cores):
+        common = load("common")
+        clock = iter(range(100))
+        monkeypatch.setattr(common.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock))
+        seconds = ((7 + (1 + other_cores) * number, 1.0 * number) for number in range(100))  # this process: one core
+        monkeypatch.setattr(common, "cpu_seconds", lambda: next(seconds))
+        return common
+
+    @pytest.mark.parametrize("other_cores", [0.0, 0.05, 0.5, 2.0])
+    def test_busy_machines_are_refused(self, other_cores, monkeypatch):
+        common = self.load_of(monkeypatch, other_cores)
+        monkeypatch.setattr(sys, "argv", ["script.py"])
+        if other_cores < 0.1:
+            options = common.parse_options(common.option_parser("A script."))
+            assert options.load.before["other_cores"] == other_cores
+        else:
+            with pytest.raises(SystemExit, match=rf"Other processes keep {other_cores} cores busy, .* --noisy"):
+                common.parse_options(common.option_parser("A script."))
+        monkeypatch.setattr(sys, "argv", ["script.py", "--noisy"])
+        options = common.parse_options(common.option_parser("A script."))
+        assert options.load.as_json()["load_during"]["other_cores"] == other_cores
+
+    def test_own_work_is_not_counted(self):
+        common = load("common")
+        busy, own = common.cpu_seconds()
+        total = sum(number for number in range(3_000_000))
+        busy, own = (now - then for now, then in zip(common.cpu_seconds(), (busy, own), strict=True))
+        assert total > 0
+        assert 0.01 < own < busy + 0.1
+
+
+def page_of(tables):
+    names = [("table", name) for name in tables.TABLES] + [("plot", name) for name in tables.PLOTS]
+    return "".join(f"<!-- {kind}: {name} -->\n<!-- end -->\n" for kind, name in names)
 
 
 class TestTables:
-    def test_page_has_the_tables_of_the_results(self, monkeypatch):
+    def test_page_and_plots_are_those_of_the_results(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
         load("tables").main()
 
     def test_numbers_that_differ_are_noticed_and_written(self, tmp_path, monkeypatch):
         tables = load("tables")
         page = tmp_path / "benchmarks.md"
-        good = tables.fill("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in tables.TABLES))
-        assert "| SigLIP B/16-224 | float32 | 8 | 1,422 | 0.95 | 0.98 | 0.97 | 0.98 |" in good
-        page.write_text(good.replace("1,422", "1,421"))
+        good = tables.fill(page_of(tables))
+        assert "| sigmoid | 11.7 s | 21.1 s | 1.8 | 166 | 7,274 | 43.8 |" in good
+        page.write_text(good.replace("7,274", "7,273"))
         monkeypatch.setattr(tables, "PAGE", page)
+        monkeypatch.setattr(tables, "PICTURES", tmp_path)
         monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
         with pytest.raises(SystemExit, match="differs from benchmarks/results"):
             tables.main()
         monkeypatch.setattr(sys, "argv", ["tables.py"])
         tables.main()
         assert page.read_text() == good
+        plot = tmp_path / "speed-naflex-cpu.svg"
+        plot.write_text(plot.read_text().replace("1.71", "1.72") + " ")
+        monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+        with pytest.raises(SystemExit, match=r"speed-naflex-cpu.svg differs from benchmarks/results"):
+            tables.main()
 
     @pytest.mark.parametrize("page", ["", "<!-- table: forward -->\n<!-- end -->\n"])
     def test_missing_and_unknown_tables_are_errors(self, page):
-        with pytest.raises(ValueError, match=r"Expected each of the tables forward-cpu, .* once, got"):
+        with pytest.raises(ValueError, match=r"Expected each of the tables towers-cpu, .* once, got"):
             load("tables").fill(page)
+
+    def test_missing_and_unknown_plots_are_errors(self):
+        tables = load("tables")
+        with pytest.raises(ValueError, match=r"Expected each of the plots towers-cpu, .* once, got"):
+            tables.fill(page_of(tables).replace("plot: towers-cpu", "plot: unknown"))
 
     def test_every_result_has_a_table(self):
         stems = {stem for stem, _ in load("tables").TABLES.values()}
-        assert stems == {path.stem for path in (FOLDER / "results").glob("*.json")}
+        assert stems >= {path.stem for path in (FOLDER / "results").glob("*.json")}
+
+    def test_what_was_not_measured_is_said(self, tmp_path, monkeypatch):
+        tables = load("tables")
+        monkeypatch.setattr(tables, "RESULTS", tmp_path)
+        monkeypatch.setattr(tables, "PICTURES", tmp_path)
+        assert "<!-- table: towers-gpu -->\n\nNot measured yet.\n" in tables.fill(page_of(tables))
+        (tmp_path / "towers-gpu.json").write_text('{"cases": [], "not_measured": {"all": "no GPU"}}')
+        assert "<!-- table: towers-gpu -->\n\nNot measured: no GPU.\n" in tables.fill(page_of(tables))
+        assert tables.draw_plots() == {}
+
+    def test_tables_and_plots_of_daily_work(self, tmp_path, monkeypatch):
+        """With numbers that are made up."""
+        tables = load("tables")
+        monkeypatch.setattr(tables, "RESULTS", tmp_path)
+        times = {"twinlens, optimised": 50.0, "twinlens": 90.0, "transformers, sdpa": 100.0}
+        case = {"ms": times, "error": dict.fromkeys(times, 3e-13), "gflop": 10.0}
+        results = {
+            "towers-cpu": {
+                "cases": [{"case": "clip-b32-float32-8", **case}],
+                "products": [{"dtype": "float32", "library": "NumPy", "gflop_per_s": 250, "shape": [8, 768, 3072]}],
+                "not_measured": {"OpenVINO": "openvino is not installed"},
+            },
+            "towers-gpu": {"cases": [{"case": "siglip-b16-224-bfloat16-64", **case, "images_per_s": times}]},
+            "text-encoding-cpu": {
+                "cases": [
+                    {
+                        "case": f"{tower}-{source}",
+                        "ms_each": {"twinlens": 4.0, "transformers": 8.0},
+                        "error": {"twinlens": 3e-13, "transformers": 3e-13},
+                    }
+                    for tower in ("clip", "siglip")
+                    for source in ("strings", "ids")
+                ]
+            },
+            "zero-shot-cpu": {
+                "cases": [
+                    {
+                        "case": "clip-b16",
+                        "labels": 200,
+                        "ms_each": (pipelines := {"twinlens, pipeline": 200.0, "transformers, pipeline": 900.0}),
+                        "images": dict.fromkeys(pipelines, 32),
+                        "score_difference": dict.fromkeys(pipelines, 1e-6),
+                    }
+                ]
+            },
+            "start-cpu": {
+                "cases": [
+                    {"library": library, "import_s": 1.0, "load_s": 0.5, "answer_s": 0.25, "total_s": total}
+                    for library, total in (("twinlens", 4.0), ("transformers", 6.0))
+                ]
+            },
+        }
+        for stem, result in results.items():
+            (tmp_path / f"{stem}.json").write_text(json.dumps(result))
+        page = tables.fill(page_of(tables))
+        for line in (
+            "| CLIP B/32 | float32 | 8 | 50.0 | 90.0 | 100 | 80 |",  # 10 gflop in 50 ms, of 250 a second
+            "| CLIP B/32 | float32 | 3e-13 | 3e-13 | 3e-13 |",
+            "| float32 | NumPy | 250 | 8, 768, 3,072 |",
+            "Not measured: OpenVINO (openvino is not installed).",
+            "| CLIP | twinlens | 4.00 | 4.00 | 3e-13 |",
+            "| CLIP B/16 | twinlens, pipeline | 32 | 200 | 1e-06 |",
+            "| twinlens | 1.0 | 0.5 | 0.3 | 4.0 |",
+            "(pictures/speed-towers-cpu.svg)",
+        ):
+            assert line in page
+        drawn = {file.stem: text for file, text in tables.draw_plots().items()}
+        assert drawn.keys() == {f"speed-{stem}" for stem in results}
+        for stem, speed in (("towers-cpu", "2.00"), ("text-encoding-cpu", "2.00"), ("zero-shot-cpu", "4.50")):
+            assert f">{speed}</text>" in drawn[f"speed-{stem}"]
