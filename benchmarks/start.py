@@ -1,6 +1,6 @@
 """From the start of Python to the first answer of CLIP B/16, in fresh processes, beside transformers.
 
-    python benchmarks/start.py [--json FILE] [--rounds 5]
+    python benchmarks/start.py [--json FILE] [--rounds 3]
 
 Both load the same folder of random weights, which lies in the file cache, and tell one photograph's best of three
 labels, on two threads. The processes take turns. `total_s` is the whole process, from outside.
@@ -75,7 +75,7 @@ def main() -> None:
         print(json.dumps(first_answer(library, folder, photograph)))
         return
     parser = option_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parse_options(parser)
     from inputs import write_model, write_processor
 
