@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 ROWS = 1024  # tokens that go through the layers together: their activations, four times as wide, fit into the cache
 SECONDS = 0.03  # for the measurement of one choice
 CLEARLY_FASTER = 0.85  # of the time of the usual choice
+MEASURED_FROM = 2**18  # weights of the largest layer; below, the usual choices make every run the same
 CHOICES = {"linear": ("onednn", "default"), "attention": ("products", "kernel")}
 # How oneDNN calls the activations that it applies itself. Quick GELU is SiLU of 1.702 times its input, over 1.702.
 QUICK_GELU_SCALE = 1.702
@@ -323,8 +324,14 @@ def _optimize_tower(optimization: Optimization, name: str, tower: nn.Module, lin
     if not free:
         return
     milliseconds = optimization.milliseconds.setdefault(name, {})
+    largest = max(free, key=lambda layer: layer.weight.numel())
+    if largest.weight.numel() < MEASURED_FROM:
+        usual = CHOICES["linear"][0], CHOICES["attention"][1]
+        linear, attention = (
+            way if given == "auto" else given for given, way in zip((linear, attention), usual, strict=True)
+        )
     if linear == "auto":
-        milliseconds |= _time_linear(max(free, key=lambda layer: layer.weight.numel()))
+        milliseconds |= _time_linear(largest)
         linear = _faster(milliseconds, *CHOICES["linear"])
     optimization.choices[name] = {"linear": linear}
     encoders = [module for module in modules if type(module) is Encoder]

@@ -52,19 +52,6 @@ def test_help_is_the_docstring(name, monkeypatch, capsys):
     )
 
 
-@pytest.fixture
-def daily_use(monkeypatch):
-    """Stand-ins for what this version does not have."""
-    monkeypatch.setattr(twinlens.DualEncoderModel, "optimize_for_inference", lambda model: model, raising=False)
-    monkeypatch.setattr(
-        twinlens.DualEncoderModel,
-        "encode",
-        lambda model, texts, processor, batch_size: model.encode_text(**processor(text=texts)),
-        raising=False,
-    )
-
-
-@pytest.mark.usefixtures("daily_use")
 class TestSmallestSettings:
     def test_memory(self, monkeypatch):
         memory = load("memory")
