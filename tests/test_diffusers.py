@@ -142,7 +142,11 @@ def test_saved_components_load_again(folder: Path, tmp_path: Path) -> None:
     names = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "image_encoder", "feature_extractor")
     for name in names:
         assert type(getattr(loaded, name)) is type(getattr(ours, name))
-    assert torch.equal(picture(loaded), picture(ours))
+    for name in ("text_encoder", "text_encoder_2", "image_encoder"):
+        expected = getattr(ours, name).state_dict()
+        torch.testing.assert_close(getattr(loaded, name).state_dict(), expected, rtol=0, atol=0)
+    # the mapped weights begin elsewhere within a cache line, which alone can change the last digit of a product
+    torch.testing.assert_close(picture(loaded), picture(ours), rtol=0, atol=1e-5)
 
 
 def test_components_of_siglip_load_again(folder: Path, tmp_path: Path) -> None:
