@@ -83,8 +83,8 @@ def embed_batches(embedder: Embedder, batches: Iterable[Batch], threads: int) ->
         return step._replace(values=compute(step.values))
 
     def end(step: _Step) -> EmbeddedBatch:
-        batch, embeds, *rest = step
-        return EmbeddedBatch(batch.shard, batch.share, embeds.cpu().numpy(), *rest)
+        batch, embeds, origins, skipped = step
+        return EmbeddedBatch(batch.shard, batch.share, embeds.cpu().numpy(), origins, skipped)
 
     with one_core_each():
         if model.device.type == "cpu":
