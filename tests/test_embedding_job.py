@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers.photographs import cat
 from helpers.processes import finish, start
 
@@ -65,6 +63,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def vectors_of(folder: Path) -> np.ndarray:
+    return np.concatenate([np.asarray(shard, np.float32) for shard in Index.open(folder).shards])
+
+
 class TestAnIndex:
     def test_has_the_embedding_of_every_image(self, complete: Path, photos: Path) -> None:
         """Those that `encode` gives for one image at a time: a batch changes the last bits alone."""
@@ -109,11 +111,8 @@ class TestAnIndex:
         assert cosines.min() > 0.999
         assert not np.array_equal(np.concatenate(index.shards), np.concatenate(full.shards).astype("float16"))
 
-    @pytest.mark.parametrize("workers", [1, 3])
-    def test_is_the_same_with_any_number_of_threads(
-        self, complete: Path, photos: Path, tmp_path: Path, workers: int
-    ) -> None:
-        embed(EmbedPlan(MODEL, [str(photos)], tmp_path / "x", workers=workers, **SETTINGS))
+    def test_is_the_same_with_any_number_of_threads(self, complete: Path, photos: Path, tmp_path: Path) -> None:
+        embed(EmbedPlan(MODEL, [str(photos)], tmp_path / "x", workers=3, **SETTINGS))
         assert contents(tmp_path / "x") == contents(complete)
 
 
@@ -246,7 +245,6 @@ class TestWrongUse:
         [
             ({"model": "clip-shapes"}, "model was siglip-shapes and is clip-shapes; weights was [0-9a-f]{64} and is "),
             ({"dtype": "bfloat16"}, "dtype was float32 and is bfloat16"),
-            ({"vectors": "float16"}, "vectors was float32 and is float16"),
             ({"batch_size": 5, "shard_size": 11}, "batch_size was 4 and is 5; shard_size was 10 and is 11"),
         ],
     )
@@ -268,9 +266,9 @@ class TestWrongUse:
 
     def test_a_folder_of_other_files_is_refused(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").touch()
-        with pytest.raises(ValueError, match="Expected a new folder, .* which has thesis.tex"):
+        with pytest.raises(ValueError, match=r"Expected a new folder, .* which has thesis\.tex"):
             embed(EmbedPlan(MODEL, [str(photos)], tmp_path))
-        with pytest.raises(NotADirectoryError, match="thesis.tex, which is a file"):
+        with pytest.raises(NotADirectoryError, match=r"thesis\.tex, which is a file"):
             embed(EmbedPlan(MODEL, [str(photos)], tmp_path / "thesis.tex"))
 
     def test_two_at_once_are_refused(self, photos: Path, tmp_path: Path) -> None:
@@ -392,7 +390,7 @@ def test_a_cluster_of_which_one_machine_dies(photos: Path, tmp_path: Path) -> No
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "rows 24 killed after" in result.stdout
-    found, expected = (np.concatenate(Index.open(tmp_path / name).shards) for name in ("x", "here"))
+    found, expected = (vectors_of(tmp_path / name) for name in ("x", "here"))
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)  # other workers, other places in memory
     assert [*Index.open(tmp_path / "x").paths] == [*Index.open(tmp_path / "here").paths]
     assert {*contents(tmp_path / "x")} == {*contents(tmp_path / "here")}
