@@ -12,11 +12,12 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.output_capturing import OutputRecorder
 
 from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig, ResNetConfig
+from ..formats.positions import resize_table
 from ..runtime.pickling import PickledWithoutHooks
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
 from .dual_encoder import TowerPair
-from .embeddings import check_images, resize_table
+from .embeddings import check_images
 from .pretrained import ModelKwargs, capture_outputs
 from .towers import ImageClassifier, ImageTower
 
