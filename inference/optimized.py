@@ -19,7 +19,7 @@ from ..modeling.clip_resnet import AttentionPooling, Bottleneck, Convolution
 from ..modeling.embeddings import VisionEmbeddings
 from ..modeling.encoder import Encoder, EncoderLayer
 from ..modeling.pretrained import LoadableModel
-from ..modeling.towers import TextTower, VisionTower
+from ..modeling.towers import ImageTower, TextTower, VisionTower
 from .optimization import Optimization
 from .optimized_layers import OptimizedEncoder, OptimizedLayer, OptimizedLinear, OptimizedPatches
 from .optimized_pooling import ONE_POSITION, OptimizedAttentionPooling, OptimizedPoolingAttention, PooledPosition
@@ -70,7 +70,7 @@ def optimize(
 def _towers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return what is optimised as one: a tower, or what stands beside the towers."""
     children = list(model.named_children())
-    is_tower = any(isinstance(child, Encoder) for _, child in children)
+    is_tower = isinstance(model, ImageTower) or any(isinstance(child, Encoder) for _, child in children)
     return [("model", model)] if is_tower or not children else children
 
 
@@ -114,7 +114,8 @@ class _Tower:
         chosen, (usual, other) = self.given[what], CHOICES[what]
         if chosen == "auto":
             chosen = usual
-            if max(p.numel() for m in (*self.linear, *self.bottlenecks) for p in m.parameters()) >= MEASURED_FROM:
+            modules: list[nn.Module] = [*self.linear, *self.bottlenecks]
+            if max(parameter.numel() for module in modules for parameter in module.parameters()) >= MEASURED_FROM:
                 measured = measure()
                 self.optimization.milliseconds.setdefault(self.name, {}).update(measured)
                 # Clearly, so that runs on one machine mostly choose the same.

@@ -1,12 +1,13 @@
 """The convolutions of an optimised ResNet: with batch norm, activation and residual in one product, channels last."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..modeling.clip_resnet import Bottleneck, Convolution
 from ..runtime.pickling import has_hooks
@@ -17,18 +18,18 @@ from .products import is_plain
 class FoldedConvolution:
     """A convolution with batch norm in its weights, which are in oneDNN's layout."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]) -> None:
-        self.bias, self.stride, self.padding = bias, [*stride], [*padding]
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, self.stride, [1, 1], 1, [])
+    def __init__(self, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: int) -> None:
+        self.bias, self.stride, self.padding = bias, [*stride], padding
+        self.shape = ([padding] * 2, self.stride, [1, 1], 1)  # as oneDNN takes them, with dilation and groups
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.shape, [])
 
     @classmethod
     def of(cls, module: Convolution) -> "FoldedConvolution":
         """Fold the batch norm of a plain module; computed in float64, so that rounding is that of the result."""
-        conv, norm = module.conv, module.norm
-        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-        double = [x.double() if isinstance(x, Tensor) else x for x in statistics]
-        weight, bias = fuse_conv_bn_weights(conv.weight.double(), None, *double)
-        return cls(weight.to(conv.weight), bias.to(conv.weight), conv.stride, conv.padding)
+        conv, norm = copy.deepcopy(module.conv).double(), copy.deepcopy(module.norm).double()
+        folded = fuse_conv_bn_eval(conv, norm)
+        weight, bias = (x.detach().to(module.conv.weight) for x in (folded.weight, folded.bias))
+        return cls(weight, bias, conv.stride, conv.kernel_size[0] // 2)
 
     def __reduce__(self) -> Any:
         """Pickle and copy weights in their usual layout, since oneDNN's is that of a processor."""
@@ -37,14 +38,12 @@ class FoldedConvolution:
     def __call__(self, x: Tensor, activation: str) -> Tensor:
         """Return the activation of the convolution of `x` (batch, channels, rows, columns), channels last."""
         x = x.contiguous(memory_format=torch.channels_last)
-        shape = (self.padding, self.stride, [1, 1], 1)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *shape, activation, [], "")
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.shape, activation, [], "")
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return the ReLU of `residual` plus the convolution of `x`, channels last both."""
-        shape, last = (self.padding, self.stride, [1, 1], 1), (1.0, "relu", [], "")
-        binary = torch.ops.mkldnn._convolution_pointwise.binary
-        return binary(x, residual, self.weight, self.bias, *shape, "add", *last)
+        convolve: Any = torch.ops.mkldnn._convolution_pointwise.binary
+        return convolve(x, residual, self.weight, self.bias, *self.shape, "add", 1.0, "relu", [], "")
 
 
 class OptimizedConvolution(WithoutWeights, Convolution):
