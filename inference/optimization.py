@@ -71,7 +71,7 @@ class Optimization:
         for slot in self.slots:
             slot.parameter.data = slot.dense()
         for layer in self.compiled:
-            layer._compiled_call_impl = None
+            vars(layer).pop("_compiled_call_impl", None)
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         vars(self.owner).pop("optimization", None)

@@ -27,7 +27,7 @@ class FoldedConvolution:
     def of(cls, module: Convolution) -> "FoldedConvolution":
         """Fold the batch norm of a plain module; computed in float64, so that rounding is that of the result."""
         conv, norm = copy.deepcopy(module.conv).double(), copy.deepcopy(module.norm).double()
-        folded = fuse_conv_bn_eval(conv, norm)
+        folded: Any = fuse_conv_bn_eval(conv, norm)
         weight, bias = (x.detach().to(module.conv.weight) for x in (folded.weight, folded.bias))
         return cls(weight, bias, conv.stride, conv.kernel_size[0] // 2)
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from helpers.families import FAMILIES, IDS, images, model, pixels, token_ids, twins
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import twinlens
@@ -315,8 +316,8 @@ class TestCompiled:
     @torch.no_grad()
     def test_numbers_recompilations_and_the_way_back(self, family: str) -> None:
         torch.compiler.reset()
+        counters.clear()
         ours = model(family)
-        names = {name: {*vars(module)} for name, module in ours.named_modules()}
         batches = {count: inputs_of(family, count) for count in (5, 3, 7, 9, 4)}
         expected = {count: ours(**inputs).logits_per_image for count, inputs in batches.items()}
         ours.optimize_for_inference(compile=True)
@@ -324,14 +325,27 @@ class TestCompiled:
         for count, inputs in batches.items():
             found = ours(**inputs).logits_per_image
             assert (found - expected[count]).abs().max() <= 1e-4
-            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+            graphs.append(counters["stats"]["unique_graphs"])
         assert graphs[0] > 0
         assert graphs[1:] == [graphs[1]] * 4  # sizes are dynamic from the second batch on
         ours.restore()
-        assert all(module._compiled_call_impl is None for module in ours.modules())
+        assert torch.equal(ours(**batches[5]).logits_per_image, expected[5])
+
+    def test_restore(self) -> None:
+        ours = model("CLIP")
+        names = {name: {*vars(module)} for name, module in ours.named_modules()}
+        ours.optimize_for_inference(compile=True)
+        compiled = [module for module in ours.modules() if module._compiled_call_impl is not None]
+        assert {*compiled} == {module for module in ours.modules() if isinstance(module, EncoderLayer)}
+        ours.restore()
         assert {name: {*vars(module)} for name, module in ours.named_modules()} == names
-        found = ours(**batches[5]).logits_per_image
-        assert torch.equal(found, expected[5])
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+    def test_copies_compute_with_weights_of_their_own(self, copied: Any) -> None:
+        ours = copied(model("CLIP").optimize_for_inference(compile=True))
+        assert all(module._compiled_call_impl is None for module in ours.modules())
+        assert not any(parameter.requires_grad for parameter in ours.parameters())
+        assert all(parameter.requires_grad for parameter in ours.restore().parameters())
 
 
 class Values(TorchDispatchMode):
