@@ -96,12 +96,16 @@ class AttentionPooling(MultiHeadAttention):
 
     def forward(self, tokens: Tensor, grid: torch.Size, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Pool tokens (batch, tokens, width) of a `grid` to (batch, dim); the map is (batch, heads, 1, 1 + tokens)."""
-        positions = self.position_embedding(torch.arange(self.config.num_positions, device=tokens.device))[None]
-        x = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        x = x + resize_table(positions, 1, grid, "transformers")  # (batch, 1 + tokens, width)
+        x = self.with_mean(tokens, grid)
         query, key, value = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
         pooled, attention_map = self.multi_head_attention(query, key, value, is_causal=False, **kwargs)
         return pooled[:, 0], attention_map
+
+    def with_mean(self, tokens: Tensor, grid: torch.Size) -> Tensor:
+        """Return tokens (batch, tokens, width) behind their mean, with positions: (batch, 1 + tokens, width)."""
+        positions = self.position_embedding(torch.arange(self.config.num_positions, device=tokens.device))[None]
+        x = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+        return x + resize_table(positions, 1, grid, "transformers")
 
 
 class CLIPResNetVisionModel(ImageTower):
