@@ -380,6 +380,8 @@ def kill(progress):
 
 result = embed(EmbedPlan(model, [photos], out, engine="ray", batch_size=4, shard_size=2, workers=2), kill)
 print("rows", result.rows, "killed after", killed[0])
+ray.shutdown()
+cluster.shutdown()
 """
 
 
