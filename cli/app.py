@@ -14,6 +14,7 @@ from .conversion import convert_command, export_command, push_command, verify_co
 from .demo import demo_command
 from .explanation import explain_command
 from .location import locate_command
+from .search import search_command
 from .training import train_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
@@ -82,6 +83,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": classify_command,
     "explain": explain_command,
     "locate": locate_command,
+    "search": search_command,
     "train": train_command,
     "demo": demo_command,
 }

@@ -30,18 +30,19 @@ class Found:
 def search(index: Index, query_embeds: Any, top: int = 20) -> Found:
     """Return the `top` most similar rows for each query, all rows where the index has fewer; equal scores by row.
 
-    `query_embeds` are unit vectors (queries, dim) or one of them (dim,), a tensor or an array. All rows are compared, in
-    float32, and those that may be among the best again in float64: the answer is that of float64, and rows with equal
-    vectors have equal scores. Raises ValueError for vectors of another length or with values that are not finite.
+    `query_embeds` are unit vectors (queries, dim) or one of them (dim,), a tensor or an array. All rows are compared in
+    float32, and those that may be among the best once more in float64: the answer is that of float64, and rows with
+    equal vectors have equal scores. Raises ValueError for vectors of another length or with values that are not finite.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}.")
-    queries = _check_queries(query_embeds, index.dim)
+    queries = check_queries(query_embeds, index.dim)
     parts = [_search(index, part, min(top, index.rows)) for part in torch.from_numpy(queries).split(_QUERIES_AT_ONCE)]
     return Found(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]))
 
 
-def _check_queries(query_embeds: Any, dim: int) -> npt.NDArray[np.float32]:
+def check_queries(query_embeds: Any, dim: int) -> npt.NDArray[np.float32]:
+    """Return queries as an array (queries, dim). Raises ValueError for others than `search` takes."""
     if isinstance(query_embeds, Tensor):
         query_embeds = query_embeds.detach().cpu().float().numpy()
     queries = np.atleast_2d(np.ascontiguousarray(query_embeds, np.float32))
@@ -75,6 +76,28 @@ def _strips(index: Index) -> Iterator[tuple[int, Embeddings]]:
         first += len(vectors)
 
 
+def exact_scores(index: Index, rows: Rows, query: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the scores (rows,) of some rows for a query (dim,) in float64, as `search` decides by."""
+    ends = np.cumsum([len(shard) for shard in index.shards])
+    scores = np.empty(len(rows), np.float64)
+    for number, shard in enumerate(index.shards):
+        inside = np.flatnonzero(np.searchsorted(ends, rows, side="right") == number)
+        if len(inside):
+            places = rows[inside] - (ends[number] - len(shard))
+            scores[inside] = _dot_each(shard.view(np.ndarray), places, query.astype(np.float64))
+    return scores
+
+
+def _dot_each(vectors: Embeddings, places: Rows, query: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the products of some vectors with a query, each summed by itself in the same order as any other."""
+    count = max(1, _RESCORED_AT_ONCE // max(1, vectors.shape[1]))
+    parts = [
+        (vectors[places[start : start + count]].astype(np.float64) * query).sum(axis=1)
+        for start in range(0, len(places), count)
+    ]
+    return np.concatenate(parts)
+
+
 class _Best:
     """The best rows so far for one query.
 
@@ -100,22 +123,13 @@ class _Best:
             kth = float(np.partition(among, -self.top)[-self.top])
             places = places[among >= kth - 2 * self._rounding]
         if len(places):
-            exact = self._exact_scores(strip, places)
+            exact = _dot_each(strip, places, self._query)
             if (error := float(np.abs(exact - scores[places]).max())) > self._rounding:
                 raise RuntimeError(
                     f"Scores differ by {error:.1e} from those of float64, more than float32 explains: PyTorch computes "
                     'products in a lower precision. Call torch.set_float32_matmul_precision("highest").'
                 )
             self._merge(places + first, exact)
-
-    def _exact_scores(self, strip: Embeddings, places: Rows) -> npt.NDArray[np.float64]:
-        """Return the scores of rows in float64, each summed by itself in the same order as any other."""
-        count = max(1, _RESCORED_AT_ONCE // max(1, strip.shape[1]))
-        parts = [
-            (strip[places[start : start + count]].astype(np.float64) * self._query).sum(axis=1)
-            for start in range(0, len(places), count)
-        ]
-        return np.concatenate(parts)
 
     def _merge(self, rows: Rows, scores: npt.NDArray[np.float64]) -> None:
         rows, scores = np.concatenate([self.rows, rows]), np.concatenate([self.scores, scores])
