@@ -68,6 +68,7 @@ def search_command(
     quiet_libraries()
     from ..index import Index, Searcher
     from ..index.lance import open_table
+    from ..index.page import printable
     from ..processing.image_input import open_image
 
     opened = Index.open(index)
@@ -87,7 +88,7 @@ def search_command(
         print_json({"query": asked, "images": searcher.index.rows, "page": html and str(html), "results": listed})
         return
     for result in results:
-        print(f"{result.score:7.4f}  {result.path}")
+        print(f"{result.score:7.4f}  {printable(result.path)}")
 
 
 def _check_model_of(index: Any, model: str | None) -> None:

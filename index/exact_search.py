@@ -56,7 +56,7 @@ def check_queries(query_embeds: Any, dim: int) -> npt.NDArray[np.float32]:
 def _search(index: Index, queries: Tensor, top: int) -> Found:
     best = [_Best(query, top) for query in queries.numpy()]
     for first, strip in _strips(index):
-        vectors = torch.from_numpy(strip).float()  # (rows of the strip, dim)
+        vectors = torch.from_numpy(strip).float()  # (rows of the strip, dim), without a copy if they are of float32
         scores = torch.mv(vectors, queries[0])[None] if len(queries) == 1 else queries @ vectors.T  # (queries, rows)
         for one, row_scores in zip(best, scores.numpy(), strict=True):
             one.add(first, strip, row_scores)
@@ -70,10 +70,21 @@ def _strips(index: Index) -> Iterator[tuple[int, Embeddings]]:
     length = max(1, STRIP_BYTES // (4 * max(1, index.dim)))
     first = 0
     for shard in index.shards:
-        vectors = shard.view(np.ndarray)  # slices of a memmap are slow
+        vectors = np.asarray(_Mapped(shard))
         for start in range(0, len(vectors), length):
             yield first + start, vectors[start : start + length]
         first += len(vectors)
+
+
+class _Mapped:
+    """Vectors in a file that is mapped for reading, as an array that PyTorch takes without a warning: it may not be
+    written to, and nothing here does.
+    """
+
+    def __init__(self, vectors: Embeddings) -> None:
+        self.vectors = vectors  # which the array keeps, and so the map
+        interface = vectors.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def exact_scores(index: Index, rows: Rows, query: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

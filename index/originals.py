@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -94,12 +93,14 @@ def make_thumbnails(paths: Sequence[str], side: int = THUMBNAIL_SIDE) -> list[Th
     """Return a thumbnail for each path of an index; see `make_thumbnail`."""
     thumbnails = [Thumbnail()] * len(paths)
     for place, content in read_originals(paths):
-        is_read = isinstance(content, bytes)
-        thumbnails[place] = make_thumbnail(content, side) if is_read else Thumbnail(problem=_describe(content))
+        if isinstance(content, bytes):
+            thumbnails[place] = make_thumbnail(content, side)
+        else:
+            thumbnails[place] = Thumbnail(problem=_describe(content))
     return thumbnails
 
 
-def _describe(error: Any) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "The file is not there any more."
     return str(error) or type(error).__name__

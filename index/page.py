@@ -25,13 +25,16 @@ p { margin: .25rem 0 0; color: var(--quiet); font-size: .875rem; }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: 0; padding: 0;
   list-style: none; }
 figure { margin: 0; height: 100%; background: var(--card); border-radius: .5rem; overflow: hidden; }
-figure img, .problem { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
+figure img, .problem { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: contain; }
 .problem { display: grid; place-content: center; padding: 1rem; text-align: center; color: var(--quiet);
   font-size: .875rem; overflow: hidden; }
 figcaption { padding: .5rem .625rem .625rem; font-size: .875rem; }
 .score { font-variant-numeric: tabular-nums; font-weight: 600; }
-.name, .caption { display: block; white-space: pre-wrap; }
-.place { display: block; color: var(--quiet); font-size: .75rem; }
+.rank { float: right; color: var(--quiet); }
+.name, .place { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
+.name, .place, .caption { white-space: pre-wrap; }
+.caption { display: block; }
+.place { color: var(--quiet); font-size: .75rem; }
 a { color: inherit; }
 a:focus-visible { outline: 2px solid; outline-offset: 2px; }
 """
@@ -92,9 +95,9 @@ def show_item(rank: int, item: PageItem) -> str:
         picture = f'<a href="{escape(Path(file).absolute().as_uri())}">{picture}</a>'
     caption = f'<span class="caption">{to_html(item.caption)}</span>' if item.caption else ""
     return (
-        f'<li><figure>{picture}<figcaption><span class="score">{item.score:.3f}</span> · {rank}'
-        f'<span class="name">{to_html(name)}</span>{caption}<span class="place">{to_html(place)}</span>'
-        "</figcaption></figure></li>"
+        f'<li><figure title="{to_html(item.path)}">{picture}<figcaption><span class="rank">{rank}</span> '
+        f'<span class="score">{item.score:.3f}</span> <span class="name">{to_html(name)}</span> '
+        f'{caption} <span class="place">{to_html(place)}</span></figcaption></figure></li>'
     )
 
 
@@ -109,4 +112,9 @@ def show_picture(thumbnail: Thumbnail, alternative: str) -> str:
 
 def to_html(text: str) -> str:
     """Return a text for any place between tags or in quotes; what cannot be printed appears as Python escapes it."""
-    return escape("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text))
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, in which what cannot be printed appears as Python escapes it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
