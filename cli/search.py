@@ -67,12 +67,13 @@ def search_command(
         raise ValueError(f"Expected the name of a page to write, such as out.html, got {html}.")
     quiet_libraries()
     from ..index import Index, Searcher
-    from ..index.lance import open_table
+    from ..index.lance import import_lancedb, open_table
     from ..index.page import printable
     from ..processing.image_input import open_image
 
-    opened = Index.open(index)
-    _check_model_of(opened, model)
+    if where or approximate:
+        import_lancedb()
+    _check_model_of(Index.open(index), model)
     picture = None if image is None else open_image(image)  # before the model is loaded
     searcher = Searcher.open(index, model, tokenizer, reads_texts=text is not None)
     embed = searcher.embed_image(picture) if text is None else searcher.embed_text(text)

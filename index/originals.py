@@ -67,7 +67,7 @@ def _read_members(archive: str, places: dict[str, list[int]]) -> Iterator[tuple[
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         problem = error
     for name, left in places.items():
-        missing = problem or FileNotFoundError(f"{archive} has no member {name}.")
+        missing = problem or OSError(f"{archive} has no member {name}.")
         yield from ((place, missing) for place in left)
 
 
