@@ -2,6 +2,10 @@
 
 from .exact_search import Found as Found
 from .exact_search import search as search
+from .job import EmbedPlan as EmbedPlan
+from .job import EmbedResult as EmbedResult
+from .job import Progress as Progress
+from .job import embed as embed
 from .lance import search_table as search_table
 from .layout import Index as Index
 from .layout import ShardContent as ShardContent

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ..processing.image_steps import composite_over, to_rgb, top_byte_of_16bit
+from .sources import MEMBER
 
-MEMBER_SEPARATOR = "::"  # "archive.tar::folder/image.jpg"
 THUMBNAIL_SIDE = 320  # pixels of the longer side: sharp on a phone, where a column is about 160 points wide
 
 _WHITE = (255, 255, 255)
@@ -29,9 +29,9 @@ class Thumbnail:
 
 def split_member(path: str) -> tuple[str, str]:
     """Return the file of a row's path and the member of it, "" where the file is the image itself."""
-    if MEMBER_SEPARATOR not in path or os.path.exists(path):  # "::" may also be a part of a name
+    if MEMBER not in path or os.path.exists(path):  # "::" may also be a part of a name
         return path, ""
-    archive, _, member = path.partition(MEMBER_SEPARATOR)
+    archive, _, member = path.partition(MEMBER)
     return archive, member
 
 

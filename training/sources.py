@@ -16,8 +16,8 @@ from huggingface_hub import is_offline_mode
 from torch.utils.data import Dataset
 
 from ..catalogue.download import is_on_hub
+from ..processing.image_files import TAR_SUFFIXES, is_image
 from ..processing.image_input import local_path, open_image, short_name
-from .labelled_images import is_image
 from .streams import (
     UNREADABLE,
     Caption,
@@ -44,7 +44,6 @@ IMAGE_COLUMNS = ("image", "file_name", "image_path", "filepath", "path", "jpg", 
 TEXT_COLUMNS = ("text", "caption", "captions", "sentence", "sentences", "title", "txt")
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None}
 OTHER_DELIMITERS = ("\t", ";", ",", "|")  # open_clip writes .csv files with tabs, spreadsheets some with semicolons
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 PairDataset: TypeAlias = "FilePairs | ColumnPairs | SkipUnreadable | Stream"
 Columns = tuple[str | None, str | None]  # the names of the image column and the text column, where the caller gave them
