@@ -12,7 +12,7 @@ from torch import Tensor
 from .layout import Embeddings, Index
 
 STRIP_BYTES = 2**24  # of vectors in float32, which are compared at a time
-_QUERIES_AT_ONCE = 256  # more would only make the scores of a strip larger
+QUERIES_AT_ONCE = 256  # more would only make the scores of a strip larger
 _RESCORED_AT_ONCE = 2**20  # numbers
 
 Rows = npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ def search(index: Index, query_embeds: Any, top: int = 20) -> Found:
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}.")
     queries = check_queries(query_embeds, index.dim)
-    parts = [_search(index, part, min(top, index.rows)) for part in torch.from_numpy(queries).split(_QUERIES_AT_ONCE)]
+    parts = [_search(index, part, min(top, index.rows)) for part in torch.from_numpy(queries).split(QUERIES_AT_ONCE)]
     return Found(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]))
 
 
