@@ -2,7 +2,6 @@
 
 from .exact_search import Found as Found
 from .exact_search import search as search
-from .job import EmbedPlan as EmbedPlan
 from .job import EmbedResult as EmbedResult
 from .job import Progress as Progress
 from .job import embed as embed
@@ -19,4 +18,5 @@ from .page import PageItem as PageItem
 from .page import make_page as make_page
 from .searcher import Searcher as Searcher
 from .searcher import SearchResult as SearchResult
+from .settings import EmbedPlan as EmbedPlan
 from .weights import weights_fingerprint as weights_fingerprint
