@@ -18,7 +18,8 @@ PAGE_SUFFIXES = (".html", ".htm")
 def search_command(
     index: Annotated[str, typer.Argument(help="The folder that `twinlens embed` wrote.", metavar="DIR")],
     text: Annotated[
-        str | None, typer.Argument(help='What to find, in words: "a red bicycle".', metavar="TEXT", show_default=False)
+        str | None,
+        typer.Argument(help='The thing to find, in words: "a red bicycle".', metavar="TEXT", show_default=False),
     ] = None,
     image: Annotated[
         str | None,
