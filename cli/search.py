@@ -1,5 +1,6 @@
 """`twinlens search`: find images of an index by a text or by another image."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,21 +75,24 @@ def search_command(
 
     if where or approximate:
         import_lancedb()
-    _check_model_of(Index.open(index), model)
+    opened = Index.open(index)
+    _check_model_of(opened, model)
     picture = None if image is None else open_image(image)  # before the model is loaded
-    searcher = Searcher.open(index, model, tokenizer, reads_texts=text is not None)
+    searcher = Searcher.open(opened, model, tokenizer, reads_texts=text is not None)
     embed = searcher.embed_image(picture) if text is None else searcher.embed_text(text)
     if where or approximate:
         with show_progress(quiet=as_json) as report:
-            open_table(searcher.index, report)
+            open_table(opened, report)
     results = searcher.nearest(embed, top, where=where, approximate=approximate)
     if html is not None:
-        _write_page(html, f"Images like {image}" if text is None else text, picture, results, searcher.index)
+        _write_page(html, f"Images like {image}" if text is None else text, picture, results, opened)
     if as_json:
         listed = [{"row": result.row, "path": result.path, "score": result.score} for result in results]
         asked = {"text": text} if image is None else {"image": image}
-        print_json({"query": asked, "images": searcher.index.rows, "page": html and str(html), "results": listed})
+        print_json({"query": asked, "images": opened.rows, "page": html and str(html), "results": listed})
         return
+    if not results:
+        print("No image fulfils the condition.", file=sys.stderr)
     for result in results:
         print(f"{result.score:7.4f}  {printable(result.path)}")
 
@@ -106,8 +110,8 @@ def _check_model_of(index: Any, model: str | None) -> None:
 
 
 def _write_page(html: Path, title: str, picture: Any, results: "list[SearchResult]", index: Any) -> None:
+    from ..conversion.atomic import complete_or_absent
     from ..index import PageItem, make_page, make_thumbnail, make_thumbnails
-    from ..index.layout import write_whole
 
     thumbnails = make_thumbnails([result.path for result in results])
     items = [
@@ -115,4 +119,5 @@ def _write_page(html: Path, title: str, picture: Any, results: "list[SearchResul
     ]
     note = f"{len(results)} of {index.rows:,} images, embedded by {index.metadata['model']}"
     page = make_page(title, items, note, None if picture is None else make_thumbnail(picture))
-    write_whole(html, lambda partial: Path(partial).write_text(page, encoding="utf-8"))
+    with complete_or_absent(html) as (partial,):
+        partial.write_text(page, encoding="utf-8")

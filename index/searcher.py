@@ -45,18 +45,18 @@ class Searcher:
     @classmethod
     def open(
         cls,
-        folder: str | os.PathLike[str],
+        index: Index | str | os.PathLike[str],
         model: str | os.PathLike[str] | None = None,
         tokenizer: str | os.PathLike[str] | None = None,
         *,
         reads_texts: bool = True,
     ) -> "Searcher":
-        """Open an index with the model that it names, or with another source of its weights.
+        """Open an index, by its folder, with the model that it names or with another source of the weights.
 
         Raises ValueError for a model with other weights, unless it embeds images of the index as the index has them:
         weights in another dtype do.
         """
-        index = Index.open(folder)
+        index = index if isinstance(index, Index) else Index.open(index)
         source = str(model or index.metadata["model"])
         loaded = load_exact_model(source).eval()
         with ThreadPoolExecutor(1) as pool:  # the hash takes as long as reading a file, outside Python's lock

@@ -396,7 +396,7 @@ class TestSearcher:
 
 class TestCommand:
     def test_text(self, world: Path, run: Run, tmp_path: Path) -> None:
-        page = tmp_path / "out.html"
+        page = tmp_path / "new" / "out.html"
         code, output, errors = run("search", world / "index", "a red square", "--top", 3, "--html", page)
         assert (code, errors) == (0, "")
         first, *others = output.splitlines()
@@ -483,6 +483,7 @@ class TestLanceDB:
         assert json.loads(run(*command, "--where", "row = 5")[1])["results"] == [
             {**exact[0], "row": 5, "path": "5.png"}
         ]
+        assert run(*command[:-1], "--where", "row = 9") == (0, "", "No image fulfils the condition.\n")
         code, output, errors = run(*command, "--where", "colour = 'red'")
         assert (code, output) == (1, "")
         assert "Expected a condition on row, path, hash, size in SQL, got \"colour = 'red'\"" in errors
