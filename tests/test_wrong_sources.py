@@ -32,7 +32,7 @@ class World(NamedTuple):
     model: Path
     picture: Path
     pairs: Path
-    index: Path
+    search_index: Path
     sources: dict[str, str]
 
 
@@ -181,9 +181,9 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
     "locate": lambda world, source, out: ["locate", source, world.picture, "--text", "a", "--out", f"{out}.png"],
     "locate image": lambda world, source, out: ["locate", world.model, source, "--text", "a", "--out", f"{out}.png"],
     "search": lambda world, source, out: ["search", source, "a"],
-    "search image": lambda world, source, out: ["search", world.index, "--image", source],
-    "search model": lambda world, source, out: ["search", world.index, "a", "--model", source],
-    "search page": lambda world, source, out: ["search", world.index, "a", "--html", source],
+    "search image": lambda world, source, out: ["search", world.search_index, "--image", source],
+    "search model": lambda world, source, out: ["search", world.search_index, "a", "--model", source],
+    "search page": lambda world, source, out: ["search", world.search_index, "a", "--html", source],
     "train": lambda world, source, out: train(source, world.pairs, out),
     "train data": lambda world, source, out: train(world.model, source, out),
     "train eval": lambda world, source, out: train(world.model, world.pairs, out, "--eval-data", source),
