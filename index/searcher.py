@@ -41,6 +41,7 @@ class Searcher:
     def __init__(self, index: Index, model: DualEncoderModel, processor: DualEncoderProcessor) -> None:
         """Take a model that embedded the index; `open` loads one and checks that it did."""
         self.index, self.model, self.processor = index, model, processor
+        self._paths = index.paths  # which keeps what it has read
 
     @classmethod
     def open(
@@ -88,8 +89,8 @@ class Searcher:
 
     def results(self, found: Found, query: int = 0) -> list[SearchResult]:
         """Return what was found for one of the queries, with paths."""
-        paths = self.index.paths
         rows, scores = found.rows[query].tolist(), found.scores[query].tolist()
+        paths = {row: self._paths[row] for row in sorted(rows)}  # shard by shard
         return [SearchResult(row, paths[row], score) for row, score in zip(rows, scores, strict=True)]
 
 
