@@ -31,8 +31,9 @@ def split_member(path: str) -> tuple[str, str]:
     """Return the file of a row's path and the member of it, "" where the file is the image itself."""
     if MEMBER not in path or os.path.exists(path):  # "::" may also be a part of a name
         return path, ""
-    archive, _, member = path.partition(MEMBER)
-    return archive, member
+    parts = path.split(MEMBER)
+    splits = [(MEMBER.join(parts[:place]), MEMBER.join(parts[place:])) for place in range(1, len(parts))]
+    return next((split for split in splits if os.path.isfile(split[0])), splits[0])
 
 
 def read_originals(paths: Sequence[str]) -> Iterator[tuple[int, bytes | Exception]]:

@@ -35,6 +35,7 @@ from twinlens.index import (
     write_index,
     write_shard,
 )
+from twinlens.index.originals import split_member
 from twinlens.inference import load_exact_model, load_processor
 
 Array = npt.NDArray[Any]
@@ -234,6 +235,15 @@ class TestThumbnails:
             assert thumbnail.jpeg == b""
             assert thumbnail.problem
             assert problem in thumbnail.problem
+
+    def test_names_with_the_separator(self, tmp_path: Path) -> None:
+        folder = tmp_path / "a::b"
+        folder.mkdir()
+        (folder / "c.png").touch()
+        (folder / "d.tar").touch()
+        assert split_member(f"{folder}/c.png") == (f"{folder}/c.png", "")
+        assert split_member(f"{folder}/d.tar::e::f.png") == (f"{folder}/d.tar", "e::f.png")
+        assert split_member("gone.tar::e::f.png") == ("gone.tar", "e::f.png")
 
     def test_upright_on_white_in_eight_bits(self) -> None:
         exif = Image.Exif()
