@@ -130,9 +130,7 @@ def _on_ray(plan: EmbedPlan, source: Source[Any], folder: Path) -> _Job:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("The engine ray starts processes itself: run it without a launcher.")
     if isinstance(source, TarSource) and source.is_compressed:
-        raise ValueError(
-            "The engine ray reads images where they are in a tar: decompress the tars, or use the engine local."
-        )
+        raise ValueError("The engine ray cannot read compressed tars: decompress them, or use the engine local.")
     cluster = ray_engine.Cluster.connect(plan.device, plan.workers)
     _, settings = agree(plan, source, folder, torch.device(cluster.device), computes=False)
     return _Job(settings, lambda batches: cluster.run(batches, folder.absolute(), settings))
@@ -168,3 +166,5 @@ def _alone(folder: Path, rank: int) -> Iterator[None]:
     finally:
         (folder / LOCK_FILE).unlink(missing_ok=True)
         lock.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing has come of it

@@ -4,6 +4,7 @@ An actor that dies is replaced, and its shard is done again: that is Ray's work.
 the index have to be where every machine of the cluster finds them, under the same paths.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -47,7 +48,9 @@ class Cluster:
         """Connect to the cluster at RAY_ADDRESS, or start one here. `device` and `actors` that are None are chosen."""
         ray = import_ray()
         if not ray.is_initialized():
-            ray.init(logging_level="error", log_to_driver=False)
+            # Without an address Ray would look for a cluster that was here before, for minutes.
+            address = os.environ.get("RAY_ADDRESS", "local")
+            ray.init(address, logging_level="error", log_to_driver=False)
         resources = ray.cluster_resources()
         cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         device = device or ("cuda" if gpus else "cpu")
