@@ -20,6 +20,7 @@ COLUMNS = ("row", "path", "hash", "size")
 _TABLE, _VECTOR, _ORIGIN = "images", "vector", "origin.json"
 _ROWS_AT_ONCE = 2**14
 _FEWEST_FOR_AN_INDEX = 10_000  # rows: fewer are compared as fast without one
+_DIM_FACTOR = 8  # of which the length of vectors has to be a multiple for codes of one bit a number
 # Of the nearest by their codes of one bit a number, so many times `top` are compared again by their vectors.
 _REFINE_FACTOR = 10
 
@@ -105,7 +106,7 @@ def _make_table(index: Index, database: Any, report: Callable[[str], object]) ->
                 yield arrow.record_batch(arrays, schema=schema)
 
     table = database.create_table(_TABLE, batches(), schema=schema)
-    if index.rows >= _FEWEST_FOR_AN_INDEX:
+    if index.rows >= _FEWEST_FOR_AN_INDEX and index.dim % _DIM_FACTOR == 0:
         from lancedb.index import IvfRq
 
         report("making LanceDB's index")
