@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..modeling.attention import Attention, PoolingAttention
 from ..modeling.embeddings import VisionEmbeddings
 from ..modeling.encoder import Encoder, EncoderLayer
-from ..modeling.pickling import has_hooks
 from ..modeling.pretrained import LoadableModel
+from ..runtime.pickling import has_hooks
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Slot:
         return torch.cat([product.dense()[rows] for product, rows in self.places]).view(self.shape)
 
 
-@dataclass
+@dataclass(eq=False)
 class Optimization:
     """What `optimize_for_inference` chose and did; its text says it in words."""
 
