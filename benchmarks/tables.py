@@ -281,7 +281,9 @@ def embedding_job_memory(result: Result) -> list[Row]:
 def embedding_job_billion(result: Result) -> list[Row]:
     """Return what 10^9 images take at the measured rates."""
     cores, images = result["environment"]["threads"], 10**9
-    rows = [["model in", "images/s, a core", "days, 1,000 cores", "files read, TB", "index, float32, TB", "float16, TB"]]
+    rows = [
+        ["model in", "images/s, a core", "days, 1,000 cores", "files read, TB", "index, float32, TB", "float16, TB"]
+    ]
     files, vectors = images * result["file_bytes"] / 1e12, images * result["dim"] / 1e12
     for case in result["cases"]:
         if case["case"] == "speed" and "twinlens" in case["variant"]:
