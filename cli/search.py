@@ -110,7 +110,7 @@ def _check_model_of(index: Any, model: str | None) -> None:
 
 
 def _write_page(html: Path, title: str, picture: Any, results: "list[SearchResult]", index: Any) -> None:
-    from ..conversion.atomic import complete_or_absent
+    from ..formats.atomic import complete_or_absent
     from ..index import PageItem, make_page, make_thumbnail, make_thumbnails
 
     thumbnails = make_thumbnails([result.path for result in results])
