@@ -1,4 +1,4 @@
-"""The tables and plots of docs/benchmarks.md, written from the JSON files in benchmarks/results/.
+"""The tables and plots of docs/benchmarks.md and docs/search.md, written from the JSON files in benchmarks/results/.
 
     python benchmarks/tables.py [--check]
 
@@ -21,6 +21,7 @@ import plots
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 PAGE = PROJECT / "docs" / "benchmarks.md"
+SEARCH_PAGE = PROJECT / "docs" / "search.md"
 PICTURES = PROJECT / "docs" / "pictures"
 
 Result = dict[str, Any]  # a JSON file: "environment" and "cases"
@@ -302,6 +303,38 @@ def naflex(result: Result) -> list[Row]:
     return rows
 
 
+def searches(result: Result) -> list[Row]:
+    """Return milliseconds of exact search, for one query and for many at a time."""
+    rows = [["vectors", "library", "1 query, ms", "100 queries, ms", "rows as twinlens, %"]]
+    for case in result["cases"]["answers"]:
+        for library in dict.fromkeys(name.split(", ")[0] for name in case["ms"]):
+            times = [number(case["ms"][f"{library}, {count}"], 1) for count in (1, 100)]
+            same = "" if library == "twinlens" else number(100 * case["same_rows"], 1)
+            rows.append([number(case["rows"]), library, *times, same])
+    return rows
+
+
+def first_searches(result: Result) -> list[Row]:
+    """Return the seconds until the first answer of a process, and its memory."""
+    parts = {"import_s": "import, s", "load_s": "load, s", "encode_s": "text, s", "search_s": "search, s"}
+    memory = ["memory, MB", "of the search, over the file"]
+    rows = [["vectors", "library", *parts.values(), "whole process, s", *memory]]
+    for case in result["cases"]["first"]:
+        seconds = [number(case[part], 2) for part in (*parts, "total_s")]
+        share = number(case["search_mb"] / case["file_mb"], 2)
+        rows.append([number(case["rows"]), case["library"], *seconds, number(case["peak_mb"]), share])
+    return rows
+
+
+def lance_searches(result: Result) -> list[Row]:
+    """Return what LanceDB's index costs, and what it finds."""
+    rows = [["vectors", "made in, s", "on the disk, MB", "1 query, ms", "recall at 10"]]
+    for case in result["cases"]["lance"]:
+        made = [number(case["build_s"]), number(case["disk_mb"]), number(case["ms"], 1)]
+        rows.append([number(case["rows"]), *made, number(case["recall_at_10"], 3)])
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's name: its JSON file, and its rows
     "towers-cpu": ("towers-cpu", towers),
     "towers-cpu-errors": ("towers-cpu", tower_errors),
@@ -323,6 +356,11 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
     "embedding-job-cpu": ("embedding-job-cpu", embedding_job),
     "embedding-job-cpu-memory": ("embedding-job-cpu", embedding_job_memory),
     "embedding-job-cpu-billion": ("embedding-job-cpu", embedding_job_billion),
+}
+SEARCH_TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # those of docs/search.md
+    "search-cpu": ("search-cpu", searches),
+    "search-cpu-first": ("search-cpu", first_searches),
+    "search-cpu-lance": ("search-cpu", lance_searches),
 }
 
 
@@ -448,7 +486,7 @@ def to_markdown(rows: Iterable[Row]) -> str:
 
 def make_table(name: str) -> str:
     """Return a table as the results have it, and below it what was not measured."""
-    stem, to_rows = TABLES[name]
+    stem, to_rows = {**TABLES, **SEARCH_TABLES}[name]
     result = read_result(stem)
     if isinstance(result, str):
         return result
@@ -472,10 +510,10 @@ def show_plot(stem: str) -> str:
     return "" if isinstance(result, str) else f"![{PLOTS[stem][1]}](pictures/speed-{stem}.svg)\n\n"
 
 
-def fill(page: str) -> str:
+def fill(page: str, tables: Iterable[str] = TABLES, plots_of: Iterable[str] = PLOTS) -> str:
     """Return a page with every table and plot as the results have it; each must be there once, and no other."""
     marker = re.compile(r"(<!-- (table|plot): (\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-    for kind, known in (("table", TABLES), ("plot", PLOTS)):
+    for kind, known in (("table", tables), ("plot", plots_of)):
         names = [match[2] for match in marker.findall(page) if match[1] == kind]
         if sorted(names) != sorted(known):
             raise ValueError(f"Expected each of the {kind}s {', '.join(known)} once, got {', '.join(names) or 'none'}.")
@@ -492,7 +530,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if something differs")
     options = parser.parse_args()
-    files = {PAGE: fill(PAGE.read_text(encoding="utf-8")), **draw_plots()}
+    search_page = fill(SEARCH_PAGE.read_text(encoding="utf-8"), SEARCH_TABLES, ())
+    files = {PAGE: fill(PAGE.read_text(encoding="utf-8")), SEARCH_PAGE: search_page, **draw_plots()}
     for file, text in files.items():
         if file.exists() and file.read_text(encoding="utf-8") == text:
             continue

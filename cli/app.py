@@ -15,6 +15,7 @@ from .demo import demo_command
 from .embedding import embed_command
 from .explanation import explain_command
 from .location import locate_command
+from .search import search_command
 from .training import train_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
@@ -84,6 +85,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain_command,
     "locate": locate_command,
     "embed": embed_command,
+    "search": search_command,
     "train": train_command,
     "demo": demo_command,
 }
