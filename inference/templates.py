@@ -1,0 +1,115 @@
+"""The words around the name of a class, and the embeddings of classes that they give."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..modeling import DualEncoderModel
+from ..processing import DualEncoderProcessor
+from .labels import check_labels
+
+# "openai80" are the templates that OpenAI wrote for ImageNet: github.com/openai/CLIP, MIT licence,
+# notebooks/Prompt_Engineering_for_ImageNet.ipynb. "siglip" is what transformers' zero-shot pipeline puts around labels.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "siglip": ("This is a photo of {}.",),
+    "openai80": (
+        "a bad photo of a {}.",
+        "a photo of many {}.",
+        "a sculpture of a {}.",
+        "a photo of the hard to see {}.",
+        "a low resolution photo of the {}.",
+        "a rendering of a {}.",
+        "graffiti of a {}.",
+        "a bad photo of the {}.",
+        "a cropped photo of the {}.",
+        "a tattoo of a {}.",
+        "the embroidered {}.",
+        "a photo of a hard to see {}.",
+        "a bright photo of a {}.",
+        "a photo of a clean {}.",
+        "a photo of a dirty {}.",
+        "a dark photo of the {}.",
+        "a drawing of a {}.",
+        "a photo of my {}.",
+        "the plastic {}.",
+        "a photo of the cool {}.",
+        "a close-up photo of a {}.",
+        "a black and white photo of the {}.",
+        "a painting of the {}.",
+        "a painting of a {}.",
+        "a pixelated photo of the {}.",
+        "a sculpture of the {}.",
+        "a bright photo of the {}.",
+        "a cropped photo of a {}.",
+        "a plastic {}.",
+        "a photo of the dirty {}.",
+        "a jpeg corrupted photo of a {}.",
+        "a blurry photo of the {}.",
+        "a photo of the {}.",
+        "a good photo of the {}.",
+        "a rendering of the {}.",
+        "a {} in a video game.",
+        "a photo of one {}.",
+        "a doodle of a {}.",
+        "a close-up photo of the {}.",
+        "a photo of a {}.",
+        "the origami {}.",
+        "the {} in a video game.",
+        "a sketch of a {}.",
+        "a doodle of the {}.",
+        "a origami {}.",
+        "a low resolution photo of a {}.",
+        "the toy {}.",
+        "a rendition of the {}.",
+        "a photo of the clean {}.",
+        "a photo of a large {}.",
+        "a rendition of a {}.",
+        "a photo of a nice {}.",
+        "a photo of a weird {}.",
+        "a blurry photo of a {}.",
+        "a cartoon {}.",
+        "art of a {}.",
+        "a sketch of the {}.",
+        "a embroidered {}.",
+        "a pixelated photo of a {}.",
+        "itap of the {}.",
+        "a jpeg corrupted photo of the {}.",
+        "a good photo of a {}.",
+        "a plushie {}.",
+        "a photo of the nice {}.",
+        "a photo of the small {}.",
+        "a photo of the weird {}.",
+        "the cartoon {}.",
+        "art of the {}.",
+        "a drawing of the {}.",
+        "a photo of the large {}.",
+        "a black and white photo of a {}.",
+        "the plushie {}.",
+        "a dark photo of a {}.",
+        "itap of a {}.",
+        "graffiti of the {}.",
+        "a toy {}.",
+        "itap of my {}.",
+        "a photo of a cool {}.",
+        "a photo of a small {}.",
+        "a tattoo of the {}.",
+    ),
+}
+
+
+def class_embeddings(
+    model: DualEncoderModel, processor: DualEncoderProcessor, labels: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """Return the embeddings (classes, dim) of labels: the mean over all templates, again of unit length.
+
+    `{}` in a template stands for the label. Raises ValueError for labels that `check_labels` refuses, and unless there
+    are templates, each with `{}`.
+    """
+    labels = check_labels(labels)
+    if not templates or (wrong := [template for template in templates if "{}" not in template]):
+        given = repr(wrong[0]) if templates else "none"
+        raise ValueError(f"Expected templates with {{}} where the label goes, got {given}.")
+    texts = [template.replace("{}", label) for label in labels for template in templates]
+    embeds = model.encode(texts, processor, kind="text").unflatten(0, (len(labels), len(templates)))
+    return torch.nn.functional.normalize(embeds.mean(dim=1), dim=-1)
