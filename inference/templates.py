@@ -1,5 +1,6 @@
 """The words around the name of a class, and the embeddings of classes that they give."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
-from .labels import check_labels
+from .labels import check_labels, read_labels
 
 # "openai80" are the templates that OpenAI wrote for ImageNet: github.com/openai/CLIP, MIT licence,
 # notebooks/Prompt_Engineering_for_ImageNet.ipynb. "siglip" is what transformers' zero-shot pipeline puts around labels.
@@ -98,18 +99,42 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
+def read_templates(option: str) -> tuple[str, ...]:
+    """Return the templates of a name in `TEMPLATES`, a template itself ("a photo of a {}."), or those of a text file.
+
+    A file has a template on each line, in UTF-8. Raises OSError for a file that cannot be read, and ValueError for a
+    template without `{}`.
+    """
+    if option in TEMPLATES:
+        return TEMPLATES[option]
+    if "{}" in option:
+        return (option,)
+    if not os.path.exists(option):
+        raise FileNotFoundError(
+            f'Expected templates: {", ".join(TEMPLATES)}, a sentence such as "a photo of a {{}}.", or a text file with '
+            f"one on each line, got {option!r}."
+        )
+    return check_templates(read_labels(f"@{option}"))
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """Return the templates. Raises ValueError unless there are some, each with `{}`, where the label goes."""
+    if not templates:
+        raise ValueError("Expected at least one template, got none.")
+    if wrong := [template for template in templates if "{}" not in template]:
+        raise ValueError(f"Expected templates with {{}} where the label goes, got {wrong[0]!r}.")
+    return tuple(templates)
+
+
 def class_embeddings(
     model: DualEncoderModel, processor: DualEncoderProcessor, labels: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
     """Return the embeddings (classes, dim) of labels: the mean over all templates, again of unit length.
 
-    `{}` in a template stands for the label. Raises ValueError for labels that `check_labels` refuses, and unless there
-    are templates, each with `{}`.
+    `{}` in a template stands for the label. Raises ValueError for labels that `check_labels` refuses and for templates
+    that `check_templates` refuses.
     """
-    labels = check_labels(labels)
-    if not templates or (wrong := [template for template in templates if "{}" not in template]):
-        given = repr(wrong[0]) if templates else "none"
-        raise ValueError(f"Expected templates with {{}} where the label goes, got {given}.")
+    labels, templates = check_labels(labels), check_templates(templates)
     texts = [template.replace("{}", label) for label in labels for template in templates]
     embeds = model.encode(texts, processor, kind="text").unflatten(0, (len(labels), len(templates)))
     return torch.nn.functional.normalize(embeds.mean(dim=1), dim=-1)

@@ -39,7 +39,9 @@ def load_labels(
     path = Path(file)
     if path.suffix.lower() not in TABLE_DELIMITERS or not path.is_file():
         problem = "is not there" if not path.exists() else "is a folder" if path.is_dir() else "is none"
-        raise FileNotFoundError(f"Expected a table of labels ({', '.join(TABLE_DELIMITERS)}), got {path}, which {problem}.")
+        raise FileNotFoundError(
+            f"Expected a table of labels ({', '.join(TABLE_DELIMITERS)}), got {path}, which {problem}."
+        )
     columns = (Column("image", IMAGE_COLUMNS, image_column), Column("label", LABEL_COLUMNS, label_column))
     table = LabelledTable([], [])
     for number, row in read_rows(path, columns):
@@ -58,12 +60,12 @@ def load_labels(
 
 def _read_labels(value: Any, *, splits: bool) -> tuple[str, ...]:
     """Return the classes in a field; a text is one class, unless it `splits`."""
-    labels = value
-    if isinstance(value, str):
-        labels = [value]
-        if splits:
-            labels = json.loads(value) if value.lstrip().startswith("[") else value.split(SEPARATOR)
-            labels = [label for label in labels if label != ""]  # noqa: PLC1901
+    labels = [value] if isinstance(value, str | int) else value
+    if splits:
+        text = (value or "").strip()
+        labels = json.loads(text) if text.startswith("[") else [part for part in text.split(SEPARATOR) if part.strip()]
+    if isinstance(labels, list):  # a number is that of a class
+        labels = [str(label) if type(label) is int else label for label in labels]
     if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
         raise ValueError(f"Expected the name of a class or a list of names, got {value!r}.")
     return tuple(dict.fromkeys(label.strip() for label in labels))

@@ -106,3 +106,13 @@ def _parse_json_line(line: bytes, where: str) -> dict[str | None, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"R{where[1:]} is no JSON object but {line.decode('utf-8-sig').strip()[:40]!r}.")
     return row
+
+
+def has_columns(file: Path, columns: Sequence[Column]) -> bool:
+    """Return whether the first row of a table has all the columns."""
+    try:
+        number, row = next(read_rows(file, columns), (0, {}))
+        read_fields(row, columns, f"row {number} of {file}")
+    except ValueError:
+        return False
+    return True
