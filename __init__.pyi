@@ -34,6 +34,9 @@ from . import (
     processing as processing,
 )
 from . import (
+    runtime as runtime,
+)
+from . import (
     toy_world as toy_world,
 )
 from . import (

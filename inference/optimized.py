@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..modeling.attention import Attention, PoolingAttention
 from ..modeling.embeddings import VisionEmbeddings
 from ..modeling.encoder import Encoder, EncoderLayer
-from ..modeling.pickling import has_hooks
 from ..modeling.pretrained import LoadableModel
+from ..runtime.pickling import has_hooks
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from ..configuration import TextConfig, TransformerConfig, ViTConfig
+from ..runtime.pickling import PickledWithoutHooks
 from .initialization import linear
-from .pickling import PickledWithoutHooks
 
 Mask: TypeAlias = "Tensor | BlockMask | Packing | None"  # in the form that the kernel takes
 Kernel: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]

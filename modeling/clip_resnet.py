@@ -12,11 +12,11 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.output_capturing import OutputRecorder
 
 from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig, ResNetConfig
+from ..runtime.pickling import PickledWithoutHooks
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
 from .dual_encoder import TowerPair
 from .embeddings import check_images, resize_table
-from .pickling import PickledWithoutHooks
 from .pretrained import ModelKwargs, capture_outputs
 from .towers import ImageClassifier, ImageTower
 

@@ -11,12 +11,12 @@ from transformers.utils import TransformersKwargs, generic, output_capturing
 from typing_extensions import Self
 
 from ..configuration.known_names import POSITION_IDS_BUFFERS
+from ..runtime.pickling import PickledWithoutHooks
 from .attention import Attention
 from .embeddings import RESAMPLING_METHODS, resize_positions
 from .encoder import EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
-from .pickling import PickledWithoutHooks
 
 if TYPE_CHECKING:
     ModelKwargs: TypeAlias = Any

@@ -14,12 +14,12 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
 from ..configuration.known_names import POSITION_IDS_BUFFERS
+from ..formats.former_names import AcceptsFormerNames, former_module
+from ..runtime.outputs import deferred, later
+from ..runtime.pickling import has_hooks
 from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
-from .former_names import AcceptsFormerNames, former_module
-from .outputs import deferred, later
-from .pickling import has_hooks
 from .pooling import POOLERS, AttentionPoolingHead, end_of_text, mean_of_tokens
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
@@ -36,7 +36,7 @@ class ForImages:
     input_modalities = ("image",)
 
 
-class ImageTower(ForImages, AcceptsFormerNames):
+class ImageTower(ForImages, AcceptsFormerNames, EncoderPreTrainedModel):
     """Image encoder of any architecture. With `pooled=False`, it has neither pooling nor its parameters."""
 
     config: VisionConfig
@@ -160,7 +160,7 @@ class VisionTower(ImageTower):
         return self.pool(tokens[:, None], output_pooling_attentions=True)
 
 
-class TextTower(AcceptsFormerNames):
+class TextTower(AcceptsFormerNames, EncoderPreTrainedModel):
     """Text encoder: embeddings, encoder, norm, pooling, and SigLIP's linear head."""
 
     config: TextConfig

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]  # the checkout, which is the package
 FLOORS = (
     ("_version",),
     ("configuration", "catalogue"),
-    ("formats", "losses"),
+    ("formats", "losses", "runtime"),
     ("processing", "modeling"),
     ("inference",),
     ("evaluation", "parity"),

@@ -1,0 +1,6 @@
+"""What happens around a model while it runs: outputs computed when they are read, remembered texts, what is pickled."""
+
+from .outputs import deferred, later, without_pooled
+from .pickling import PickledWithoutHooks, has_hooks
+
+__all__ = ["PickledWithoutHooks", "deferred", "has_hooks", "later", "without_pooled"]
