@@ -19,6 +19,9 @@ from . import (
     formats as formats,
 )
 from . import (
+    index as index,
+)
+from . import (
     inference as inference,
 )
 from . import (

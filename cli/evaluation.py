@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from .evaluation_data import CaptionedImages, Labelled, Task, find_task, read_labelled
+from .evaluation_index import KnownEmbeddings
 from .evaluation_measures import (
     EmbeddingJob,
-    KnownEmbeddings,
     Learning,
     measure_classes,
     measure_labels,
@@ -37,7 +37,9 @@ def evaluate_command(
     ],
     task: Annotated[
         Task | None,
-        typer.Option(help="What DATA is: one class an image, several labels an image, or pairs. By default it is seen."),
+        typer.Option(
+            help="What DATA is: one class an image, several labels an image, or pairs. By default it is seen."
+        ),
     ] = None,
     templates: Annotated[
         str | None,
@@ -50,8 +52,8 @@ def evaluate_command(
     labels_file: Annotated[
         Path | None,
         typer.Option(
-            help="Other names for the classes: a .json object or lines of class, tab, name; or lines of names alone, in "
-            "the order of the sorted classes."
+            help="Other names for the classes: an object in .json, lines of class, tab and name, or lines of names "
+            "alone, in the order of the sorted classes."
         ),
     ] = None,
     probe: Annotated[

@@ -70,8 +70,8 @@ def find_task(data: str, image_column: str | None, text_column: str | None, labe
             return "labels"
         raise ValueError(
             f"Expected a column of images ({', '.join(IMAGE_COLUMNS[:3])}, ...) and one of captions "
-            f"({', '.join(TEXT_COLUMNS[:3])}, ...) or of classes ({', '.join(LABEL_COLUMNS[:3])}, ...) in {table}: name "
-            "them with --image-column, --text-column or --label-column."
+            f"({', '.join(TEXT_COLUMNS[:3])}, ...) or of classes ({', '.join(LABEL_COLUMNS[:3])}, ...) in {table}: "
+            "name them with --image-column, --text-column or --label-column."
         )
     if not path.is_dir() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "pairs"
@@ -79,9 +79,7 @@ def find_task(data: str, image_column: str | None, text_column: str | None, labe
     return "classes" if first is None or not first.with_suffix(".txt").is_file() else "pairs"
 
 
-def read_labelled(
-    data: str, image_column: str | None, label_column: str | None, labels_file: Path | None
-) -> Labelled:
+def read_labelled(data: str, image_column: str | None, label_column: str | None, labels_file: Path | None) -> Labelled:
     """Return the labelled images in a folder or a table. Raises OSError or ValueError for what is neither."""
     path = Path(data)
     if path.is_dir() and not any((path / name).is_file() for name in ("metadata.jsonl", "metadata.csv")):
@@ -152,7 +150,9 @@ def read_names(file: Path, classes: list[str]) -> list[str]:
             table = dict(line.split("\t", 1) for line in lines)
     table = {key.strip().replace("_", " "): name for key, name in table.items()}  # as folders are read
     if missing := [name for name in classes if name.replace("_", " ") not in table]:
-        raise ValueError(f"{file} has no name for {len(missing)} of {len(classes)} classes, the first is {missing[0]!r}.")
+        raise ValueError(
+            f"{file} has no name for {len(missing)} of {len(classes)} classes, the first is {missing[0]!r}."
+        )
     names = [name.strip() for name in check_labels(table[name.replace("_", " ")] for name in classes)]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"Expected another name for each class in {file}, got {repeated[0]!r} more than once.")

@@ -1,9 +1,7 @@
 """The measures of `twinlens evaluate`: each embeds what it needs and returns what is reported."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .terminal import show_progress
@@ -15,6 +13,7 @@ if TYPE_CHECKING:  # commands import what needs PyTorch when they run
     from ..modeling import DualEncoderModel
     from ..processing import DualEncoderProcessor
     from .evaluation_data import CaptionedImages, Labelled, Part
+    from .evaluation_index import KnownEmbeddings
 
 
 @dataclass(frozen=True)

@@ -29,33 +29,33 @@ def _print_classes(result: Mapping[str, Any]) -> None:
         rows.append((f"linear probe, {_count(result['train_images'], 'image')}", result["linear_probe"]))
     columns = [name for name in ("top1", "top5", "mean_class_recall") if name in result["zero_shot"]]
     titles = {"top1": "top-1", "top5": "top-5", "mean_class_recall": "class mean"}
-    print(f"{'accuracy':<48}" + "".join(f"{titles[name]:>10}" for name in columns))
+    print(f"{'accuracy':<44}" + "".join(f"{titles[name]:>12}" for name in columns))
     for title, metrics in rows:
-        print(f"{title:<48}" + "".join(f"{metrics[name]:>10.1%}" for name in columns))
+        print(f"{title:<44}" + "".join(f"{metrics[name]:>12.1%}" for name in columns))
     for few in result.get("few_shot", ()):
         for name, words in (("linear_probe", "linear probe"), ("examples_and_names", "examples and names")):
             spread, title = few[name], f"{_count(few['shots'], 'image')} a class, {words}"
             deviation = f" ± {100 * spread['std']:.1f}" if few["draws"] > 1 else ""
-            print(f"{title:<48}{spread['mean']:>10.1%}{deviation}")
+            print(f"{title:<44}{spread['mean']:>12.1%}{deviation}")
     if "few_shot" in result and result["few_shot"][0]["draws"] > 1:
         print(f"± is the standard deviation of {result['few_shot'][0]['draws']} draws.")
 
 
 def _print_labels(result: Mapping[str, Any]) -> None:
     print(f"{_count(result['images'], 'image')}, {_words_of(result)}")
-    print(f"{'mean average precision':<48}{result['mean_average_precision']:>10.1%}")
+    print(f"{'mean average precision':<44}{result['mean_average_precision']:>12.1%}")
     ordered = sorted(result["average_precision"].items(), key=lambda item: -item[1])
     shown = ordered if len(ordered) <= 2 * MOST_SHOWN else [*ordered[:MOST_SHOWN], None, *ordered[-MOST_SHOWN:]]
     for item in shown:
-        print(f"  {_shorten(item[0], 44):<46}{item[1]:>10.1%}" if item else "  ...")
+        print(f"  {_shorten(item[0], 40):<42}{item[1]:>12.1%}" if item else "  ...")
 
 
 def _print_pairs(result: Mapping[str, Any]) -> None:
     print(f"{_count(result['images'], 'image')}, {_count(result['captions'], 'caption')}")
-    print(f"{'recall':<48}" + "".join(f"{f'at {k}':>10}" for k in (1, 5, 10)))
+    print(f"{'recall':<44}" + "".join(f"{f'at {k}':>12}" for k in (1, 5, 10)))
     for name, title in (("image_to_text", "image to text"), ("text_to_image", "text to image")):
         recalls = (result["retrieval"][f"{name}_recall_at_{k}"] for k in (1, 5, 10))
-        print(f"{title:<48}" + "".join(f"{recall:>10.1%}" for recall in recalls))
+        print(f"{title:<44}" + "".join(f"{recall:>12.1%}" for recall in recalls))
     if shared := result["captions_of_several_images"]:
         rule = "only its own is" if result["own_images_only"] else "each of them is"
         print(f"{_count(shared, 'caption')} of several images: {rule} right.")

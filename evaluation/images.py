@@ -50,11 +50,11 @@ def embed_images(
     def readable() -> Iterator[Any]:
         for place, (name, image) in enumerate(images):
             advance(place)
-            if known is not None and name in known:
-                vectors[place] = known[name]
-                kept.append(place)
-                continue
             try:
+                if known is not None and (vector := known.get(name)) is not None:
+                    vectors[place] = vector
+                    kept.append(place)
+                    continue
                 opened = open_image(image)
             except READ_ERRORS as error:
                 skipped.append(SkippedImage(name, str(error)))

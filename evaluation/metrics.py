@@ -96,7 +96,8 @@ def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
     """
     if scores.ndim != 2 or len(scores) != len(labels) or not len(labels):
         raise ValueError(
-            f"Expected scores (images, classes) and a label an image, got {tuple(scores.shape)} and {len(labels)} labels."
+            f"Expected scores (images, classes) and a label for each image, got {tuple(scores.shape)} and "
+            f"{len(labels)}."
         )
     right = scores.gather(1, labels[:, None])
     return (~(scores < right)).sum(dim=1) - 1

@@ -13,7 +13,8 @@ def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
     """Return labelled images and the names of their classes.
 
     `folder` has one folder of images for each class, named after it; `_` in a name stands for a space. Hidden folders
-    are no classes. Labels follow the order of the names. Raises ValueError for a folder without images, and where two names are equal.
+    are no classes. Labels follow the order of the names. Raises ValueError for a folder without images, and where two
+    names are equal.
     """
     folder = Path(folder)
     content = folder.iterdir() if folder.is_dir() else ()

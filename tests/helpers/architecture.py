@@ -17,6 +17,7 @@ FLOORS = (
     ("formats", "losses", "runtime"),
     ("processing", "modeling"),
     ("inference",),
+    ("index",),
     ("evaluation", "parity"),
     ("conversion", "training"),
     ("toy_world",),

@@ -1,0 +1,7 @@
+"""The public names, and where they are."""
+
+from .layout import Index as Index
+from .layout import ShardContent as ShardContent
+from .layout import write_index as write_index
+from .layout import write_shard as write_shard
+from .weights import weights_fingerprint as weights_fingerprint
