@@ -1,0 +1,328 @@
+"""Evaluation: metrics beside CLIP_benchmark and scikit-learn, splits, few-shot accuracy, and `twinlens evaluate`."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import import_module, util
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import twinlens
+from twinlens.evaluation import (
+    accuracy_metrics,
+    average_precisions,
+    draw_examples,
+    embed_images,
+    few_shot_accuracy,
+    few_shot_logits,
+    linear_probe,
+    retrieval_metrics,
+    similarities,
+    split_by_class,
+    zero_shot_accuracy,
+)
+from twinlens.inference import TEMPLATES, class_embeddings, load_exact_model, read_templates
+from twinlens.toy_world import draw_scene, render
+
+FIXTURES = Path(__file__).parent / "fixtures"
+RECORDED = json.loads((FIXTURES / "clip_benchmark.json").read_text(encoding="utf-8"))
+KINDS: list[Any] = [("red", "star"), ("cyan", "heart"), ("green", "ring"), ("orange", "moon"), ("blue", "cross")]
+KINDS += [("white", "arrow")]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def invent() -> Callable[[str], dict[str, Any]]:
+    """The embeddings on which CLIP_benchmark was recorded."""
+    spec = util.spec_from_file_location("make_clip_benchmark", FIXTURES / "make_clip_benchmark.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda name: {key: torch.from_numpy(value) for key, value in module.invent(name).items()}
+
+
+@pytest.mark.parametrize("name", RECORDED["metrics"])
+class TestBesideClipBenchmark:
+    """Its functions on the same embeddings. It computes in float32, hence the tolerance."""
+
+    def test_accuracy(self, invent: Callable[[str], dict[str, Any]], name: str) -> None:
+        data, expected = invent(name), RECORDED["metrics"][name]
+        scores = torch.cat([*similarities(data["image_embeds"], data["class_embeds"])])
+        metrics = accuracy_metrics(scores, data["labels"])
+        assert metrics["top1"] == pytest.approx(expected["acc1"], abs=1e-6)
+        assert metrics.get("top5") == pytest.approx(expected["acc5"], abs=1e-6)  # neither has it for four classes
+        assert metrics["mean_class_recall"] == pytest.approx(expected["mean_per_class_recall"], abs=1e-6)
+        accuracy = zero_shot_accuracy(data["image_embeds"], data["class_embeds"], data["labels"])
+        assert accuracy == pytest.approx(expected["acc1"], abs=1e-6)
+
+    def test_mean_average_precision(self, invent: Callable[[str], dict[str, Any]], name: str) -> None:
+        data, expected = invent(name), RECORDED["metrics"][name]
+        precisions = average_precisions(data["image_embeds"] @ data["class_embeds"].t(), data["targets"])
+        assert precisions.mean().item() == pytest.approx(expected["mean_average_precision"], abs=1e-6)
+
+    def test_recall(self, invent: Callable[[str], dict[str, Any]], name: str) -> None:
+        data, expected = invent(name), RECORDED["metrics"][name]
+        image = data["image_of_text"]
+        metrics = retrieval_metrics(data["image_embeds"][image], data["text_embeds"], image_ids=image)
+        for k in (1, 5, 10):
+            for ours, theirs in (("image_to_text", "text_retrieval"), ("text_to_image", "image_retrieval")):
+                assert metrics[f"{ours}_recall_at_{k}"] == pytest.approx(expected[f"{theirs}_recall@{k}"], abs=1e-6)
+
+
+class TestBesideScikitLearn:
+    def test_average_precision_with_equal_scores(self) -> None:
+        metrics = import_module("sklearn.metrics")
+        scores = torch.randint(0, 6, (80, 7)).float()  # many are equal
+        targets = torch.rand(80, 7) < 0.3
+        expected = [metrics.average_precision_score(targets[:, n].numpy(), scores[:, n].numpy()) for n in range(7)]
+        np.testing.assert_allclose(average_precisions(scores, targets), expected, atol=1e-12)
+
+    def test_accuracy(self) -> None:
+        metrics = import_module("sklearn.metrics")
+        scores, labels = torch.randn(150, 9), torch.arange(150) % 8  # no image has the last class
+        ours = accuracy_metrics(scores, labels, ks=(1, 3, 5))
+        for k in (1, 3, 5):
+            expected = metrics.top_k_accuracy_score(labels.numpy(), scores.numpy(), k=k, labels=range(9))
+            assert ours[f"top{k}"] == pytest.approx(expected, abs=1e-12)
+        recall = metrics.recall_score(labels.numpy(), scores.argmax(dim=1).numpy(), labels=range(8), average="macro")
+        assert ours["mean_class_recall"] == pytest.approx(recall, abs=1e-12)
+
+
+class TestAccuracy:
+    def test_a_constant_encoder_and_one_that_overflowed_score_nothing(self) -> None:
+        for scores in (torch.ones(12, 6), torch.full((12, 6), torch.nan)):
+            assert set(accuracy_metrics(scores, torch.arange(12) % 6).values()) == {0.0}
+
+    def test_average_precision_of_a_constant_encoder_is_the_share_of_a_class(self) -> None:
+        targets = torch.arange(8)[:, None] < torch.tensor([2, 8, 0])
+        precisions = average_precisions(torch.ones(8, 3), targets)
+        assert precisions[:2].tolist() == [0.25, 1.0]
+        assert precisions[2].isnan()  # no image has this class
+
+    def test_wrong_input(self) -> None:
+        with pytest.raises(ValueError, match=r"a label for each image, got \(2, 2\) and 3"):
+            accuracy_metrics(torch.eye(2), torch.tensor([0, 1, 1]))
+        with pytest.raises(ValueError, match=r"got \(2, 2\) and \(2, 3\)"):
+            average_precisions(torch.eye(2), torch.ones(2, 3))
+
+
+class TestRetrieval:
+    def test_ranks_are_those_of_a_loop(self):
+        images, texts = (nn.functional.normalize(torch.randn(40, 5), dim=-1) for _ in range(2))
+        metrics = retrieval_metrics(images, texts, ks=(1, 3))
+        similarity = (images @ texts.T).numpy()
+        for name, table in (("image_to_text", similarity), ("text_to_image", similarity.T)):
+            ranks = np.array([(row > row[i]).sum() for i, row in enumerate(table)])
+            for k in (1, 3):
+                assert metrics[f"{name}_recall_at_{k}"] == pytest.approx((ranks < k).mean())
+
+    def test_a_constant_encoder_finds_nothing(self):
+        same = nn.functional.normalize(torch.ones(30, 4), dim=-1)
+        assert set(retrieval_metrics(same, same).values()) == {0.0}
+
+    def test_equal_captions_and_equal_images_are_equally_right(self):
+        """Pairs 0 and 1 have one caption, and image 1 is nearest to it: both answers are right."""
+        texts = torch.eye(3)[[0, 0, 1]]
+        images = nn.functional.normalize(torch.tensor([[1.0, 0.1, 0], [1, 0, 0], [0, 1, 0]]), dim=-1)
+        alone = retrieval_metrics(images, texts, ks=(1,))
+        ids = torch.tensor([[5, 6], [5, 6], [7, 8]])
+        assert alone["text_to_image_recall_at_1"] == pytest.approx(2 / 3)
+        assert retrieval_metrics(images, texts, text_ids=ids, ks=(1,)) == {
+            "image_to_text_recall_at_1": 1.0,
+            "text_to_image_recall_at_1": 1.0,
+        }
+        by_image = retrieval_metrics(images, texts, image_ids=torch.tensor([3, 3, 4]), ks=(1,))
+        assert by_image["text_to_image_recall_at_1"] == 1.0
+
+    def test_blocks_do_not_matter(self, monkeypatch):
+        images, texts = (nn.functional.normalize(torch.randn(50, 4), dim=-1) for _ in range(2))
+        whole = retrieval_metrics(images, texts)
+        monkeypatch.setattr("twinlens.evaluation.metrics.QUERIES_PER_BLOCK", 7)
+        assert retrieval_metrics(images, texts) == whole
+
+    def test_a_wrong_image_counts_once_however_many_captions_it_has(self):
+        """Image 1 is the nearest to the caption of image 0, and is in the data three times."""
+        images = nn.functional.normalize(torch.tensor([[1.0, 0.2], [1, 0], [1, 0], [1, 0]]), dim=-1)
+        texts = torch.tensor([[1.0, 0], [0, 1], [0, 1], [0, 1]])
+        metrics = retrieval_metrics(images, texts, image_ids=torch.tensor([0, 1, 1, 1]), ks=(1, 2))
+        assert metrics["text_to_image_recall_at_1"] == 0.0
+        assert metrics["text_to_image_recall_at_2"] == 1.0
+
+    def test_wrong_input(self):
+        with pytest.raises(ValueError, match="got 3 and 2"):
+            retrieval_metrics(torch.eye(3), torch.eye(3)[:2])
+        with pytest.raises(ValueError, match="got none"):
+            zero_shot_accuracy(torch.empty(0, 3), torch.eye(3), torch.empty(0))
+
+    def test_zero_shot(self):
+        assert zero_shot_accuracy(torch.eye(4), torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+class TestProbes:
+    def test_a_linear_probe_is_logistic_regression(self):
+        """Its gradient vanishes: no other weights have a smaller loss, and scikit-learn is not needed to say so."""
+        labels = torch.arange(120) % 3
+        embeds = nn.functional.normalize(torch.randn(120, 6) + 2 * torch.eye(3, 6)[labels], dim=-1)
+        probe = linear_probe(embeds, labels, 3, penalty=1e-2).requires_grad_()
+        std = embeds.std(dim=0, correction=0)
+        loss = nn.functional.cross_entropy(probe(embeds), labels) + 1e-2 * (probe.weight * std).square().sum()
+        gradients = torch.autograd.grad(loss, list(probe.parameters()))
+        assert max(gradient.abs().max() for gradient in gradients) < 1e-4
+        assert (probe(embeds).argmax(dim=1) == labels).float().mean() > 0.8
+
+    def test_examples_outvote_names(self):
+        """Names of two classes that are mixed up are put right by one example each."""
+        images, names = torch.eye(2), torch.eye(2).flip(0)
+        alone = few_shot_logits(images, names, images, torch.tensor([0, 1]), alpha=0)
+        assert alone.argmax(dim=1).tolist() == [1, 0]
+        torch.testing.assert_close(alone, 100 * images @ names.T)
+        both = few_shot_logits(images, names, images, torch.tensor([0, 1]), alpha=200)
+        torch.testing.assert_close(both[0], torch.tensor([200.0, 100 + 200 * float(np.exp(-5.5))]))
+        assert both.argmax(dim=1).tolist() == [0, 1]
+
+    def test_wrong_input(self):
+        with pytest.raises(ValueError, match=r"labels of 0..1, got 0..2"):
+            linear_probe(torch.eye(3), torch.arange(3), 2)
+        with pytest.raises(ValueError, match="as many labels as embeddings, and some, got 0 and 0"):
+            linear_probe(torch.empty(0, 3), torch.empty(0), 2)
+        with pytest.raises(ValueError, match="a label for each example, got 2 and 3"):
+            few_shot_logits(torch.eye(3), torch.eye(3), torch.eye(3), torch.tensor([0, 1]))
+
+
+class TestSplits:
+    LABELS = [number % 3 for number in range(40)] + [3, 3]
+
+    def test_each_class_is_divided(self) -> None:
+        train, test = split_by_class(self.LABELS, 0.2, 0)
+        assert sorted(train + test) == [*range(42)]
+        assert [[self.LABELS[place] for place in test].count(label) for label in range(4)] == [3, 3, 3, 1]
+        assert split_by_class(self.LABELS, 0.2, 0) == (train, test)
+        assert split_by_class(self.LABELS, 0.2, 1) != (train, test)
+
+    def test_examples_of_fewer_shots_are_among_those_of_more(self) -> None:
+        two, five = draw_examples(self.LABELS[:40], 2, 7), draw_examples(self.LABELS[:40], 5, 7)
+        assert {*two} < {*five}
+        assert sorted(self.LABELS[place] for place in two) == [0, 0, 1, 1, 2, 2]
+        assert draw_examples(self.LABELS[:40], 2, 8) != two
+
+    def test_wrong_input(self) -> None:
+        with pytest.raises(ValueError, match="between 0 and 1, got 1"):
+            split_by_class([0, 1], 1, 0)
+        with pytest.raises(ValueError, match="3 images of every class to learn from, class 3 has 2"):
+            draw_examples(self.LABELS, 3, 0)
+        with pytest.raises(ValueError, match="shots must be at least 1, got 0"):
+            draw_examples(self.LABELS, 0, 0)
+
+
+def test_few_shot_accuracy_is_that_of_each_draw():
+    classes = nn.functional.normalize(torch.randn(4, 6), dim=-1)
+    labels = torch.arange(80) % 4
+    images = nn.functional.normalize(classes[labels] + 0.5 * torch.randn(80, 6), dim=-1)
+    train, test = images[:40], images[40:]
+    found = few_shot_accuracy(train, labels[:40], test, labels[40:], classes, shots=2, seeds=(3, 4), alpha=9)
+    for seed, voted, probed in zip((3, 4), *(found[name].values for name in found), strict=True):
+        rows = draw_examples(labels[:40].tolist(), 2, seed)
+        logits = few_shot_logits(test, classes, train[rows], labels[rows], alpha=9)
+        assert voted == pytest.approx((logits.argmax(dim=1) == labels[40:]).float().mean().item())
+        logits = linear_probe(train[rows], labels[rows], 4)(test)
+        assert probed == pytest.approx((logits.argmax(dim=1) == labels[40:]).float().mean().item())
+    for spread in found.values():
+        assert spread.mean == pytest.approx(np.mean(spread.values))
+        assert spread.std == pytest.approx(np.std(spread.values, ddof=1))
+
+
+@pytest.fixture(scope="module")
+def clip() -> tuple[Any, Any]:
+    return load_exact_model("clip-shapes"), twinlens.DualEncoderProcessor.from_pretrained("clip-shapes")
+
+
+class TestTemplates:
+    def test_those_of_openai(self) -> None:
+        assert len({*TEMPLATES["openai80"]}) == 80
+        digest = hashlib.sha256("\n".join(TEMPLATES["openai80"]).encode()).hexdigest()
+        assert digest == "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af"  # of OPENAI_IMAGENET_TEMPLATES in open_clip_torch 3.3.0
+
+    def test_those_of_the_pipeline_of_transformers(self) -> None:
+        pipelines = import_module("transformers.pipelines.zero_shot_image_classification")
+        code = Path(pipelines.__file__).read_text(encoding="utf-8")
+        assert f'hypothesis_template="{TEMPLATES["siglip"][0]}"' in code
+
+    def test_a_name_a_sentence_and_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "two.txt").write_text("a {}\nthe {}, {}\n", encoding="utf-8")
+        assert read_templates(str(tmp_path / "two.txt")) == ("a {}", "the {}, {}")
+        assert read_templates("a {} of mine") == ("a {} of mine",)
+        assert read_templates("siglip") == TEMPLATES["siglip"]
+        with pytest.raises(FileNotFoundError, match=r"siglip, openai80, a sentence .* got 'imagenet'"):
+            read_templates("imagenet")
+        (tmp_path / "wrong.txt").write_text("a {}\na photo\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="where the label goes, got 'a photo'"):
+            read_templates(str(tmp_path / "wrong.txt"))
+
+    def test_classes_are_means_of_unit_length(self, clip: tuple[Any, Any]) -> None:
+        model, processor = clip
+        templates = ("a {}", "two {}s", "a picture of a {}, a {}")
+        embeds = class_embeddings(model, processor, ["red star", "blue cross"], templates)
+        for label, embed in zip(("red star", "blue cross"), embeds, strict=True):
+            each = model.encode([template.replace("{}", label) for template in templates], processor).double()
+            mean = each.mean(dim=0)
+            torch.testing.assert_close(embed.double(), mean / mean.norm(), rtol=0, atol=1e-6)
+        with pytest.raises(ValueError, match="at least one template"):
+            class_embeddings(model, processor, ["red star"], ())
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of drawings named after what they show, to learn from and to test on."""
+    folder = tmp_path_factory.mktemp("drawings")
+    for split, count in (("train", 4), ("test", 3)):
+        for kind in KINDS:
+            place = folder / split / "_".join(kind)
+            place.mkdir(parents=True)
+            for number in range(count):
+                render(draw_scene(Random(f"{split} {kind} {number}"), [kind], "one")).save(place / f"{number}.png")
+    return folder
+
+
+def linked(source: Path, folder: Path, names: Callable[[str], str]) -> Path:
+    """The same images in folders of other names."""
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        for place in (source / split).iterdir():
+            (folder / split / names(place.name)).symlink_to(place)
+    return folder
+
+
+class TestEmbedImages:
+    def test_damaged_ones_are_skipped_and_known_ones_not_opened(
+        self, clip: tuple[Any, Any], drawings: Path, tmp_path: Path
+    ) -> None:
+        files = [str(drawings / "test" / "red_star" / f"{number}.png") for number in range(3)]
+        damaged, known = tmp_path / "damaged.png", str(tmp_path / "not there.png")
+        damaged.write_bytes(b"no image")
+        images = [files[0], str(damaged), known, files[1], files[2]]
+        vector = torch.eye(clip[0].encode_text(**clip[1](text=["a"])).shape[1])[0]
+        counts: list[int] = []
+        found = embed_images(
+            *clip, ((image, image) for image in images), known={known: vector}, batch_size=2, advance=counts.append
+        )
+        assert found.kept == [0, 2, 3, 4]
+        assert [skipped.image for skipped in found.skipped] == [str(damaged)]
+        assert "no format that Pillow knows" in found.skipped[0].reason
+        assert found.reused == 1
+        assert counts == [*range(5)]
+        torch.testing.assert_close(found.embeds[1], vector)
+        expected = clip[0].encode(files, clip[1], kind="image", batch_size=2)
+        torch.testing.assert_close(found.embeds[[0, 2, 3]], expected, rtol=0, atol=1e-6)
+
+    def test_none_that_can_be_read(self, clip: tuple[Any, Any], tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="got 1 that cannot, the first: .* which is not there"):
+            embed_images(*clip, [("absent.png", str(tmp_path / "absent.png"))])
