@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .evaluation_data import CaptionedImages, Labelled, Task, find_task, read_labelled
+from .evaluation_data import CaptionedImages, Labelled, Task, check_examples, find_task, read_labelled
 from .evaluation_index import KnownEmbeddings
 from .evaluation_measures import (
     EmbeddingJob,
@@ -134,6 +134,10 @@ def evaluate_command(
             raise ValueError(f"Expected one class an image, {data} has images with several or none: see --task.")
         if found == "labels" and (probe or shots):
             raise ValueError(f"--probe and --shots are for one class an image, {data} has several labels an image.")
+        if probe or shots:
+            source = source.divide(test_share, seed)
+        if shots and source.train is not None:  # before anything takes time
+            check_examples(source.train.labels, source.classes, max(shot_numbers))
 
     from ..inference import class_embeddings, load_exact_model, load_processor
 
@@ -151,13 +155,13 @@ def evaluate_command(
         if found == "labels":
             result |= measure_labels(job, source, class_embeds)
         else:
-            learning = Learning(probe, shot_numbers, draws, seed, test_share, alpha, beta)
+            learning = Learning(probe, shot_numbers, draws, seed, alpha, beta)
             result |= measure_classes(job, source, class_embeds, learning)
     result["skipped"] = [{"image": image, "reason": reason} for image, reason in job.skipped]
     if index is not None:
         result["index"] = {"folder": str(index), "images": job.reused}
     if out is not None:
-        from ..conversion.atomic import complete_or_absent
+        from ..formats.atomic import complete_or_absent
 
         with complete_or_absent(out) as (partial,):
             partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -53,6 +53,14 @@ class Labelled:
         return Labelled(self.classes, self.test.take(test), self.test.take(train), said)
 
 
+def check_examples(labels: Sequence[tuple[int, ...]], classes: Sequence[str], shots: int) -> None:
+    """Raise ValueError for a class of which fewer images are there to learn from."""
+    counts = Counter(label for (label,) in labels)
+    for number, name in enumerate(classes):
+        if counts[number] < shots:
+            raise ValueError(f"Expected {shots} images of each class to learn from, {name} has {counts[number]}.")
+
+
 def find_task(data: str, image_column: str | None, text_column: str | None, label_column: str | None) -> Task:
     """Return what DATA looks like: pairs where there are captions, else classes, of which a table may have several."""
     from ..training.labelled_images import is_image
@@ -150,9 +158,7 @@ def read_names(file: Path, classes: list[str]) -> list[str]:
             table = dict(line.split("\t", 1) for line in lines)
     table = {key.strip().replace("_", " "): name for key, name in table.items()}  # as folders are read
     if missing := [name for name in classes if name.replace("_", " ") not in table]:
-        raise ValueError(
-            f"{file} has no name for {len(missing)} of {len(classes)} classes, the first is {missing[0]!r}."
-        )
+        raise ValueError(f"{file} has no name for {len(missing)} of {len(classes)} classes, such as {missing[0]!r}.")
     names = [name.strip() for name in check_labels(table[name.replace("_", " ")] for name in classes)]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"Expected another name for each class in {file}, got {repeated[0]!r} more than once.")

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .evaluation_data import check_examples
 from .terminal import show_progress
 
 if TYPE_CHECKING:  # commands import what needs PyTorch when they run
@@ -18,20 +19,14 @@ if TYPE_CHECKING:  # commands import what needs PyTorch when they run
 
 @dataclass(frozen=True)
 class Learning:
-    """What is learnt from some of the images, and how they are chosen."""
+    """What is learnt from the images for it, and the seeds of what is drawn from them."""
 
     probe: bool
     shots: list[int]
     draws: int
     seed: int
-    test_share: float
     alpha: float
     beta: float
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anything is learnt."""
-        return self.probe or bool(self.shots)
 
 
 @dataclass
@@ -77,13 +72,11 @@ def measure_classes(
 
     from ..evaluation import accuracy_metrics, few_shot_accuracy, linear_probe, similarities
 
-    if learning.is_wanted:
-        labelled = labelled.divide(learning.test_share, learning.seed)
     images, names = job.embed_part(labelled.test)
     labels = torch.tensor([label for (label,) in names])
     result: dict[str, Any] = {"images": len(images), "split": labelled.split}
     result["zero_shot"] = accuracy_metrics(torch.cat([*similarities(images, class_embeds)]), labels)
-    if labelled.train is None or not learning.is_wanted:
+    if labelled.train is None or not (learning.probe or learning.shots):
         return result
     train_images, names = job.embed_part(labelled.train)
     train_labels = torch.tensor([label for (label,) in names])
@@ -92,6 +85,7 @@ def measure_classes(
         probe = linear_probe(train_images, train_labels, len(class_embeds))
         result["linear_probe"] = accuracy_metrics(probe(images), labels)
     if learning.shots:
+        check_examples(names, labelled.classes, max(learning.shots))  # some may be damaged
         seeds = range(learning.seed, learning.seed + learning.draws)
         options: Any = {"seeds": seeds, "alpha": learning.alpha, "beta": learning.beta}
         result["few_shot"] = [

@@ -40,14 +40,20 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def invent() -> Callable[[str], dict[str, Any]]:
-    """The embeddings on which CLIP_benchmark was recorded."""
+def recorder() -> Any:
+    """The script that recorded CLIP_benchmark."""
     spec = util.spec_from_file_location("make_clip_benchmark", FIXTURES / "make_clip_benchmark.py")
     assert spec is not None
     assert spec.loader is not None
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda name: {key: torch.from_numpy(value) for key, value in module.invent(name).items()}
+    return module
+
+
+@pytest.fixture
+def invent(recorder: Any) -> Callable[[str], dict[str, Any]]:
+    """The embeddings on which CLIP_benchmark was recorded."""
+    return lambda name: {key: torch.from_numpy(value) for key, value in recorder.invent(name).items()}
 
 
 @pytest.mark.parametrize("name", RECORDED["metrics"])
@@ -78,12 +84,18 @@ class TestBesideClipBenchmark:
                 assert metrics[f"{ours}_recall_at_{k}"] == pytest.approx(expected[f"{theirs}_recall@{k}"], abs=1e-6)
 
 
+def test_average_precision_with_equal_scores_is_that_of_scikit_learn(recorder: Any) -> None:
+    scores, targets = map(torch.from_numpy, recorder.equal_scores())
+    expected = RECORDED["average_precisions_of_equal_scores"]
+    np.testing.assert_allclose(average_precisions(scores, targets), expected, atol=1e-12)
+
+
+@pytest.mark.thorough  # its import takes a second
 class TestBesideScikitLearn:
-    def test_average_precision_with_equal_scores(self) -> None:
+    def test_average_precision(self) -> None:
         metrics = import_module("sklearn.metrics")
-        scores = torch.randint(0, 6, (80, 7)).float()  # many are equal
-        targets = torch.rand(80, 7) < 0.3
-        expected = [metrics.average_precision_score(targets[:, n].numpy(), scores[:, n].numpy()) for n in range(7)]
+        scores, targets = torch.randn(90, 5), torch.rand(90, 5) < 0.2
+        expected = [metrics.average_precision_score(targets[:, n].numpy(), scores[:, n].numpy()) for n in range(5)]
         np.testing.assert_allclose(average_precisions(scores, targets), expected, atol=1e-12)
 
     def test_accuracy(self) -> None:
@@ -249,11 +261,13 @@ class TestTemplates:
     def test_those_of_openai(self) -> None:
         assert len({*TEMPLATES["openai80"]}) == 80
         digest = hashlib.sha256("\n".join(TEMPLATES["openai80"]).encode()).hexdigest()
-        assert digest == "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af"  # of OPENAI_IMAGENET_TEMPLATES in open_clip_torch 3.3.0
+        assert (
+            digest == "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af"
+        )  # of OPENAI_IMAGENET_TEMPLATES in open_clip_torch 3.3.0
 
     def test_those_of_the_pipeline_of_transformers(self) -> None:
         pipelines = import_module("transformers.pipelines.zero_shot_image_classification")
-        code = Path(pipelines.__file__).read_text(encoding="utf-8")
+        code = Path(str(pipelines.__file__)).read_text(encoding="utf-8")
         assert f'hypothesis_template="{TEMPLATES["siglip"][0]}"' in code
 
     def test_a_name_a_sentence_and_a_file(self, tmp_path: Path) -> None:
@@ -324,5 +338,302 @@ class TestEmbedImages:
         torch.testing.assert_close(found.embeds[[0, 2, 3]], expected, rtol=0, atol=1e-6)
 
     def test_none_that_can_be_read(self, clip: tuple[Any, Any], tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="got 1 that cannot, the first: .* which is not there"):
+        with pytest.raises(ValueError, match=r"got 1 that cannot, the first: .* which is not there"):
             embed_images(*clip, [("absent.png", str(tmp_path / "absent.png"))])
+
+
+def evaluate(run: Run, *arguments: Any) -> dict[str, Any]:
+    """What `twinlens evaluate ... --json` answers."""
+    code, output, errors = run("evaluate", *arguments, "--json")
+    assert code == 0, errors
+    answer: dict[str, Any] = json.loads(output)
+    return answer
+
+
+class TestClasses:
+    def test_by_names_probe_and_examples(self, run: Run, drawings: Path, tmp_path: Path) -> None:
+        options = ("--probe", "--shots", "1,2", "--draws", 2, "--out", tmp_path / "result.json")
+        answer = evaluate(run, "clip-shapes", drawings, *options)
+        assert json.loads((tmp_path / "result.json").read_text()) == answer
+        assert answer["task"] == "classes"
+        assert answer["classes"] == sorted(" ".join(kind) for kind in KINDS)
+        assert answer["templates"] == ["This is a photo of {}."]
+        assert (answer["images"], answer["train_images"]) == (18, 24)
+        for accuracy in (answer["zero_shot"], answer["linear_probe"]):
+            assert {*accuracy} == {"top1", "top5", "mean_class_recall"}
+            assert accuracy["top1"] >= 0.9
+        assert [few["shots"] for few in answer["few_shot"]] == [1, 2]
+        for few in answer["few_shot"]:
+            assert len(few["linear_probe"]["values"]) == len(few["examples_and_names"]["values"]) == 2
+            assert few["examples_and_names"]["mean"] >= 0.9
+
+    def test_examples_help_where_names_do_not(self, run: Run, drawings: Path, tmp_path: Path) -> None:
+        numbers = {"_".join(kind): f"number_{number}" for number, kind in enumerate(KINDS)}
+        folder = linked(drawings, tmp_path / "numbers", numbers.__getitem__)
+        (few,) = (answer := evaluate(run, "siglip-shapes", folder, "--shots", 4, "--draws", 1, "--alpha", 50))[
+            "few_shot"
+        ]
+        assert answer["zero_shot"]["top1"] < 0.6
+        assert few["examples_and_names"]["mean"] >= 0.9
+
+        names = {f"number {number}": " ".join(kind) for number, kind in enumerate(KINDS)}
+        (tmp_path / "names.json").write_text(json.dumps(names), encoding="utf-8")
+        answer = evaluate(run, "siglip-shapes", folder / "test", "--labels-file", tmp_path / "names.json")
+        assert answer["classes"] == [" ".join(kind) for kind in KINDS]
+        assert answer["zero_shot"]["top1"] >= 0.9
+
+    def test_the_table_fits_80_columns(self, run: Run, drawings: Path, tmp_path: Path) -> None:
+        long = linked(drawings, tmp_path / ("long " * 20), lambda name: name)
+        (long / "test" / "red_star" / "damaged.png").write_bytes(b"no image")
+        sentence = "a photo of a {} on a dark background, drawn by a machine, of which there are many"
+        code, output, errors = run("evaluate", "clip-shapes", long, "--probe", "--shots", 1, "--templates", sentence)
+        assert code == 0
+        assert max(map(len, output.splitlines())) <= 80
+        assert "zero-shot" in output
+        assert "± is the standard deviation of 5 draws." in output
+        assert "Skipped 1 image that cannot be read:" in errors
+        assert "damaged.png, which has no format that Pillow knows" in errors
+
+    def test_a_single_folder_is_divided_when_something_is_learnt(self, run: Run, drawings: Path) -> None:
+        assert evaluate(run, "clip-shapes", drawings / "train")["images"] == 24
+        answer = evaluate(run, "clip-shapes", drawings / "train", "--probe", "--test-share", 0.5, "--seed", 3)
+        assert (answer["images"], answer["train_images"]) == (12, 12)
+        assert answer["split"] == "50% of each class to test on, seed 3"
+
+
+class TestLabelFiles:
+    CLASSES = ["blue cross", "red star"]
+
+    def read(self, file: Path) -> list[str]:
+        from twinlens.cli.evaluation_data import read_names
+
+        return read_names(file, self.CLASSES)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["red_star\ta star\nblue cross\ta cross\nother\tthing\n", "a cross\r\n\ufeffa star\n".replace("\ufeff", "")],
+    )
+    def test_lines(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "names.txt").write_text(text, encoding="utf-8")
+        assert self.read(tmp_path / "names.txt") == ["a cross", "a star"]
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("names.txt", "a cross\n", "a name for each of 2 classes in .*, got 1 lines"),
+            ("names.txt", "red star\ta\nother\tb\n", "no name for 1 of 2 classes, such as 'blue cross'"),
+            ("names.txt", "same\nsame\n", "another name for each class in .*, got 'same'"),
+            ("names.json", "[1]", "an object of classes and names"),
+            ("names.json", "{", "is not JSON"),
+            ("names.json", '{"red star": 1, "blue cross": "a"}', "labels in words, got 1"),
+        ],
+    )
+    def test_wrong_ones(self, tmp_path: Path, name: str, text: str, message: str) -> None:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            self.read(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """Pictures of two things each, and the names of both."""
+    folder = tmp_path_factory.mktemp("scenes")
+    names = []
+    for number in range(12):
+        scene = draw_scene(Random(f"scene {number}"), KINDS, "pair")
+        render(scene).save(folder / f"{number}.png")
+        names.append(sorted({" ".join(thing.kind) for thing in scene.things}))
+    return folder, names
+
+
+class TestLabels:
+    def test_mean_average_precision(
+        self, run: Run, scenes: tuple[Path, list[list[str]]], clip: tuple[Any, Any]
+    ) -> None:
+        folder, names = scenes
+        lines = [json.dumps({"image": f"{number}.png", "labels": labels}) for number, labels in enumerate(names)]
+        (folder / "labels.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        answer = evaluate(run, "clip-shapes", folder / "labels.jsonl", "--templates", "a {}")
+        classes = sorted({label for labels in names for label in labels})
+        images = clip[0].encode([folder / f"{number}.png" for number in range(12)], clip[1])
+        scores = images @ clip[0].encode([f"a {name}" for name in classes], clip[1]).t()
+        expected = average_precisions(scores, torch.tensor([[name in labels for name in classes] for labels in names]))
+        assert answer["task"] == "labels"
+        assert answer["average_precision"] == pytest.approx(
+            dict(zip(classes, expected.tolist(), strict=True)), abs=1e-6
+        )
+        assert answer["mean_average_precision"] == pytest.approx(expected.mean().item(), abs=1e-6)
+        code, output, _ = run("evaluate", "clip-shapes", folder / "labels.jsonl")
+        assert code == 0
+        assert "mean average precision" in output
+        assert max(map(len, output.splitlines())) <= 80
+
+        with (folder / "labels.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [["file_name", "labels"], *([f"{n}.png", "; ".join(x)] for n, x in enumerate(names))]
+            )
+        again = evaluate(run, "clip-shapes", folder / "labels.csv", "--templates", "a {}")
+        assert again["average_precision"] == answer["average_precision"]
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("a.jsonl", '{"image": "a.png", "labels": [1.5]}', "Row 1 of .*: Expected the name of a class or a list"),
+            ("a.jsonl", '{"image": "", "labels": ["x"]}', "Row 1 of .*: Expected the path of an image"),
+            ("a.jsonl", '{"image": "a.png", "labels": []}', "Expected images with classes, got .* without any"),
+            ("a.csv", 'image,label\na.png,"[1"\n', "Row 1 of .*"),
+            ("a.csv", "image,label\na.png,b,c\n", "Row 1 of .*: Expected as many fields as in the header"),
+        ],
+    )
+    def test_wrong_tables(self, tmp_path: Path, name: str, text: str, message: str) -> None:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            twinlens.training.load_labels(tmp_path / name)
+
+    def test_classes_in_fields(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text('image,label\na.png,x;y; x\nb.png,\nc.png,"[""p;q"", 7]"\n', encoding="utf-8")
+        table = twinlens.training.load_labels(tmp_path / "a.csv")
+        assert table.labels == [("x", "y"), (), ("p;q", "7")]
+        assert table.images == [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+
+
+@pytest.fixture(scope="module")
+def captioned(scenes: tuple[Path, list[list[str]]]) -> tuple[Path, list[tuple[str, str]]]:
+    """Two captions an image; the last two images have one in common, and two rows are damaged."""
+    folder, names = scenes
+    pairs = [(f"{n}.png", f"{words} {x[0]}") for n, x in enumerate(names) for words in ("a", "a picture of a")]
+    pairs[-1] = (pairs[-1][0], pairs[-3][1])
+    (folder / "damaged.png").write_bytes(b"no image")
+    rows = [*pairs[:4], ("damaged.png", "a star"), ("absent.png", "a moon"), *pairs[4:]]
+    lines = [json.dumps({"file_name": file, "caption": caption}) for file, caption in rows]
+    (folder / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder, pairs
+
+
+class TestPairs:
+    @pytest.mark.parametrize("own", [False, True])
+    def test_recall(
+        self, run: Run, captioned: tuple[Path, list[tuple[str, str]]], clip: tuple[Any, Any], own: bool
+    ) -> None:
+        folder, pairs = captioned
+        answer = evaluate(run, "clip-shapes", folder / "pairs.jsonl", *(["--own-images-only"] if own else []))
+        images = clip[0].encode([folder / file for file, _ in pairs], clip[1])
+        texts = clip[0].encode([caption for _, caption in pairs], clip[1])
+        ids: Any = {
+            "image_ids": torch.arange(24) // 2,
+            "text_ids": None if own else clip[1](text=[caption for _, caption in pairs])["input_ids"],
+        }
+        assert answer["retrieval"] == pytest.approx(retrieval_metrics(images, texts, **ids), abs=1e-6)
+        assert (answer["images"], answer["captions"]) == (12, 24)
+        assert answer["captions_of_several_images"] >= 2
+        assert [Path(skipped["image"]).name for skipped in answer["skipped"]] == ["damaged.png", ""]
+        assert "absent.png (row 6 of" in answer["skipped"][1]["reason"]
+
+    def test_lists_of_captions_are_rows_of_one_image(
+        self, run: Run, captioned: tuple[Path, list[tuple[str, str]]], tmp_path: Path
+    ) -> None:
+        folder, pairs = captioned
+        rows = [
+            {"image": str(folder / f"{n}.png"), "captions": [c for f, c in pairs if f == f"{n}.png"]} for n in range(12)
+        ]
+        (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        answer = evaluate(run, "clip-shapes", tmp_path / "lists.jsonl")
+        assert answer["retrieval"] == evaluate(run, "clip-shapes", folder / "pairs.jsonl")["retrieval"]
+        code, output, _ = run("evaluate", "clip-shapes", tmp_path / "lists.jsonl")
+        assert code == 0
+        assert max(map(len, output.splitlines())) <= 80
+        assert "image to text" in output
+
+
+class TestIndex:
+    def write(self, folder: Path, model: Any, files: list[Path], vectors: Tensor, **metadata: Any) -> Path:
+        from twinlens.index import ShardContent, weights_fingerprint, write_index, write_shard
+
+        folder.mkdir()
+        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        content = ShardContent(vectors.numpy(), [*map(str, files)], hashes, [file.stat().st_size for file in files])
+        write_shard(folder, 0, content, 0)
+        head = {"model": "a model", "weights": weights_fingerprint(model), "dim": vectors.shape[1], "dtype": "float32"}
+        write_index(folder, {**head, "rows": len(files), "shards": 1, **metadata})
+        return folder
+
+    def test_embeddings_of_files_that_are_what_they_were(
+        self, run: Run, drawings: Path, clip: tuple[Any, Any], tmp_path: Path
+    ) -> None:
+        """Vectors of other classes stand in the index, so that what comes from it is wrong, and the rest right."""
+        folder = linked(drawings, tmp_path / "drawings", lambda name: name) / "test"
+        (folder / "red_star").unlink()
+        (folder / "red_star").mkdir()
+        changed = folder / "red_star" / "0.png"
+        Image.new("RGB", (64, 64)).save(changed)
+        files = [folder / "blue_cross" / f"{number}.png" for number in range(3)]
+        wrong = clip[0].encode(["a white arrow"] * 4, clip[1])
+        index = self.write(tmp_path / "index", clip[0], [*files, changed], wrong)
+        changed.write_bytes((drawings / "test" / "red_star" / "0.png").read_bytes())
+        answer = evaluate(run, "clip-shapes", folder, "--index", index)
+        assert answer["index"] == {"folder": str(index), "images": 3}
+        assert answer["images"] == 16
+        assert answer["zero_shot"]["top1"] == pytest.approx(13 / 16)
+
+    def test_that_of_another_model_is_refused(
+        self, run: Run, drawings: Path, clip: tuple[Any, Any], tmp_path: Path
+    ) -> None:
+        index = self.write(tmp_path / "index", clip[0], [], torch.empty(0, 64), weights="0" * 64)
+        code, output, errors = run("evaluate", "clip-shapes", drawings, "--index", index)
+        assert (code, output) == (1, "")
+        assert errors.count("\n") == 1
+        assert "has the embeddings of another model, a model: leave out --index" in errors
+
+
+class TestWrongInput:
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            (("clip-shapes", "absent"), 1, "absent is neither a file nor a folder here, nor a data set on the Hub"),
+            (("clip-shapes", "empty"), 1, "a folder with a folder of images for each class, got empty without any"),
+            (("absent", "drawings"), 1, "absent is neither a file nor a folder here, nor a model on the Hub"),
+            (("clip-shapes", "differing"), 1, "the same classes in differing/train and differing/test, got 'blue"),
+            (("clip-shapes", "table.csv"), 1, "name them with --image-column, --text-column or --label-column"),
+            (("clip-shapes", "damaged"), 1, "Expected images that can be read, got 1 that cannot, the first"),
+            (("clip-shapes", "drawings", "--templates", "x"), 1, "Expected templates: siglip, openai80"),
+            (("clip-shapes", "drawings", "--labels-file", "x"), 1, "Expected a text file with a label on each line"),
+            (
+                ("clip-shapes", "drawings", "--shots", "9"),
+                1,
+                "Expected 9 images of each class to learn from, blue cross has 4.",
+            ),
+            (("clip-shapes", "drawings", "--shots", "few"), 2, "Expected numbers of images such as 1,4,16"),
+            (("clip-shapes", "drawings", "--test-share", "1"), 2, "between 0 and 1"),
+            (("clip-shapes", "drawings", "--out", "empty"), 1, "Expected the name of a file to write, got the folder"),
+            (("clip-shapes", "drawings", "--index", "empty"), 1, "empty is no index, it has no index.json"),
+            (("clip-shapes", "pairs.csv", "--probe"), 1, "--probe is for images with classes"),
+            (("clip-shapes", "labels.jsonl", "--probe"), 1, "has several labels an image"),
+            (("clip-shapes", "labels.jsonl", "--task", "classes"), 1, "Expected one class an image"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+    )
+    def test_one_line(
+        self,
+        run: Run,
+        drawings: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: Any,
+        code: int,
+        message: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("drawings").symlink_to(drawings)
+        for folder in ("empty", "damaged/star", "differing/train/red_star", "differing/test/blue_star"):
+            Path(folder).mkdir(parents=True)
+        Path("damaged/star/a.png").write_bytes(b"no image")
+        for place in ("train/red_star", "test/blue_star"):
+            (Path("differing") / place / "0.png").symlink_to(drawings / "test" / "red_star" / "0.png")
+        Path("table.csv").write_text("image,words\na.png,b\n")
+        Path("pairs.csv").write_text("image,caption\ndrawings/test/red_star/0.png,b\n")
+        Path("labels.jsonl").write_text('{"image": "drawings/test/red_star/0.png", "labels": ["a", "b"]}')
+        given, output, errors = run("evaluate", *arguments)
+        assert given == code
+        assert output == ""
+        assert message in " ".join(errors.replace("│", " ").split())
+        assert code == 2 or errors.count("\n") == 1
