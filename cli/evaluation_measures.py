@@ -70,7 +70,7 @@ def measure_classes(
     """Measure zero-shot accuracy, and a linear probe and few-shot accuracy where they are wanted."""
     import torch
 
-    from ..evaluation import accuracy_metrics, few_shot_accuracy, linear_probe, similarities
+    from ..evaluation import accuracy_metrics, choose_penalty, few_shot_accuracy, linear_probe, similarities
 
     images, names = job.embed_part(labelled.test)
     labels = torch.tensor([label for (label,) in names])
@@ -82,8 +82,9 @@ def measure_classes(
     train_labels = torch.tensor([label for (label,) in names])
     result["train_images"] = len(train_images)
     if learning.probe:
-        probe = linear_probe(train_images, train_labels, len(class_embeds))
-        result["linear_probe"] = accuracy_metrics(probe(images), labels)
+        penalty = choose_penalty(train_images, train_labels, len(class_embeds), seed=learning.seed)
+        probe = linear_probe(train_images, train_labels, len(class_embeds), penalty=penalty)
+        result["linear_probe"] = accuracy_metrics(probe(images), labels) | {"penalty": penalty}
     if learning.shots:
         check_examples(names, labelled.classes, max(learning.shots))  # some may be damaged
         seeds = range(learning.seed, learning.seed + learning.draws)

@@ -11,6 +11,7 @@ from .metrics import class_ranks as class_ranks
 from .metrics import retrieval_metrics as retrieval_metrics
 from .metrics import similarities as similarities
 from .metrics import zero_shot_accuracy as zero_shot_accuracy
+from .probes import choose_penalty as choose_penalty
 from .probes import few_shot_logits as few_shot_logits
 from .probes import linear_probe as linear_probe
 from .splits import draw_examples as draw_examples

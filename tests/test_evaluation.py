@@ -19,6 +19,7 @@ import twinlens
 from twinlens.evaluation import (
     accuracy_metrics,
     average_precisions,
+    choose_penalty,
     draw_examples,
     embed_images,
     few_shot_accuracy,
@@ -108,6 +109,17 @@ class TestBesideScikitLearn:
         recall = metrics.recall_score(labels.numpy(), scores.argmax(dim=1).numpy(), labels=range(8), average="macro")
         assert ours["mean_class_recall"] == pytest.approx(recall, abs=1e-12)
 
+    def test_a_linear_probe(self) -> None:
+        """Logistic regression with the inverse penalty over the number of samples, on standardised embeddings."""
+        linear_model = import_module("sklearn.linear_model")
+        labels = torch.arange(120) % 3
+        embeds = nn.functional.normalize(torch.randn(120, 6) + torch.eye(3, 6)[labels], dim=-1)
+        theirs = linear_model.LogisticRegression(C=1 / (2 * 1e-3 * 120), max_iter=1000, tol=1e-8)
+        inputs = ((embeds - embeds.mean(dim=0)) / embeds.std(dim=0, correction=0)).numpy()
+        expected = theirs.fit(inputs, labels.numpy()).predict_proba(inputs)
+        ours = linear_probe(embeds, labels, 3, penalty=1e-3)(embeds).softmax(dim=1)
+        np.testing.assert_allclose(ours, expected, atol=1e-3)
+
 
 class TestAccuracy:
     def test_a_constant_encoder_and_one_that_overflowed_score_nothing(self) -> None:
@@ -190,6 +202,26 @@ class TestProbes:
         gradients = torch.autograd.grad(loss, list(probe.parameters()))
         assert max(gradient.abs().max() for gradient in gradients) < 1e-4
         assert (probe(embeds).argmax(dim=1) == labels).float().mean() > 0.8
+
+    def test_the_penalty_is_that_of_the_best_probe_on_images_held_out(self, monkeypatch):
+        labels = torch.arange(90) % 3
+        embeds = nn.functional.normalize(torch.eye(3, 20)[labels] + 0.8 * torch.randn(90, 20), dim=-1)
+        monkeypatch.setattr("twinlens.evaluation.probes.PENALTIES", (100.0, 1e-3, 1e-9))
+        rows, held_out = map(torch.tensor, split_by_class(labels.tolist(), 0.2, 5))
+        rights = [
+            (
+                linear_probe(embeds[rows], labels[rows], 3, penalty=penalty)(embeds[held_out]).argmax(1)
+                == labels[held_out]
+            )
+            .float()
+            .mean()
+            for penalty in (100.0, 1e-3, 1e-9)
+        ]
+        best = choose_penalty(embeds, labels, 3, seed=5)
+        assert best == (100.0, 1e-3, 1e-9)[rights.index(max(rights))]
+        assert best != 1e-9
+        with pytest.raises(ValueError, match="at least two images of a class"):
+            choose_penalty(embeds[:3], labels[:3], 3)
 
     def test_examples_outvote_names(self):
         """Names of two classes that are mixed up are put right by one example each."""
@@ -359,6 +391,7 @@ class TestClasses:
         assert answer["classes"] == sorted(" ".join(kind) for kind in KINDS)
         assert answer["templates"] == ["This is a photo of {}."]
         assert (answer["images"], answer["train_images"]) == (18, 24)
+        assert answer["linear_probe"].pop("penalty") in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
         for accuracy in (answer["zero_shot"], answer["linear_probe"]):
             assert {*accuracy} == {"top1", "top5", "mean_class_recall"}
             assert accuracy["top1"] >= 0.9
