@@ -59,6 +59,7 @@ from .configuration import SiglipConfig as SiglipConfig
 from .configuration import SiglipTextConfig as SiglipTextConfig
 from .configuration import SiglipVisionConfig as SiglipVisionConfig
 from .inference import Embedder as Embedder
+from .inference import ZeroShotClassifier as ZeroShotClassifier
 from .inference import locate as locate
 from .modeling import CLIPForImageClassification as CLIPForImageClassification
 from .modeling import CLIPModel as CLIPModel

@@ -12,7 +12,7 @@ import torch
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from .embedding import BATCH_SIZE, Kind
-from .zero_shot import load_exact_model, load_processor
+from .sources import load_exact_model, load_processor
 
 
 class Embedder:

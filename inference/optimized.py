@@ -83,7 +83,7 @@ class Slot:
         return torch.cat([product.dense()[rows] for product, rows in self.places]).view(self.shape)
 
 
-@dataclass
+@dataclass(eq=False)
 class Optimization:
     """What `optimize_for_inference` chose and did; its text says it in words."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from .embedding import TEXTS_AT_ONCE
 from .labels import check_labels, read_labels
 
 # "openai80" are the templates that OpenAI wrote for ImageNet: github.com/openai/CLIP, MIT licence,
@@ -135,6 +136,11 @@ def class_embeddings(
     that `check_templates` refuses.
     """
     labels, templates = check_labels(labels), check_templates(templates)
-    texts = [template.replace("{}", label) for label in labels for template in templates]
-    embeds = model.encode(texts, processor, kind="text").unflatten(0, (len(labels), len(templates)))
-    return torch.nn.functional.normalize(embeds.mean(dim=1), dim=-1)
+    at_once = max(1, TEXTS_AT_ONCE // len(templates))  # 80 templates of 1,000 labels would take 250 MB
+    means = []
+    for start in range(0, len(labels), at_once):
+        some = labels[start : start + at_once]
+        texts = [template.replace("{}", label) for label in some for template in templates]
+        embeds = model.encode(texts, processor, kind="text").unflatten(0, (len(some), len(templates)))
+        means.append(embeds.mean(dim=1))
+    return torch.nn.functional.normalize(torch.cat(means), dim=-1)

@@ -2,5 +2,6 @@
 
 from .outputs import deferred, later, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
+from .text_cache import TextCache
 
-__all__ = ["PickledWithoutHooks", "deferred", "has_hooks", "later", "without_pooled"]
+__all__ = ["PickledWithoutHooks", "TextCache", "deferred", "has_hooks", "later", "without_pooled"]

@@ -115,17 +115,6 @@ class TestSmallestSettings:
 
     def test_zero_shot(self, monkeypatch, tmp_path):
         zero_shot = load("zero_shot")
-
-        class Classifier:
-            def __init__(self, model, processor, labels):
-                parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
-                self.pipeline = transformers.pipeline("zero-shot-image-classification", model=model, **parts)
-                self.labels = labels
-
-            def __call__(self, images, batch_size):
-                return self.pipeline(images, candidate_labels=self.labels)
-
-        monkeypatch.setattr(twinlens, "ZeroShotClassifier", Classifier, raising=False)
         sizes = {"vision_config": {**TINY_TOWER, "patch_size": 112}, "text_config": TINY_TOWER}
         monkeypatch.setattr(zero_shot, "MODELS", {"tiny": ("CLIP", sizes)})
         options = argparse.Namespace(labels=3, rounds=1, all=False)

@@ -311,9 +311,11 @@ class TestLabels:
         assert (code, errors) == (0, "Given more than once, and counted once: 'red'.\n")
         assert (output, "") == run(*command, "red,blue,green")[1:]
         scores = json.loads(output)[0]["scores"]
-        (row,) = classify_images(source, [world.picture], labels)
+        (answer,) = classify_images(source, [world.picture], labels, templates="{}")
+        assert sorted(entry["label"] for entry in answer) == sorted(labels)
         total = sum(scores[label] for label in labels) if source == "clip-shapes" else 1
-        assert row == pytest.approx([scores[label] / total for label in labels], abs=1e-6)
+        expected = [scores[entry["label"]] / total for entry in answer]
+        assert [entry["score"] for entry in answer] == pytest.approx(expected, abs=1e-6)
 
     def test_of_both_options(self, run: Run, world: World) -> None:
         options = ["--labels", "red,blue", "--label", "a star, big", "--label", "é", "--json"]
