@@ -12,6 +12,7 @@ from .checkpoints import inspect_command, list_command
 from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
+from .embedding import embed_command
 from .evaluation import evaluate_command
 from .explanation import explain_command
 from .location import locate_command
@@ -83,6 +84,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": classify_command,
     "explain": explain_command,
     "locate": locate_command,
+    "embed": embed_command,
     "evaluate": evaluate_command,
     "train": train_command,
     "demo": demo_command,

@@ -63,7 +63,7 @@ def check_examples(labels: Sequence[tuple[int, ...]], classes: Sequence[str], sh
 
 def find_task(data: str, image_column: str | None, text_column: str | None, label_column: str | None) -> Task:
     """Return what DATA looks like: pairs where there are captions, else classes, of which a table may have several."""
-    from ..training.labelled_images import is_image
+    from ..processing.image_files import is_image
     from ..training.labelled_tables import LABEL_COLUMNS
     from ..training.sources import IMAGE_COLUMNS, TEXT_COLUMNS
     from ..training.tables import TABLE_DELIMITERS, Column, has_columns

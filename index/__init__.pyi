@@ -1,5 +1,9 @@
 """The public names, and where they are."""
 
+from .job import EmbedPlan as EmbedPlan
+from .job import EmbedResult as EmbedResult
+from .job import Progress as Progress
+from .job import embed as embed
 from .layout import Index as Index
 from .layout import ShardContent as ShardContent
 from .layout import write_index as write_index

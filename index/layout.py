@@ -71,8 +71,21 @@ def write_table(file: Path, paths: Sequence[str], hashes: Sequence[str], sizes: 
     write_whole(file, lambda partial: arrow.parquet.write_table(arrow.table(columns), partial))
 
 
+def number_rows(folder: Path, shards: int) -> int:
+    """Number the rows of all shards one after the other, where they are not so yet; return how many there are."""
+    rows = 0
+    for shard in range(shards):
+        file = table_file(folder, shard)
+        footer = _footer(file)
+        if footer.num_rows and footer.row_group(0).column(0).statistics.min != rows:
+            columns = import_pyarrow().parquet.read_table(file).to_pydict()
+            write_table(file, columns["path"], columns["hash"], columns["size"], rows)
+        rows += footer.num_rows
+    return rows
+
+
 def write_index(folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Write `index.json`: the index is complete. `metadata` has at least model, weights, dim, dtype, rows and shards."""
+    """Write `index.json`: the index is complete. `metadata` has model, weights, dim, dtype, rows, shards, and more."""
     head = {"format": FORMAT, "version": VERSION, "kind": "image"}
     write_json(folder / INDEX_FILE, {**head, **metadata})
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from PIL import Image
 from torch.utils.data import Dataset
+
+from ..processing.image_files import is_image
 
 
 def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
@@ -45,8 +46,3 @@ class LabelledImages(Dataset[LabelledImage]):
 
     def __getitem__(self, index: int) -> LabelledImage:
         return {"image": self.files[index], "label": self.labels[index]}
-
-
-def is_image(file: Path) -> bool:
-    """Return whether a file has a suffix that Pillow knows."""
-    return file.suffix.lower() in Image.registered_extensions() and file.is_file()

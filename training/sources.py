@@ -13,8 +13,8 @@ from huggingface_hub import is_offline_mode
 from torch.utils.data import Dataset
 
 from ..catalogue.download import is_on_hub
+from ..processing.image_files import TAR_SUFFIXES, is_image
 from ..processing.image_input import open_image, short_name
-from .labelled_images import is_image
 from .streams import (
     UNREADABLE,
     Caption,
@@ -50,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filepath", "path", "jpg", "png", "url")
 TEXT_COLUMNS = ("text", "caption", "captions", "sentence", "sentences", "title", "txt")
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 PairDataset: TypeAlias = "FilePairs | ColumnPairs | SkipUnreadable | Stream"
 Columns = tuple[Column, Column]  # of the images and of the texts
