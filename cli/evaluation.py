@@ -38,7 +38,7 @@ def evaluate_command(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="What DATA is: one class an image, several labels an image, or pairs. By default it is seen."
+            help="What images of DATA have: a class each, several labels, or captions. By default it is seen."
         ),
     ] = None,
     templates: Annotated[
@@ -105,9 +105,9 @@ def evaluate_command(
 ) -> None:
     """Measure a model: zero-shot accuracy, linear probe and few-shot accuracy, average precision, or recall.
 
-    With one class an image: top-1 and top-5 accuracy by the names of the classes; --probe and --shots learn from
-    DATA/train, or from a seeded part, and test on the rest. With several labels an image: mean average precision. With
-    captions: recall at 1, 5 and 10 both ways. Images that cannot be read are listed and left out.
+    One class an image gives top-1 and top-5 accuracy by the names of the classes; --probe and --shots learn from
+    DATA/train, or from a seeded part, and test on the rest. Several labels an image give mean average precision,
+    captions give recall at 1, 5 and 10 both ways. Images that cannot be read are listed and left out.
     """
     shot_numbers = _read_shots(shots)
     if not 0 < test_share < 1:

@@ -83,6 +83,12 @@ def find_task(data: str, image_column: str | None, text_column: str | None, labe
         )
     if not path.is_dir() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "pairs"
+    beside = sorted(file.name for file in path.iterdir() if file.suffix.lower() in TABLE_DELIMITERS)
+    if beside and not any(child.is_dir() for child in path.iterdir()):
+        raise ValueError(
+            f"Expected a folder with a folder for each class, or with metadata.jsonl: {data} has {beside[0]}, "
+            "pass that file."
+        )
     first = next((file for file in path.rglob("*") if is_image(file)), None)
     return "classes" if first is None or not first.with_suffix(".txt").is_file() else "pairs"
 

@@ -3,6 +3,9 @@
 import csv
 import hashlib
 import json
+import re
+import runpy
+import sys
 from collections.abc import Callable
 from importlib import import_module, util
 from pathlib import Path
@@ -627,6 +630,7 @@ class TestWrongInput:
             (("absent", "drawings"), 1, "absent is neither a file nor a folder here, nor a model on the Hub"),
             (("clip-shapes", "differing"), 1, "the same classes in differing/train and differing/test, got 'blue"),
             (("clip-shapes", "table.csv"), 1, "name them with --image-column, --text-column or --label-column"),
+            (("clip-shapes", "tables"), 1, "tables has pairs.csv, pass that file"),
             (("clip-shapes", "damaged"), 1, "Expected images that can be read, got 1 that cannot, the first"),
             (("clip-shapes", "drawings", "--templates", "x"), 1, "Expected templates: siglip, openai80"),
             (("clip-shapes", "drawings", "--labels-file", "x"), 1, "Expected a text file with a label on each line"),
@@ -662,6 +666,8 @@ class TestWrongInput:
         Path("damaged/star/a.png").write_bytes(b"no image")
         for place in ("train/red_star", "test/blue_star"):
             (Path("differing") / place / "0.png").symlink_to(drawings / "test" / "red_star" / "0.png")
+        Path("tables").mkdir()
+        Path("tables/pairs.csv").write_text("image,caption\na.png,b\n")
         Path("table.csv").write_text("image,words\na.png,b\n")
         Path("pairs.csv").write_text("image,caption\ndrawings/test/red_star/0.png,b\n")
         Path("labels.jsonl").write_text('{"image": "drawings/test/red_star/0.png", "labels": ["a", "b"]}')
@@ -670,3 +676,19 @@ class TestWrongInput:
         assert output == ""
         assert message in " ".join(errors.replace("│", " ").split())
         assert code == 2 or errors.count("\n") == 1
+
+
+@pytest.mark.thorough
+def test_digits_are_what_the_page_says(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a percentage point: an image of the 359 is 0.3, and probes differ by a few between processors."""
+    project = FIXTURES.parents[1]
+    monkeypatch.setattr(sys, "argv", ["write_digits.py", str(tmp_path / "digits")])
+    runpy.run_path(str(project / "docs" / "write_digits.py"), run_name="__main__")
+    page = (project / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| [^|]+ \| ([\d.]+)%[^|]* \| ([\d.]+)%[^|]* \|$", page, flags=re.MULTILINE)
+    options = ("--templates", "number {}", "--probe", "--shots", "1,4,16,64")
+    for column, model in enumerate(("siglip-shapes", "clip-shapes")):
+        answer = evaluate(run, model, tmp_path / "digits", *options)
+        few = [row[name]["mean"] for row in answer["few_shot"] for name in ("linear_probe", "examples_and_names")]
+        measured = [answer["zero_shot"]["top1"], answer["linear_probe"]["top1"], *few]
+        assert [float(row[column]) for row in shown] == pytest.approx([100 * value for value in measured], abs=1.0)
