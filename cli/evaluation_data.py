@@ -211,7 +211,9 @@ class CaptionedImages:
         from ..training.streams import Stream
 
         if isinstance(self.pairs, Stream):
-            return [*self.pairs.skip.reasons, *self._damaged]
+            reasons = self.pairs.skip.reasons
+            unnamed = self.pairs.skipped - len(reasons)
+            return [*reasons, *([f"{unnamed:,} more of {self.pairs}"] if unnamed else []), *self._damaged]
         return [*(self.pairs.left_out if isinstance(self.pairs, FilePairs) else ()), *self._damaged]
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,8 @@
 """The measures of `twinlens evaluate`: each embeds what it needs and returns what is reported."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ class EmbeddingJob:
     processor: "DualEncoderProcessor"
     known: "KnownEmbeddings | None"
     batch_size: int
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str | None, str]] = field(default_factory=list)
     reused: int = 0
 
     def embed(self, images: Iterable[tuple[str, Any]], total: int | None) -> "EmbeddedImages":
@@ -125,14 +127,27 @@ def measure_labels(job: EmbeddingJob, labelled: "Labelled", class_embeds: "Tenso
     }
 
 
+@contextmanager
+def _without_log_of_streams() -> Iterator[None]:
+    """Keep quiet about damaged pairs while they are read: all of them are listed at the end."""
+    log = logging.getLogger("twinlens.training.streams")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def measure_pairs(job: EmbeddingJob, pairs: "CaptionedImages", own_images_only: bool) -> dict[str, Any]:
     """Measure recall at 1, 5 and 10 in both directions."""
     import torch
 
     from ..evaluation import retrieval_metrics
 
-    embedded = job.embed(pairs, pairs.count)
-    job.skipped += [("", reason) for reason in pairs.left_out]
+    with _without_log_of_streams():
+        embedded = job.embed(pairs, pairs.count)
+    job.skipped += [(None, reason) for reason in pairs.left_out]
     row_of_image = {place: row for row, place in enumerate(embedded.kept)}
     captions = [
         (text, row_of_image[image])

@@ -15,7 +15,8 @@ def print_result(result: Mapping[str, Any]) -> None:
     if "index" in result:
         print(_shorten(f"{_count(result['index']['images'], 'embedding')} from {result['index']['folder']}"))
     if skipped := result["skipped"]:
-        print(f"Skipped {_count(len(skipped), 'image')} that cannot be read:", file=sys.stderr)
+        noun = "pair" if result["task"] == "pairs" else "image"
+        print(f"Skipped {_count(len(skipped), noun)} that cannot be read:", file=sys.stderr)
         for item in skipped[:MOST_SHOWN]:
             print(f"  {item['reason']}", file=sys.stderr)
         if len(skipped) > MOST_SHOWN:

@@ -2,10 +2,12 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
 import runpy
 import sys
+import tarfile
 from collections.abc import Callable
 from importlib import import_module, util
 from pathlib import Path
@@ -219,7 +221,7 @@ class TestProbes:
         assert right[0] < max(right)
         assert choose_penalty(embeds, labels, 3, seed=5) == penalties[right.index(max(right))]
         with pytest.raises(ValueError, match="at least two images of a class"):
-            choose_penalty(embeds[:3], labels[:3], 3)
+            choose_penalty(embeds[[0, 30, 50]], labels[[0, 30, 50]], 3)
 
     def test_examples_outvote_names(self):
         """Names of two classes that are mixed up are put right by one example each."""
@@ -557,7 +559,7 @@ class TestPairs:
         assert answer["retrieval"] == pytest.approx(retrieval_metrics(images, texts, **ids), abs=1e-6)
         assert (answer["images"], answer["captions"]) == (12, 24)
         assert answer["captions_of_several_images"] >= 2
-        assert [Path(skipped["image"]).name for skipped in answer["skipped"]] == ["damaged.png", ""]
+        assert [skipped["image"] for skipped in answer["skipped"]] == [str(folder / "damaged.png"), None]
         assert "absent.png (row 6 of" in answer["skipped"][1]["reason"]
 
     def test_lists_of_captions_are_rows_of_one_image(
@@ -574,6 +576,31 @@ class TestPairs:
         assert code == 0
         assert max(map(len, output.splitlines())) <= 80
         assert "image to text" in output
+
+    def test_pairs_of_a_tar(
+        self,
+        run: Run,
+        captioned: tuple[Path, list[tuple[str, str]]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Damaged images are listed, as far as their reasons are kept, and do not fill the log."""
+        monkeypatch.setattr("twinlens.training.streams.REASONS_KEPT", 1)
+        folder, pairs = captioned
+        with tarfile.open(tmp_path / "pairs.tar", "w") as tar:
+            for number, (file, caption) in enumerate(pairs[::2]):
+                image = b"no image" if number in (2, 5, 7) else (folder / file).read_bytes()
+                for name, content in ((f"{number}.png", image), (f"{number}.txt", caption.encode())):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+        answer = evaluate(run, "clip-shapes", tmp_path / "pairs.tar")
+        assert (answer["images"], answer["captions"]) == (9, 9)
+        first, others = (skipped["reason"] for skipped in answer["skipped"])
+        assert first.startswith("2 in ")
+        assert others.startswith("2 more of ")
+        assert not caplog.records
 
 
 class TestIndex:
