@@ -35,7 +35,7 @@ from twinlens.evaluation import (
     split_by_class,
     zero_shot_accuracy,
 )
-from twinlens.inference import TEMPLATES, class_embeddings, load_exact_model, read_templates
+from twinlens.inference import TEMPLATES, load_exact_model
 from twinlens.toy_world import draw_scene, render
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -301,28 +301,6 @@ class TestTemplates:
         pipelines = import_module("transformers.pipelines.zero_shot_image_classification")
         code = Path(str(pipelines.__file__)).read_text(encoding="utf-8")
         assert f'hypothesis_template="{TEMPLATES["siglip"][0]}"' in code
-
-    def test_a_name_a_sentence_and_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "two.txt").write_text("a {}\nthe {}, {}\n", encoding="utf-8")
-        assert read_templates(str(tmp_path / "two.txt")) == ("a {}", "the {}, {}")
-        assert read_templates("a {} of mine") == ("a {} of mine",)
-        assert read_templates("siglip") == TEMPLATES["siglip"]
-        with pytest.raises(FileNotFoundError, match=r"siglip, openai80, a sentence .* got 'imagenet'"):
-            read_templates("imagenet")
-        (tmp_path / "wrong.txt").write_text("a {}\na photo\n", encoding="utf-8")
-        with pytest.raises(ValueError, match="where the label goes, got 'a photo'"):
-            read_templates(str(tmp_path / "wrong.txt"))
-
-    def test_classes_are_means_of_unit_length(self, clip: tuple[Any, Any]) -> None:
-        model, processor = clip
-        templates = ("a {}", "two {}s", "a picture of a {}, a {}")
-        embeds = class_embeddings(model, processor, ["red star", "blue cross"], templates)
-        for label, embed in zip(("red star", "blue cross"), embeds, strict=True):
-            each = model.encode([template.replace("{}", label) for template in templates], processor).double()
-            mean = each.mean(dim=0)
-            torch.testing.assert_close(embed.double(), mean / mean.norm(), rtol=0, atol=1e-6)
-        with pytest.raises(ValueError, match="at least one template"):
-            class_embeddings(model, processor, ["red star"], ())
 
 
 @pytest.fixture(scope="module")
