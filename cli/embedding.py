@@ -75,7 +75,7 @@ def embed_command(
     chosen = {name: _number(name, text) for name, text in numbers.items()}
     quiet_libraries()
     check_model(model)
-    from ..index.job import EmbedPlan, embed
+    from ..index import EmbedPlan, embed
 
     plan = EmbedPlan(
         model,

@@ -1,6 +1,5 @@
 """The public names, and where they are."""
 
-from .job import EmbedPlan as EmbedPlan
 from .job import EmbedResult as EmbedResult
 from .job import Progress as Progress
 from .job import embed as embed
@@ -8,4 +7,5 @@ from .layout import Index as Index
 from .layout import ShardContent as ShardContent
 from .layout import write_index as write_index
 from .layout import write_shard as write_shard
+from .settings import EmbedPlan as EmbedPlan
 from .weights import weights_fingerprint as weights_fingerprint
