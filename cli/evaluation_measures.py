@@ -114,6 +114,8 @@ def measure_labels(job: EmbeddingJob, labelled: "Labelled", class_embeds: "Tenso
     targets = torch.zeros(len(images), len(class_embeds), dtype=torch.bool)
     for row, labels in enumerate(names):
         targets[row, list(labels)] = True
+    if not targets.any():
+        raise ValueError("Expected a label of at least one image that can be read, got none.")
     precisions = average_precisions(torch.cat([*similarities(images, class_embeds)]), targets)
     occurs = targets.any(dim=0)
     return {
