@@ -258,6 +258,40 @@ def located(result: Result) -> list[Row]:
     return rows
 
 
+def embedding_job(result: Result) -> list[Row]:
+    """Return how fast the files of a folder are embedded."""
+    rows = [["variant", "images/s", "speed over transformers", "speed over transformers, float32"]]
+    for case in result["cases"]:
+        if case["case"] == "speed":
+            ratios = case["speed_over_transformers"], case["speed_over_transformers_float32"]
+            rows.append([case["variant"], number(case["images_per_s"], 1), *(number(ratio, 2) for ratio in ratios)])
+    return rows
+
+
+def embedding_job_memory(result: Result) -> list[Row]:
+    """Return the memory of jobs of several lengths."""
+    rows = [["images", "memory, MB"]]
+    for case in result["cases"]:
+        if case["case"] == "memory":
+            rows.append([number(case["images"]), number(case["peak_mb"])])
+    return rows
+
+
+def embedding_job_billion(result: Result) -> list[Row]:
+    """Return what 10^9 images take at the measured rates."""
+    cores, images = result["environment"]["threads"], 10**9
+    head = "model in", "images/s, a core", "days, 1,000 cores", "files read, TB", "index, float32, TB", "float16, TB"
+    rows = [[*head]]
+    files, vectors = images * result["file_bytes"] / 1e12, images * result["dim"] / 1e12
+    for case in result["cases"]:
+        if case["case"] == "speed" and "twinlens" in case["variant"]:
+            rate = case["images_per_s"] / cores
+            days = images / rate / 1000 / 86_400
+            sizes = [number(size, 1) for size in (files, 4 * vectors, 2 * vectors)]
+            rows.append([case["variant"].rsplit(" ", 1)[1], number(rate, 1), number(days, 1), *sizes])
+    return rows
+
+
 def naflex(result: Result) -> list[Row]:
     """Return milliseconds of a batch of images of many aspect ratios, without padding and with it."""
     rows = [["dtype", "padding, %", "packed, ms", "padded, ms", "transformers, ms", "speed over padded"]]
@@ -286,6 +320,9 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
     "conversion-cpu": ("conversion-cpu", conversion),
     "locate-cpu": ("locate-cpu", located),
     "naflex-cpu": ("naflex-cpu", naflex),
+    "embedding-job-cpu": ("embedding-job-cpu", embedding_job),
+    "embedding-job-cpu-memory": ("embedding-job-cpu", embedding_job_memory),
+    "embedding-job-cpu-billion": ("embedding-job-cpu", embedding_job_billion),
 }
 
 
@@ -370,6 +407,12 @@ def plot_naflex(result: Result) -> list[plots.Panel]:
     ]
 
 
+def plot_embedding_job(result: Result) -> list[plots.Panel]:
+    """Return both libraries and dtypes."""
+    seconds = {case["variant"]: case["seconds"] for case in result["cases"] if case["case"] == "speed"}
+    return [("SigLIP B/16, JPEG files of 640x480", speeds(seconds, "transformers, float32"))]
+
+
 PLOTS: dict[str, tuple[Callable[[Result], list[plots.Panel]], str]] = {  # by JSON file; what the bars are
     "towers-cpu": (plot_towers, "Speed over transformers (sdpa), 8 images"),
     "towers-gpu": (plot_gpu_towers, "Speed over transformers (sdpa)"),
@@ -379,6 +422,7 @@ PLOTS: dict[str, tuple[Callable[[Result], list[plots.Panel]], str]] = {  # by JS
     "images-cpu": (plot_images, "Speed over transformers"),
     "texts-cpu": (plot_texts, "Speed over transformers"),
     "naflex-cpu": (plot_naflex, "Speed over transformers"),
+    "embedding-job-cpu": (plot_embedding_job, "Speed over transformers in float32"),
 }
 
 

@@ -62,7 +62,7 @@ def embed_command(
         ),
     ] = "auto",
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="What runs the job: this process, or a cluster of Ray.")
+        Literal["local", "ray"], typer.Option(help="Run the job in this process, or on a cluster of Ray.")
     ] = "local",
     as_json: AsJson = False,
 ) -> None:

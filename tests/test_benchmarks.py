@@ -341,6 +341,25 @@ class TestTables:
                 ]
             },
         }
+        results["embedding-job-cpu"] = {
+            "environment": {"threads": 2},
+            "file_bytes": 50_000,
+            "dim": 768,
+            "cases": [
+                *(
+                    {
+                        "case": "speed",
+                        "variant": variant,
+                        "seconds": seconds,
+                        "images_per_s": 2000 / seconds,
+                        "speed_over_transformers": 2.5,
+                        "speed_over_transformers_float32": 200 / seconds,
+                    }
+                    for variant, seconds in (("twinlens, float32", 80.0), ("transformers, float32", 200.0))
+                ),
+                {"case": "memory", "images": 4000, "peak_mb": 123, "images_per_s": 50},
+            ],
+        }
         for stem, result in results.items():
             (tmp_path / f"{stem}.json").write_text(json.dumps(result))
         page = tables.fill(page_of(tables))
@@ -352,6 +371,9 @@ class TestTables:
             "| CLIP | twinlens | 4.00 | 4.00 | 3e-13 |",
             "| CLIP B/16 | twinlens, pipeline | 32 | 200 | 1e-06 |",
             "| twinlens | 1.0 | 0.5 | 0.3 | 4.0 |",
+            "| twinlens, float32 | 25.0 | 2.50 | 2.50 |",
+            "| 4,000 | 123 |",
+            "| float32 | 12.5 | 0.9 | 50.0 | 3.1 | 1.5 |",  # 10^9 / (12.5 * 1000 cores) seconds, 768 numbers of 4 bytes
             "(pictures/speed-towers-cpu.svg)",
         ):
             assert line in page
