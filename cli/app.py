@@ -13,6 +13,7 @@ from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
 from .embedding import embed_command
+from .evaluation import evaluate_command
 from .explanation import explain_command
 from .location import locate_command
 from .search import search_command
@@ -86,6 +87,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "locate": locate_command,
     "embed": embed_command,
     "search": search_command,
+    "evaluate": evaluate_command,
     "train": train_command,
     "demo": demo_command,
 }
