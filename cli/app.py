@@ -12,6 +12,7 @@ from .checkpoints import inspect_command, list_command
 from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
+from .deployment import onnx_command
 from .explanation import explain_command
 from .location import locate_command
 from .training import train_command
@@ -78,6 +79,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert_command,
     "verify": verify_command,
     "export": export_command,
+    "onnx": onnx_command,
     "push": push_command,
     "classify": classify_command,
     "explain": explain_command,

@@ -248,4 +248,4 @@ def roll_left_padded_rows(input_ids: Tensor, pad: int, eos: int) -> Tensor:
     first_token = input_ids.ne(pad).int().argmax(dim=1, keepdim=True)  # position of the first id that is not padding
     shift = first_token * is_left_padded
     columns = torch.arange(length, device=input_ids.device) + shift  # (batch, length)
-    return input_ids.gather(1, columns - length * columns.ge(length))
+    return nn.functional.pad(input_ids, (0, length), value=pad).gather(1, columns)
