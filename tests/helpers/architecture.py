@@ -19,7 +19,7 @@ FLOORS = (
     ("inference",),
     ("evaluation", "parity"),
     ("conversion", "training"),
-    ("toy_world",),
+    ("deployment", "toy_world"),
     ("cli",),
     ("__main__",),
 )
