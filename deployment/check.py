@@ -13,7 +13,7 @@ from .graphs import Graph
 from .inputs import Case, as_tokenized, cases
 from .runtimes import Runner
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-5  # what is measured is below 2e-6, also at the sizes of published checkpoints
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,13 @@ def export_onnx(
 
     `folder` gets config.json, the files of the processor, and `onnx/model.onnx` for both towers,
     `onnx/vision_model.onnx` for images, `onnx/text_model.onnx` for texts; with `format="openvino"` it is
-    `openvino/openvino_model.xml` with its `.bin`, and so on. Any number of images and texts may be given to a graph, and
-    texts of any length, which CLIP's and SigLIP's pad and cut as the checkpoint needs.
+    `openvino/openvino_model.xml` with its `.bin`, and so on. Graphs take any number of images and of texts. Those of
+    this package's families take texts of any length, which they pad and cut as the checkpoint needs.
 
-    The folder appears complete or not at all. Raises GraphError where an output of a graph, in the runtime that will run
-    it, is further from the model than the tolerance, ImportError naming the extra to install, FileExistsError where the
-    folder is not empty, ExportError for a model that a format cannot express, ValueError for one that is optimised for
-    inference.
+    The folder appears complete or not at all. Raises GraphError where an output of a graph, in the runtime that will
+    run it, is further from the model than the tolerance, ImportError naming the extra to install, FileExistsError where
+    the folder is not empty, ExportError for a model that a format cannot express, ValueError for one that is optimised
+    for inference.
     """
     check_choices(towers, format)
     check_installed(format, verify)

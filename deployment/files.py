@@ -20,7 +20,9 @@ LARGEST_FILE = 2**31 - 2**24  # bytes of weights: a protobuf has less than 2 GiB
 
 # In a process of its own: where OpenVINO's reader does not know a graph, it may end its process.
 _READ_AND_SAVE = """
-import sys, openvino
+import sys
+sys.modules["openvino_telemetry"] = None  # as where it is not installed: nothing is reported to anybody
+import openvino
 openvino.save_model(openvino.Core().read_model(sys.argv[1]), sys.argv[2], compress_to_fp16=False)
 """
 
@@ -58,7 +60,7 @@ def write_onnx(model: DualEncoderModel, graph: Graph, file: Path) -> None:
 
 
 def remove_traces(model: Any) -> None:
-    """Remove what the exporter notes at every node: the lines of source that made it, with the paths of this machine."""
+    """Remove what the exporter notes at every node: the source that made it, with the paths of this machine."""
     for function in (model, *model.functions.values()):
         function.metadata_props.clear()
         for node in model.graph.all_nodes() if function is model else function.all_nodes():

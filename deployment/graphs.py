@@ -121,4 +121,3 @@ class Graph:
             if name == "pixel_values" and inputs[name].ndim == 3:
                 shape[1] = dims["num_patches"]
         return shapes
-

@@ -1,6 +1,8 @@
 """The runtimes: whether they are installed, and a function that runs a file in one of them."""
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,9 +52,20 @@ def _open_onnx(file: Path) -> Runner:
     return run
 
 
-def _open_openvino(file: Path) -> Runner:
-    import openvino
+def _import_openvino() -> Any:
+    """Import OpenVINO as where `openvino_telemetry` is not installed, which reports the use of it to Intel."""
+    if "openvino" in sys.modules or "openvino_telemetry" in sys.modules:  # the caller's own
+        return import_module("openvino")
+    blocked: Any = None
+    sys.modules["openvino_telemetry"] = blocked
+    try:
+        return import_module("openvino")
+    finally:
+        del sys.modules["openvino_telemetry"]
 
+
+def _open_openvino(file: Path) -> Runner:
+    openvino = _import_openvino()
     precise = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors compute in bfloat16 by default
     compiled: Any = openvino.Core().compile_model(file, "CPU", precise)
 

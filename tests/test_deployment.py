@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def run_module(graph: Graph) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]
 class TestGraphs:
     """What is exported, before it is."""
 
-    @pytest.mark.parametrize("tower", ["both", *(pytest.param(t, marks=pytest.mark.thorough) for t in ("image", "text"))])
+    @pytest.mark.parametrize("tower", TOWERS)
     @pytest.mark.parametrize("family", OWN)
     def test_is_what_the_model_computes(self, family: str, tower: Any) -> None:
         model = model_of(family)
@@ -149,7 +149,7 @@ class TestChecks:
             embeds = outputs.pop("text_embeds")
             if fault == "missing":
                 return outputs
-            changed = {"small": embeds + 3e-4, "nan": embeds * torch.nan, "shape": embeds[:, :-1]}
+            changed = {"small": embeds + 3e-5, "nan": embeds * torch.nan, "shape": embeds[:, :-1]}
             return {**outputs, "text_embeds": changed[fault]}
 
         check = check_graph(model, graph, run, "x.onnx", "PyTorch")
@@ -160,7 +160,7 @@ class TestChecks:
 
     def test_the_error_names_file_output_and_runtime(self) -> None:
         check = GraphCheck("x.onnx", "a runtime", ("input_ids",), (CaseErrors(EXAMPLE, {"text_embeds": 0.5}),))
-        with pytest.raises(GraphError, match=r"x.onnx is wrong: text_embeds is 5.0e-01 .* in a runtime.*1e-04"):
+        with pytest.raises(GraphError, match=r"x.onnx is wrong: text_embeds is 5.0e-01 .* in a runtime.*2e-05"):
             raise GraphError(check)
 
 
@@ -404,7 +404,7 @@ class TestOpenvino:
 
 
 @pytest.fixture(scope="module")
-def javascript() -> Iterator[Path]:
+def javascript() -> Path:
     """A folder with transformers.js, which npm fetches once into `TWINLENS_TEST_CACHE`.
 
     The package of its runtime has the files for CPUs in it; what its install script would fetch is for GPUs.
@@ -424,7 +424,7 @@ def javascript() -> Iterator[Path]:
             if done.returncode:
                 pytest.skip(f"npm cannot install {package}: {done.stderr.strip().splitlines()[-1]}")
             (folder / "complete").touch()
-    yield folder
+    return folder
 
 
 class TestTransformersJs:
@@ -477,7 +477,7 @@ class TestTransformersJs:
         assert_near(answers["vision"]["pooler_output"], unnormalised["vision"], 1e-4)
         assert_near(answers["text"]["text_embeds"], expected.text_embeds)
         assert_near(answers["text"]["pooler_output"], unnormalised["text"], 1e-4)
-        assert_near(answers["unpadded_text_embeds"], expected.text_embeds)  # long and short, as the tokenizer gives them
+        assert_near(answers["unpadded_text_embeds"], expected.text_embeds)  # long and short ones as they are
         logits = expected.logits_per_image[0]
         scores = logits.sigmoid() if name.startswith("siglip") else logits.softmax(dim=-1)
         found = {answer["label"]: answer["score"] for answer in answers["pipeline"]}
