@@ -18,10 +18,7 @@ TOLERANCE = 2e-5  # what is measured is below 2e-6, also at the sizes of publish
 
 @dataclass(frozen=True)
 class CaseErrors:
-    """The errors of the outputs for one number of images and texts: the largest distance, over 1 or the largest value.
-
-    So embeddings, which are of length 1, have absolute errors. NaN where an output cannot be compared.
-    """
+    """The errors of the outputs for one number of images and texts, as `distance` gives them."""
 
     case: Case
     errors: dict[str, float]
@@ -109,7 +106,8 @@ def check_graph(model: DualEncoderModel, graph: Graph, run: Runner, file: str, r
     for case in cases(model):
         inputs = case.inputs(model, graph.inputs)
         found, expected = run(inputs), expected_outputs(model, inputs)
-        errors = {name: distance(found.get(name), expected[name]) for name in graph.outputs}
+        scales = dict.fromkeys(("logits_per_image", "logits_per_text"), float(model.logit_scale.exp()))
+        errors = {name: distance(found.get(name), expected[name], scales.get(name, 1)) for name in graph.outputs}
         results.append(CaseErrors(case, errors))
     return GraphCheck(file, runtime, graph.inputs, tuple(results))
 
@@ -131,8 +129,12 @@ def expected_outputs(model: DualEncoderModel, inputs: dict[str, Tensor]) -> dict
     return outputs
 
 
-def distance(found: Tensor | None, expected: Tensor) -> float:
-    """Return the largest error of an output, over 1 or the largest value; NaN for none, or of another shape."""
+def distance(found: Tensor | None, expected: Tensor, scale: float = 1) -> float:
+    """Return the largest error of an output, in units of `scale`, or of its largest value where that is larger.
+
+    So embeddings, which are of length 1, have absolute errors, and logits those of their cosines. It is NaN for no
+    output, or one of another shape.
+    """
     if found is None or found.shape != expected.shape:
         return math.nan
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=max(1, scale)))

@@ -31,8 +31,8 @@ def save_files(model: DualEncoderModel, processor: DualEncoderProcessor | None, 
 def portable_splits(pre_tokenizer: Any) -> Any:
     """Return a pre-tokenizer of tokenizer.json that splits equally in Python and in JavaScript.
 
-    The JavaScript of `@huggingface/tokenizers` does not know `MergedWithNext`, and cuts off what should stay: "▁" before
-    every word, which then has other ids. A regular expression for the parts says the same without a behaviour.
+    The JavaScript of `@huggingface/tokenizers` does not know `MergedWithNext`, and cuts off what should stay: "▁"
+    before every word, which then has other ids. A regular expression for the parts says the same.
     """
     if not isinstance(pre_tokenizer, dict):
         return pre_tokenizer
