@@ -26,12 +26,12 @@ from twinlens.cli.app import app
 from twinlens.deployment import ExportError, GraphCheck, GraphError, export_onnx
 from twinlens.deployment import export as export_module
 from twinlens.deployment.check import CaseErrors, check_graph
-from twinlens.deployment.graphs import FILES, Graph
+from twinlens.deployment.graphs import FILES, Graph, Tower
 from twinlens.deployment.inputs import EXAMPLE, Case, cases
 from twinlens.deployment.runtimes import open_file
 from twinlens.deployment.web_files import portable_splits
 
-TOWERS = ("image", "text", "both")
+TOWERS: tuple[Tower, ...] = ("image", "text", "both")
 LENGTH = families.TEXT["max_position_embeddings"]
 OWN = (*families.FAMILIES, "CLIPResNet")
 TRANSFORMERS_JS = "4.3.2"
