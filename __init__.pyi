@@ -13,6 +13,9 @@ from . import (
     conversion as conversion,
 )
 from . import (
+    deployment as deployment,
+)
+from . import (
     evaluation as evaluation,
 )
 from . import (

@@ -14,6 +14,7 @@ from .conversion import convert_command, export_command, push_command, verify_co
 from .demo import demo_command
 from .embedding import embed_command
 from .evaluation import evaluate_command
+from .deployment import onnx_command
 from .explanation import explain_command
 from .location import locate_command
 from .search import search_command
@@ -81,6 +82,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert_command,
     "verify": verify_command,
     "export": export_command,
+    "onnx": onnx_command,
     "push": push_command,
     "classify": classify_command,
     "explain": explain_command,

@@ -20,7 +20,7 @@ FLOORS = (
     ("index",),
     ("evaluation", "parity"),
     ("conversion", "training"),
-    ("toy_world",),
+    ("deployment", "toy_world"),
     ("cli",),
     ("__main__",),
 )
