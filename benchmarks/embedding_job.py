@@ -6,7 +6,7 @@ Needs the extra `embed`. A SigLIP B/16 at 224 pixels with random weights embeds 
 of them with Pillow, calls the image processor and `get_image_features`, and again. The folder is cut into parts; all
 variants do one part, in turns, and then the next, on two threads. Loading the model does not count.
 
-Memory is the peak of a fresh process above what it is before the first image, for lists of several lengths and a small
+Memory is the peak of a fresh process above what it is after the first batch, for lists of several lengths and a small
 model, so that nothing hides behind its weights.
 """
 
@@ -106,7 +106,7 @@ def measure_speed(model: Path, files: Sequence[Path], parts: int, folder: Path) 
 
 
 def peak_of_job(listed: str | Path, count: int) -> dict[str, float]:
-    """Return the bytes at most resident in a job above those before its first image, and its images per second."""
+    """Return the bytes at most resident in a job above those after its first batch, and its images per second."""
     before: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         plan = EmbedPlan(SMALL_MODEL, [str(listed)], Path(folder, "index"), device="cpu")
