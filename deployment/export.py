@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 
 from ..catalogue.download import Progress
-from ..conversion.atomic import complete_or_absent
+from ..formats.atomic import complete_or_absent
 from ..conversion.convert import check_destination
 from ..formats import absolute_path
 from ..modeling import DualEncoderModel
