@@ -22,6 +22,9 @@ from . import (
     formats as formats,
 )
 from . import (
+    index as index,
+)
+from . import (
     inference as inference,
 )
 from . import (
@@ -35,6 +38,9 @@ from . import (
 )
 from . import (
     processing as processing,
+)
+from . import (
+    runtime as runtime,
 )
 from . import (
     toy_world as toy_world,
@@ -56,6 +62,7 @@ from .configuration import SiglipConfig as SiglipConfig
 from .configuration import SiglipTextConfig as SiglipTextConfig
 from .configuration import SiglipVisionConfig as SiglipVisionConfig
 from .inference import Embedder as Embedder
+from .inference import ZeroShotClassifier as ZeroShotClassifier
 from .inference import locate as locate
 from .modeling import CLIPForImageClassification as CLIPForImageClassification
 from .modeling import CLIPModel as CLIPModel

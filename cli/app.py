@@ -13,8 +13,11 @@ from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
 from .deployment import onnx_command
+from .embedding import embed_command
+from .evaluation import evaluate_command
 from .explanation import explain_command
 from .location import locate_command
+from .search import search_command
 from .training import train_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
@@ -84,6 +87,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": classify_command,
     "explain": explain_command,
     "locate": locate_command,
+    "embed": embed_command,
+    "search": search_command,
+    "evaluate": evaluate_command,
     "train": train_command,
     "demo": demo_command,
 }

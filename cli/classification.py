@@ -32,13 +32,19 @@ def classify_command(
     template: Annotated[
         str,
         typer.Option(
-            help="The sentence around a label; {} stands for the label. The default is that of the zero-shot pipeline "
-            "of transformers."
+            help="The sentence around a label; {} stands for the label. Or several, whose embeddings are averaged: "
+            "openai80, siglip, or a text file with one on each line. The default is that of the zero-shot pipeline of "
+            "transformers."
         ),
     ] = "This is a photo of {}.",
     tokenizer: Annotated[
         Path | None, typer.Option(help="The vocabulary, if MODEL has none: a file or folder as for `convert`.")
     ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(help="sigmoid, softmax or cosine; by default what MODEL was trained for.", metavar="KIND"),
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Show the best labels only, this many.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Classify images by labels in words.
@@ -46,15 +52,16 @@ def classify_command(
     SigLIP scores every label by itself, from 0% to 100%; the scores of CLIP add up to 100%. A label that is given more
     than once counts once.
     """
-    from ..inference import check_labels, read_labels
+    from ..inference import check_labels, read_labels, read_templates
 
     if labels is None and not label:
         raise typer.BadParameter('Pass --labels "a cat,a dog", --labels @FILE, or --label once for each label.')
     from_option = [] if labels is None else read_labels(labels)
     given = check_labels([*from_option, *(text.strip() for text in label or ())])
     names = list(dict.fromkeys(given))
-    if "{}" not in template:
-        raise ValueError(f"Expected a template with {{}} where the label goes, got {template!r}.")
+    templates = read_templates(template)
+    if scores not in (None, "sigmoid", "softmax", "cosine"):
+        raise typer.BadParameter(f"Expected sigmoid, softmax or cosine, got {scores!r}.", param_hint="--scores")
     if folders := [image for image in images if os.path.isdir(image)]:
         raise IsADirectoryError(
             f"Expected images, got the folder {folders[0]}: pass the images in it, {folders[0]}/*.png."
@@ -68,10 +75,11 @@ def classify_command(
     check_model(model)
     from ..inference import classify_images
 
-    scores = classify_images(model, images, [template.replace("{}", name) for name in names], tokenizer=tokenizer)
+    options: Any = {"templates": templates, "scores": scores, "top_k": top, "tokenizer": tokenizer}
+    answers = classify_images(model, images, names, **options)
     results: list[dict[str, Any]] = [
-        {"image": image, "scores": dict(sorted(zip(names, row, strict=True), key=lambda pair: -pair[1]))}
-        for image, row in zip(images, scores, strict=True)
+        {"image": image, "scores": {entry["label"]: entry["score"] for entry in answer}}
+        for image, answer in zip(images, answers, strict=True)
     ]
     if as_json:
         print_json(results)
@@ -79,7 +87,7 @@ def classify_command(
     for result in results:
         print(result["image"])
         for name, score in result["scores"].items():
-            print(f"  {score:8.2%}  {name}")
+            print(f"  {score:8.4f}  {name}" if scores == "cosine" else f"  {score:8.2%}  {name}")
 
 
 def _check_references(images: list[str]) -> None:

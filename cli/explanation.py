@@ -44,7 +44,7 @@ def explain_command(
     file_format = picture_format(out, image)
     quiet_libraries()
     check_model(model)
-    from ..conversion.atomic import complete_or_absent
+    from ..formats.atomic import complete_or_absent
     from ..inference import explain_image, load_exact_model, load_processor
     from ..inference.explanation import describe_score
 

@@ -47,7 +47,7 @@ def locate_command(
     opened = open_image(image)
     quiet_libraries()
     check_model(model)
-    from ..conversion.atomic import complete_or_absent
+    from ..formats.atomic import complete_or_absent
     from ..inference import draw_boxes, load_exact_model, load_processor, locate
     from ..inference.guided_search import open_rgb
 

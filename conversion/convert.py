@@ -21,6 +21,7 @@ from ..formats import (
     readable_errors,
     write_safetensors,
 )
+from ..formats.atomic import complete_or_absent
 from ..formats.openai_tower import OpenAITowerLayout
 from ..formats.table import cast, is_finite
 from ..parity.certificate import Certificate
@@ -29,7 +30,6 @@ from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
 from ..processing.processor import holds_image_settings
 from ..processing.sentence_transformers import save_sentence_transformers_files
-from .atomic import complete_or_absent
 from .export import save_layout
 from .model_card import model_card
 

@@ -23,6 +23,7 @@ from ..formats import (
     to_official,
     write_tensors,
 )
+from ..formats.atomic import complete_or_absent
 from ..formats.layout import LAYOUT_FILE
 from ..formats.open_clip_config import CONFIG_FILE
 from ..formats.pixels import preprocess_cfg
@@ -30,7 +31,6 @@ from ..formats.table import is_finite
 from ..parity.preprocessing import Choices
 from ..processing import DualEncoderProcessor
 from ..processing.processor import holds_image_settings
-from .atomic import complete_or_absent
 
 Format = Literal["openai", "big_vision", "open_clip", "transformers"]
 ExportDType = Literal["float32", "float16", "bfloat16"]

@@ -16,7 +16,11 @@ from .maps import encode_patches as encode_patches
 from .maps import pooling_attention as pooling_attention
 from .maps import project_tokens as project_tokens
 from .maps import similarity_map as similarity_map
+from .sources import load_exact_model as load_exact_model
+from .sources import load_processor as load_processor
+from .templates import TEMPLATES as TEMPLATES
+from .templates import class_embeddings as class_embeddings
+from .templates import read_templates as read_templates
+from .zero_shot import ZeroShotClassifier as ZeroShotClassifier
 from .zero_shot import classify_images as classify_images
-from .zero_shot import load_exact_model as load_exact_model
-from .zero_shot import load_processor as load_processor
 from .zero_shot import probabilities as probabilities

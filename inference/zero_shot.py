@@ -1,75 +1,171 @@
-"""Zero-shot classification of image files by texts."""
+"""Zero-shot classification: images by labels in words, which are encoded once."""
 
-from collections.abc import Collection, Sequence
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import Self
 
-from ..formats import readable_errors
+from ..formats.atomic import complete_or_absent
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from .embedding import BATCH_SIZE
 from .labels import check_labels
+from .sources import load_exact_model, load_processor
+from .templates import check_templates, class_embeddings, read_templates
 
-IMAGES_PER_BATCH = 16
+Scores = Literal["sigmoid", "softmax", "cosine"]
 
-
-def load_exact_model(source: str | Path, dtype: torch.dtype | None = None) -> DualEncoderModel:
-    """Load a model that has exactly the weights of `source`, in its dtype or in another.
-
-    Raises ValueError for a missing or unexpected weight or one of another shape, which `from_pretrained` only reports,
-    and for a source that cannot be read.
-    """
-    chosen = {} if dtype is None else {"dtype": dtype}
-    with readable_errors(source):
-        model, info = DualEncoderModel.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **chosen
-        )
-    if problems := [_describe_keys(name, info[name]) for name in info if info[name]]:
-        raise ValueError(f"{source} has not the weights of a {type(model).__name__}: {'; '.join(problems)}.")
-    return model
+DEFAULT_TEMPLATE = "This is a photo of {}."  # of transformers' pipeline
+_FORMAT = "twinlens-zero-shot-classifier"
+_SAME_MODEL = 0.999  # the cosine of a class in another dtype with itself; that of a model trained further is lower
 
 
-def _describe_keys(problem: str, keys: Collection[object]) -> str:
-    """Return the names of some weights with what is wrong with them: "12 missing keys (a, b, c, ...)"."""
-    some = ", ".join(sorted(map(str, keys))[:3]) + (", ..." if len(keys) > 3 else "")
-    return f"{len(keys)} {problem.replace('_', ' ')} ({some})"
-
-
-def load_processor(
-    source: str | Path, tokenizer: str | Path | None = None, *, reads_texts: bool = True
-) -> DualEncoderProcessor:
-    """Load the processor of a model; `tokenizer` is for a source without a vocabulary.
-
-    Raises ValueError for a source that cannot be read, or that has no vocabulary where texts are to be read.
-    """
-    with readable_errors(source if tokenizer is None else tokenizer):
-        processor = DualEncoderProcessor.from_pretrained(source, tokenizer=tokenizer)
-    if reads_texts and processor.tokenizer is None:
-        raise ValueError(f"{source} has no vocabulary, so texts cannot be read: pass one with --tokenizer.")
-    return processor
-
-
-def probabilities(model: DualEncoderModel, logits: Tensor) -> Tensor:
+def probabilities(model: DualEncoderModel, logits: Tensor, loss: str | None = None) -> Tensor:
     """Return the probability of every text for every image, from logits (images, texts).
 
     A model with the sigmoid loss scores each text independently; with the softmax loss the probabilities of an image
-    sum to 1.
+    sum to 1. `loss` is that of the model by default.
     """
-    return logits.sigmoid() if model.traits.loss == "sigmoid" else logits.softmax(dim=-1)
+    return logits.sigmoid() if (loss or model.traits.loss) == "sigmoid" else logits.softmax(dim=-1)
+
+
+class ZeroShotClassifier:
+    """Classifies images by labels in words, as transformers' zero-shot pipeline does; the labels are encoded once.
+
+    The embedding of a label is the mean of those of all `templates`, again of unit length (CLIP, arXiv:2103.00020,
+    section 3.1.4): `class_embeds` (labels, dim). It belongs to the weights of that time: after further training, make
+    another classifier.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoderModel,
+        processor: DualEncoderProcessor,
+        labels: Sequence[str],
+        templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+        *,
+        scores: Scores | None = None,
+    ) -> None:
+        """Encode the labels.
+
+        `templates` are sentences in which `{}` stands for the label, or the name of some: "openai80", the 80 of CLIP's
+        paper for ImageNet, or "siglip"; or a text file with one on each line.
+
+        `scores` is "sigmoid" for independent scores from 0 to 1, "softmax" for those that sum to 1 for each image, or
+        "cosine"; by default what the model was trained for.
+
+        Raises ValueError for no labels or empty ones, a template without `{}`, and other scores.
+        """
+        if scores not in (None, *get_args(Scores)):
+            raise ValueError(f"scores must be one of {', '.join(get_args(Scores))} or None, got {scores!r}.")
+        self.model, self.processor = model, processor
+        self.labels = check_labels(labels)
+        self.templates = read_templates(templates) if isinstance(templates, str) else check_templates(templates)
+        self.scores: Scores = scores or ("sigmoid" if model.traits.loss == "sigmoid" else "softmax")
+        self.class_embeds = class_embeddings(model, processor, self.labels, self.templates)
+
+    def __repr__(self) -> str:
+        return f"ZeroShotClassifier({len(self.labels)} labels, {len(self.templates)} templates, scores={self.scores!r})"
+
+    def score(self, images: Any, *, batch_size: int = BATCH_SIZE, show_progress_bar: bool = False) -> Tensor:
+        """Return the scores (images, labels) in float32, and (labels,) of one image alone.
+
+        `images` are what `model.encode` takes; strings are paths and URLs.
+        """
+        options: Any = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        embeds = self.model.encode(images, self.processor, kind="image", **options)
+        rows = torch.atleast_2d(embeds)
+        if self.scores == "cosine":
+            scores = rows @ self.class_embeds.t()
+        else:
+            scores = probabilities(self.model, self.model.logits(rows, self.class_embeds).detach(), self.scores)
+        return scores if embeds.ndim == 2 else scores[0]
+
+    def __call__(
+        self,
+        images: Any,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        batch_size: int = BATCH_SIZE,
+        show_progress_bar: bool = False,
+    ) -> Any:
+        """Return for each image its labels, `{"label": ..., "score": ...}`, the best first; of one image alone, a list.
+
+        Of all labels, `top_k` keeps the best, and `threshold` those with at least this score: none, one or several.
+        Raises ValueError for `top_k` below 1, and the errors of `model.encode`.
+        """
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}.")
+        scores = self.score(images, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        best = torch.atleast_2d(scores).sort(dim=-1, descending=True, stable=True)
+        answers = [
+            [
+                {"label": self.labels[place], "score": value}
+                for place, value in zip(places[:top_k], values[:top_k], strict=True)
+                if threshold is None or value >= threshold
+            ]
+            for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return answers if scores.ndim == 2 else answers[0]
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write labels, templates and their embeddings as one `.safetensors` file, for `load`."""
+        metadata = {"labels": self.labels, "templates": self.templates, "scores": self.scores}
+        with complete_or_absent(Path(file)) as (partial,):
+            values = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+            save_file({"class_embeds": self.class_embeds}, partial, {"format": _FORMAT, **values})
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str], model: DualEncoderModel, processor: DualEncoderProcessor) -> Self:
+        """Return a classifier that `save` has written, without encoding its labels again.
+
+        One of them is encoded, to see that the file is of this model. Raises ValueError where it is not, and for
+        another file.
+        """
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError(f"Expected a file of ZeroShotClassifier.save, got {os.fspath(file)}.")
+                embeds = opened.get_tensor("class_embeds")
+        except SafetensorError as error:
+            raise ValueError(f"Expected a file of ZeroShotClassifier.save, got {os.fspath(file)}: {error}.") from error
+        saved = {name: json.loads(metadata[name]) for name in ("labels", "templates", "scores")}
+        classifier = cls(model, processor, saved["labels"][:1], saved["templates"], scores=saved["scores"])
+        if classifier.class_embeds.shape[1] != embeds.shape[1] or classifier.class_embeds[0] @ embeds[0] < _SAME_MODEL:
+            raise ValueError(
+                f"{os.fspath(file)} was saved with another model: its embedding of {saved['labels'][0]!r} is not that "
+                "of this one. Make the classifier anew with ZeroShotClassifier(model, processor, labels)."
+            )
+        classifier.labels, classifier.class_embeds = saved["labels"], embeds
+        return classifier
 
 
 def classify_images(
-    source: str | Path, images: Sequence[str | Path], texts: Sequence[str], tokenizer: Path | None = None
-) -> list[list[float]]:
-    """Return the probabilities of all texts for each image, which is a file or a URL.
+    source: str | Path,
+    images: Sequence[str | Path],
+    labels: Sequence[str],
+    *,
+    templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+    scores: Scores | None = None,
+    top_k: int | None = None,
+    tokenizer: Path | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Return what a `ZeroShotClassifier` of the model in `source` answers for images, which are files or URLs.
 
-    `tokenizer` is for a source without a vocabulary. Equal texts have equal probabilities; with the softmax loss each
-    of them takes its share, as in transformers' pipeline. Raises ValueError for texts that `check_labels` refuses.
+    `tokenizer` is for a source without a vocabulary. Equal labels have equal scores; with "softmax" each of them takes
+    its share, as in transformers' pipeline.
     """
-    texts = check_labels(texts)
+    labels = check_labels(labels)
     model = load_exact_model(source).optimize_for_inference()
-    processor = load_processor(source, tokenizer)
-    text_embeds = model.encode(texts, processor, kind="text")
-    image_embeds = model.encode([str(image) for image in images], processor, kind="image", batch_size=IMAGES_PER_BATCH)
-    return probabilities(model, model.logits(image_embeds, text_embeds)).tolist()
+    classifier = ZeroShotClassifier(model, load_processor(source, tokenizer), labels, templates, scores=scores)
+    answers: list[list[dict[str, Any]]] = classifier([str(image) for image in images], top_k=top_k)
+    return answers

@@ -15,8 +15,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from ..configuration import TextConfig, TransformerConfig, ViTConfig
+from ..runtime.pickling import PickledWithoutHooks
 from .initialization import linear
-from .pickling import PickledWithoutHooks
 
 Mask: TypeAlias = "Tensor | BlockMask | Packing | None"  # in the form that the kernel takes
 Kernel: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
@@ -66,8 +66,9 @@ def text_mask(config: TextConfig, tokens: Tensor, attention_mask: Tensor | None,
     """
     if not config.causal:
         return None
-    kernel = kernel_config(config, tokens, output_attentions)
-    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None)
+    # On a GPU, looking for padding would wait for it.
+    kernel, may_look = kernel_config(config, tokens, output_attentions), attention_mask is None or tokens.is_cpu
+    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None, allow_is_causal_skip=may_look)
 
 
 def image_mask(

@@ -7,8 +7,8 @@ from transformers import PreTrainedModel  # noqa: F401  # diffusers looks for it
 from transformers.models.clip.modeling_clip import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 
 from ..configuration import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from ..runtime.outputs import deferred, without_pooled
 from .dual_encoder import TowerPair
-from .outputs import deferred, without_pooled
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import ForImages, ImageClassifier, TextTower, VisionTower
 

@@ -20,6 +20,7 @@ from typing_extensions import Self, Unpack
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
+from ..runtime import TextCache
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
@@ -51,6 +52,10 @@ class DualEncoderModel(LoadableModel):
     logit_scale: Tensor  # the logarithm of the factor of the cosines
     get_image_features: Callable[..., BaseModelOutputWithPooling]
     get_text_features: Callable[..., BaseModelOutputWithPooling]
+
+    def __init__(self, config: PreTrainedConfig, *towers: PreTrainedModel) -> None:
+        super().__init__(config, *towers)
+        self.text_cache = TextCache()  # of `forward`
 
     @property
     def traits(self) -> DualEncoderConfig | OtherFamily:
@@ -192,7 +197,7 @@ class DualEncoderModel(LoadableModel):
             image_embeds = l2_normalize(vision_outputs.pooler_output)  # (images, dim)
         if has_text:
             inputs = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
-            text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **inputs)
+            text_outputs = self.text_cache.features(self, input_ids, attention_mask, **inputs)
             text_embeds = l2_normalize(text_outputs.pooler_output)  # (texts, dim)
         if image_embeds is not None and text_embeds is not None and not (return_loss and self.training):
             logits_per_image = self.logits(image_embeds, text_embeds)  # (images, texts)

@@ -8,9 +8,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import TransformerConfig
+from ..runtime.pickling import PickledWithoutHooks
 from .attention import Attention
 from .initialization import linear
-from .pickling import PickledWithoutHooks
 
 
 class MLP(nn.Module):

@@ -14,12 +14,12 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
 from ..configuration.known_names import POSITION_IDS_BUFFERS
+from ..formats.former_names import AcceptsFormerNames, former_module
+from ..runtime.outputs import deferred, later
+from ..runtime.pickling import has_hooks
 from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
-from .former_names import AcceptsFormerNames, former_module
-from .outputs import deferred, later
-from .pickling import has_hooks
 from .pooling import POOLERS, AttentionPoolingHead, end_of_text, mean_of_tokens
 from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple, capture_outputs
 
@@ -36,7 +36,7 @@ class ForImages:
     input_modalities = ("image",)
 
 
-class ImageTower(ForImages, AcceptsFormerNames):
+class ImageTower(ForImages, AcceptsFormerNames, EncoderPreTrainedModel):
     """Image encoder of any architecture. With `pooled=False`, it has neither pooling nor its parameters."""
 
     config: VisionConfig
@@ -160,7 +160,7 @@ class VisionTower(ImageTower):
         return self.pool(tokens[:, None], output_pooling_attentions=True)
 
 
-class TextTower(AcceptsFormerNames):
+class TextTower(AcceptsFormerNames, EncoderPreTrainedModel):
     """Text encoder: embeddings, encoder, norm, pooling, and SigLIP's linear head."""
 
     config: TextConfig
@@ -201,13 +201,18 @@ class TextTower(AcceptsFormerNames):
             outputs = self.encode_beginnings(input_ids, attention_mask, **kwargs)
             if outputs is not None:
                 return outputs
-        kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
-        mask = text_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
-        kwargs |= {"attention_mask": mask, "is_causal": self.config.causal}
-        hidden_states = self.final_layer_norm(self.encoder(hidden_states, **kwargs))
-        pooled = POOLERS[self.config.pooling](self, hidden_states, input_ids=input_ids, attention_mask=attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(pooled))
+        return self.encode_tokens(hidden_states, input_ids, attention_mask, **kwargs)
+
+    def encode_tokens(
+        self, x: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Do what follows the embeddings `x` (batch, length, width); the other inputs are those of `forward`."""
+        output_attentions = bool(kwargs.setdefault("output_attentions", self.config.output_attentions))
+        mask = text_mask(self.config, x, attention_mask, output_attentions)
+        x = self.final_layer_norm(self.encoder(x, attention_mask=mask, is_causal=self.config.causal, **kwargs))
+        pooled = POOLERS[self.config.pooling](self, x, input_ids=input_ids, attention_mask=attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=self.head(pooled))
 
     def encode_beginnings(
         self, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twinlens.conversion.atomic import complete_or_absent
+from twinlens.formats.atomic import complete_or_absent
 
 
 def test_files_and_folders_appear_at_the_end(tmp_path: Path) -> None:

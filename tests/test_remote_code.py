@@ -28,7 +28,7 @@ from twinlens.conversion.model_card import model_card
 from twinlens.formats import inspect_source, read_checkpoint
 from twinlens.processing import CLIPProcessor, DualEncoderProcessor, build_processor
 
-FILES = {f"{room}_clip_resnet.py" for room in ("configuration", "losses", "modeling")}
+FILES = {f"{room}_clip_resnet.py" for room in ("configuration", "formats", "losses", "modeling", "runtime")}
 PACKAGE = Path(twinlens.__file__).parent
 
 
@@ -104,7 +104,7 @@ class TestFiles:
         """Otherwise it has another name now, and is in the files under it."""
         trees = [
             ast.parse(path.read_text())
-            for room in ("configuration", "modeling")
+            for room in ("configuration", "formats", "modeling")
             for path in (PACKAGE / room).glob("*.py")
         ]
         classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]

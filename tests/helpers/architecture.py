@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[2]  # the checkout, which is the package
 FLOORS = (
     ("_version",),
     ("configuration", "catalogue"),
-    ("formats", "losses"),
+    ("formats", "losses", "runtime"),
     ("processing", "modeling"),
     ("inference",),
+    ("index",),
     ("evaluation", "parity"),
     ("conversion", "training"),
     ("deployment", "toy_world"),

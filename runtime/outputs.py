@@ -45,6 +45,17 @@ def without_pooled(output: ModelOutput) -> dict[str, Any]:
     return {name: value for name, value in OrderedDict.items(output) if name != "pooler_output"}
 
 
+def names_in(output: ModelOutput) -> set[str]:
+    """Return the names of what `output` holds; nothing is computed."""
+    return {*OrderedDict.keys(output)}
+
+
+def plain_class(output: ModelOutput) -> type[ModelOutput]:
+    """Return the class of `output` once it has been read."""
+    output_class = type(output)
+    return output_class.__bases__[0] if output_class.__module__ == __name__ else output_class
+
+
 @cache
 def _deferred_class(plain: Any) -> type[ModelOutput]:
     """Return a subclass of the output class `plain` whose instances become instances of `plain` when they are read."""

@@ -5,16 +5,16 @@ Code of that time writes `model.text_model.encoder`; weights and adapters of tha
 
 import dis
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..formats.wrappers import without_former_prefix
-from .pretrained import EncoderPreTrainedModel
+from .wrappers import without_former_prefix
 
-Tower = TypeVar("Tower", bound="EncoderPreTrainedModel")
+Tower = TypeVar("Tower")
 
 
 def former_module(tower: Tower) -> Tower:
@@ -36,8 +36,11 @@ def former_module(tower: Tower) -> Tower:
     raise AttributeError
 
 
-class AcceptsFormerNames(EncoderPreTrainedModel):
-    """Base of the towers: `load_state_dict` takes names with the former prefix too, of weights and of adapters."""
+class AcceptsFormerNames:
+    """Mixin of the towers: `load_state_dict` takes names with the former prefix too, of weights and of adapters."""
+
+    base_model_prefix: str
+    state_dict: Callable[[], dict[str, Tensor]]
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -53,4 +56,4 @@ class AcceptsFormerNames(EncoderPreTrainedModel):
         names = without_former_prefix(state_dict, f"{prefix}{self.base_model_prefix}.", own_names, adapter)
         for former, own in names.items():
             state_dict[prefix + own] = state_dict.pop(former)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
