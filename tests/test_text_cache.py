@@ -151,7 +151,7 @@ def test_no_answer_of_former_weights(family: str, change: Callable[[Any], object
     "change",
     [
         lambda model: setattr(model.text_model.final_layer_norm, "eps", 1.0),
-        lambda model: setattr(model.text_model.encoder.layers[0].mlp, "activation_fn", torch.nn.ReLU()),
+        lambda model: setattr(model.text_model.encoder.layers[0].mlp, "activation_fn", torch.nn.ReLU().eval()),
         lambda model: setattr(model.text_model.config, "pooling", "first"),
     ],
     ids=["epsilon", "activation", "configuration"],
