@@ -115,8 +115,10 @@ def verify_command(
 ) -> None:
     """Measure a converted folder against its source again. The exit code is 1 if an error is above its tolerance."""
     quiet_libraries()
-    from ..parity import plot_certificate, verify
+    from ..parity import check_plot, plot_certificate, verify
 
+    if plot:
+        check_plot(plot)
     with show_progress(quiet=as_json) as progress:
         certificate = verify(source, folder, reference=reference, progress=progress, **load_options)
     if plot:
@@ -127,6 +129,8 @@ def verify_command(
         console().print(certificate.table())
         for sentence in (*certificate.sentences(), *certificate.notes):
             print(sentence)
+        if plot:
+            print(f"Wrote {plot}")
     if not certificate.passed:
         raise typer.Exit(1)
 
