@@ -86,7 +86,19 @@ def convert_command(
         console().print(certificate.table())
         for sentence in certificate.sentences():
             print(sentence)
+        if (entry := _entry_without_hash(source)) is not None:
+            (digest, *_) = (file["sha256"] for file in certificate.source["files"])
+            print(f"No hash of {entry} is published; its geometry is as published. The file has the sha256 {digest}.")
     print(f"Wrote {folder}")
+
+
+def _entry_without_hash(source: str) -> str | None:
+    """Return the name of a published checkpoint of which no hash is published; None for anything else."""
+    from ..catalogue import CATALOGUE
+    from ..catalogue.published import ALIASES
+
+    entry = None if Path(source).exists() else CATALOGUE.get(source) or ALIASES.get(source)
+    return entry.name if entry is not None and entry.sha256 is None else None
 
 
 @with_load_options
