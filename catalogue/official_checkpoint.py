@@ -118,12 +118,8 @@ class OfficialCheckpoint:
     @property
     def obstacle(self) -> str | None:
         """Why twinlens cannot read texts for it with its own vocabulary yet; None where it can."""
-        if not self.vocabulary.extra_pieces:
-            return None
-        return (
-            f"its vocabulary, {self.vocabulary.name}, has {self.vocabulary.extra_pieces} pieces more than the model has "
-            "embeddings"
-        )
+        name, extra = self.vocabulary.name, self.vocabulary.extra_pieces
+        return f"its vocabulary, {name}, has {extra} pieces more than the model has embeddings" if extra else None
 
     def source_of(self, fact: str) -> str:
         """Return where a fact such as "license" is stated."""

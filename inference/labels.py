@@ -8,10 +8,10 @@ from collections.abc import Iterable
 def read_labels(option: str) -> list[str]:
     """Return the labels in "a cat,a dog", or in "@FILE" those of a text file, one on each line.
 
-    Spaces around a label and empty ones are left out; a label in double quotes may contain commas. A line of a file is a label as it is, with commas and `#`; files
-    are UTF-8, with or without a byte order mark, with the ends of lines of any system. Raises OSError for a file that
-    cannot be read, ValueError for one that is not text
-    and for a quotation mark without its partner.
+    Spaces around a label and empty ones are left out; a label in double quotes may contain commas. A line of a file is
+    a label as it is, with commas and `#`; files are UTF-8, with or without a byte order mark, with the ends of lines of
+    any system. Raises OSError for a file that cannot be read, ValueError for one that is not text and for a quotation
+    mark without its partner.
     """
     parts = _read_lines(option[1:]) if option.startswith("@") else _split_at_commas(option)
     labels = [part.strip() for part in parts if part.strip()]
@@ -38,8 +38,8 @@ def _split_at_commas(option: str) -> list[str]:
         return next(csv.reader([" ".join(option.splitlines())], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
         raise ValueError(
-            f"Expected labels between commas, those with commas in double quotes such as 'a cat,\"a dog, asleep\"', got "
-            f"{option!r}: a quotation mark has no partner at the end of its label. --label takes any text as it is."
+            "Expected labels between commas, those with commas in double quotes such as 'a cat,\"a dog, asleep\"', "
+            f"got {option!r}: a quotation mark has no partner at the end of its label. --label takes any text as it is."
         ) from error
 
 
