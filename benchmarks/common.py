@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -85,9 +85,15 @@ class Load:
         }
 
 
-def parse_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Return the options with the load of the machine, `load`; exit where it is too high, unless with `--noisy`."""
+def parse_options(parser: argparse.ArgumentParser, cases: Iterable[str] = ()) -> argparse.Namespace:
+    """Return the options with the load of the machine, `load`; exit where it is too high, unless with `--noisy`.
+
+    `cases` are the names of which `--only` chooses some; exit where it chooses none.
+    """
     options = parser.parse_args()
+    names = list(cases)
+    if names and not any(options.only in name for name in names):
+        parser.error(f"--only {options.only!r} is a part of no case's name. The cases are {', '.join(names)}.")
     options.load = Load()
     if not options.noisy:
         options.load.require_quiet()
@@ -168,6 +174,14 @@ def installed_versions(*packages: str) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+def print_rows(cases: Sequence[Case], first: int) -> None:
+    """Print the cases from the place `first` on as lines, with the names of the columns before the very first one."""
+    if first == 0 and cases:
+        print(*cases[0], sep="\t")
+    for case in cases[first:]:
+        print(*case.values(), sep="\t", flush=True)
 
 
 def write_results(options: argparse.Namespace, cases: object, *packages: str, **more: object) -> None:

@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="a part of the case's name")
     parser.add_argument("--scratch", type=Path, help="the folder for the files; a temporary one by default")
-    options = parse_options(parser)
+    options = parse_options(parser, MODELS)
     cases: list[Case] = []
     for name, geometry in MODELS.items():
         if options.only in name:

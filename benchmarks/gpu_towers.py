@@ -11,7 +11,7 @@ from typing import Any
 
 import peers
 import torch
-from common import Case, interleaved_times
+from common import Case, interleaved_times, print_rows
 from inputs import ONE_LAYER, SO400M, Sizes, random_images, write_model
 from peers import Encode, ImageFeatures, compiled
 
@@ -104,7 +104,7 @@ def measure_all(options: Any, absent: dict[str, str]) -> list[Case]:
                 write_model(folder, "Siglip", MODELS[name])
                 side = MODELS[name].get("vision_config", {}).get("image_size", 224)
                 cases.append({"case": case, **measure(folder, side, batch_size, absent, options)})
-            print(*cases[-1].values(), sep="\t", flush=True)
+            print_rows(cases, len(cases) - 1)
             gc.collect()
             torch.cuda.empty_cache()
     return cases

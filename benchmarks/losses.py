@@ -188,7 +188,7 @@ def main() -> None:
     parser = option_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="a part of the case's name, such as softmax or 16384")
-    options = parse_options(parser)
+    options = parse_options(parser, (*COMPARED, *RANKS, *ALONE))
     cases = json.loads(options.json.read_text())["cases"] if options.json and options.json.exists() else {}
     for case in (*COMPARED, *RANKS, *ALONE):
         if options.only in case:

@@ -17,6 +17,7 @@ from common import (
     in_fresh_process,
     option_parser,
     parse_options,
+    print_rows,
     process_arguments,
     resident_bytes,
     write_results,
@@ -80,13 +81,14 @@ def main() -> None:
         return
     parser = option_parser(__doc__)
     parser.add_argument("--only", default="", help="a part of the case's name, such as clip-b32 or float32-8")
-    options = parse_options(parser)
+    names = {"-".join(map(str, settings)): settings for settings in product(MODELS, DTYPES, BATCH_SIZES)}
+    options = parse_options(parser, names)
     cases: list[Case] = []
-    for case_settings in product(MODELS, DTYPES, BATCH_SIZES):
-        if options.only in "-".join(map(str, case_settings)):
+    for name, case_settings in names.items():
+        if options.only in name:
+            measured = len(cases)
             cases += measure(*case_settings)
-            for case in cases[-len(ATTENTIONS) :]:
-                print(*case.values(), sep="\t", flush=True)
+            print_rows(cases, measured)
     write_results(options, cases)
 
 

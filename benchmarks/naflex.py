@@ -11,7 +11,7 @@ from itertools import cycle, islice, product
 
 import torch
 import transformers
-from common import THREADS, Case, interleaved_seconds, option_parser, parse_options, write_results
+from common import THREADS, Case, interleaved_seconds, option_parser, parse_options, print_rows, write_results
 from torch import Tensor
 
 import twinlens
@@ -65,12 +65,13 @@ def main() -> None:
     parser = option_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="a part of the case's name, such as float32")
-    options = parse_options(parser)
+    names = {f"{dtype}-{batch_size}": (dtype, batch_size) for dtype, batch_size in product(DTYPES, BATCH_SIZES)}
+    options = parse_options(parser, names)
     cases: list[Case] = []
-    for dtype, batch_size in product(DTYPES, BATCH_SIZES):
-        if options.only in f"{dtype}-{batch_size}":
+    for name, (dtype, batch_size) in names.items():
+        if options.only in name:
             cases.append(measure(dtype, batch_size, options.rounds))
-            print(*cases[-1].values(), sep="\t", flush=True)
+            print_rows(cases, len(cases) - 1)
     write_results(options, cases)
 
 

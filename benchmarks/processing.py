@@ -22,7 +22,7 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from common import THREADS, Case, interleaved_seconds, option_parser, parse_options, write_results
+from common import THREADS, Case, interleaved_seconds, option_parser, parse_options, print_rows, write_results
 from inputs import photographs
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -177,8 +177,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     cases = image_cases(options.rounds) if options.part == "images" else text_cases(options.captions)
-    for case in cases:
-        print(*case.values(), sep="\t")
+    print_rows(cases, 0)
     write_results(options, cases, "tokenizers", "pillow", "numpy", "sentencepiece")
 
 

@@ -250,8 +250,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=temporary) as folder:
                 for kind, of in measure(Path(folder) / "index", rows, model, weights, options).items():
                     cases[kind] += of
-                    for case in of:
-                        print(kind, *case.values(), sep="\t", flush=True)
+                    print(kind)
+                    print_rows(of, 0)
     missing = {
         "faiss": "faiss-cpu is not installed" if not importlib.util.find_spec("faiss") else "",
         "LanceDB": "lancedb is not installed" if not importlib.util.find_spec("lancedb") else "",

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import THREADS, Case, in_fresh_process, option_parser, parse_options, process_arguments, write_results
+from common import (
+    THREADS,
+    Case,
+    in_fresh_process,
+    option_parser,
+    parse_options,
+    print_rows,
+    process_arguments,
+    write_results,
+)
 
 LIBRARIES = ("twinlens", "transformers")
 PARTS = ("import_s", "load_s", "answer_s")
@@ -86,8 +95,7 @@ def main() -> None:
         write_model(folder, "CLIP", SIZES)
         write_processor(folder, "CLIP")
         cases = measure(folder, Path(str(PHOTOGRAPH)), options.rounds)
-    for case in cases:
-        print(*case.values(), sep="\t")
+    print_rows(cases, 0)
     write_results(options, cases, "tokenizers", "torchvision")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import peers
 import torch
-from common import THREADS, Case, interleaved_times, option_parser, parse_options, write_results
+from common import THREADS, Case, interleaved_times, option_parser, parse_options, print_rows, write_results
 from inputs import ONE_LAYER, Sizes, captions, write_model, write_processor
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="a part of the case's name: clip-strings, clip-ids, siglip-strings ..."
     )
-    options = parse_options(parser)
+    options = parse_options(parser, (f"{name}-{source}" for name in MODELS for source in ("strings", "ids")))
     torch.set_num_threads(THREADS)
     absent = peers.missing_peers("open_clip", "openai-clip")
     texts = captions(options.captions)
@@ -152,7 +152,7 @@ def main() -> None:
             for source, variants in variants_of(name, folder, texts, absent).items():
                 if options.only in f"{name}-{source}":
                     cases.append(measure(f"{name}-{source}", variants, expected, options))
-                    print(*cases[-1].values(), sep="\t", flush=True)
+                    print_rows(cases, len(cases) - 1)
     write_results(options, cases, "tokenizers", *peers.VERSIONS, not_measured=absent)
 
 

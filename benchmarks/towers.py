@@ -26,7 +26,7 @@ from typing import Any
 import gpu_towers
 import peers
 import torch
-from common import THREADS, Case, interleaved_times, option_parser, parse_options, write_results
+from common import THREADS, Case, interleaved_times, option_parser, parse_options, print_rows, write_results
 from inputs import CLIP_L14_TEXT, CLIP_L14_VISION, ONE_LAYER, Sizes, random_images, write_model
 from peers import Encode, ImageFeatures, compiled
 from products import best_products
@@ -144,7 +144,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8, help="begin no further round of a case after this time")
     parser.add_argument("--only", default="", help="a part of the case's name, such as clip-b32 or float32-8")
     parser.add_argument("--all", action="store_true", help="measure L/14 with 32 images, too")
-    options = parse_options(parser)
+    names = [f"{name}-{dtype}-{batch_size}" for name, dtype, batch_size in product(MODELS, DTYPES, BATCH_SIZES)]
+    names += [
+        f"{name}-bfloat16-{batch_size}" for name, batch_size in product(gpu_towers.MODELS, gpu_towers.BATCH_SIZES)
+    ]
+    options = parse_options(parser, names)
     torch.set_num_threads(THREADS)
     absent = peers.missing_peers()
     options.rounds = options.rounds or (20 if options.device == "cuda" else 5)
@@ -155,8 +159,7 @@ def main() -> None:
         write_results(options, cases, *peers.VERSIONS, gpu=gpu, not_measured={"all": reason} if reason else absent)
         return
     products = [case for dtype in DTYPES for case in best_products(dtype, absent)]
-    for case in products:
-        print(*case.values(), sep="\t", flush=True)
+    print_rows(products, 0)
     cases = []
     for name in MODELS:
         chosen = [

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from common import THREADS, Case, interleaved_times, option_parser, parse_options, write_results
+from common import THREADS, Case, interleaved_times, option_parser, parse_options, print_rows, write_results
 from inputs import Sizes, labels, photographs, write_model, write_processor
 from PIL import Image
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=LABELS)
     parser.add_argument("--only", default="", help="a part of the model's name, such as clip")
     parser.add_argument("--all", action="store_true", help="give all images to transformers' own SigLIP, too")
-    options = parse_options(parser)
+    options = parse_options(parser, MODELS)
     torch.set_num_threads(THREADS)
     images = photographs(options.images)
     cases: list[Case] = []
@@ -115,7 +115,7 @@ def main() -> None:
         if options.only in name:
             with tempfile.TemporaryDirectory() as folder:
                 cases.append(measure(name, Path(folder), images, options))
-            print(*cases[-1].values(), sep="\t", flush=True)
+            print_rows(cases, len(cases) - 1)
     write_results(options, cases, "tokenizers", "pillow", "torchvision")
 
 

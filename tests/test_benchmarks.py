@@ -441,3 +441,21 @@ class TestTables:
         assert drawn.keys() == {f"speed-{stem}" for stem in results}
         for stem, speed in (("towers-cpu", "2.00"), ("text-encoding-cpu", "2.00"), ("zero-shot-cpu", "4.50")):
             assert f">{speed}</text>" in drawn[f"speed-{stem}"]
+
+
+@pytest.mark.parametrize("name", ["conversion", "losses", "memory", "naflex", "text_encoding", "towers", "zero_shot"])
+def test_a_filter_that_chooses_nothing_is_refused_before_anything_is_measured(name, monkeypatch, capsys):
+    module = load(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--only", "nothing-of-this", "--noisy"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        module.main()
+    assert "--only 'nothing-of-this' is a part of no case's name. The cases are " in capsys.readouterr().err
+
+
+def test_rows_have_a_header_once(capsys):
+    import common
+
+    cases = [{"case": "a", "ms": 1.0}]
+    common.print_rows(cases, 0)
+    common.print_rows([*cases, {"case": "b", "ms": 2.0}], 1)
+    assert capsys.readouterr().out == "case\tms\na\t1.0\nb\t2.0\n"
