@@ -33,6 +33,7 @@ from common import (
     interleaved_seconds,
     option_parser,
     parse_options,
+    print_rows,
     process_arguments,
     resident_bytes,
     write_results,

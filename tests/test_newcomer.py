@@ -1,0 +1,198 @@
+"""A newcomer's first hour at the command line and in Python: what they type, what they get, and every mistake."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import twinlens
+from twinlens.catalogue import CATALOGUE, PHOTOGRAPH, download, published
+from twinlens.cli.classification import describe_share
+from twinlens.cli.images import find_images
+from twinlens.cli.terminal import align_points
+from twinlens.parity.report import TerminalTable
+
+Run = Callable[..., tuple[int, str, str]]
+LABELS = ["--label", "a cat, asleep", "--label", "a dog"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two pictures, one of them in a folder of its own, and a file that is none."""
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    shutil.copy(PHOTOGRAPH, tmp_path / "photos" / "cat.jpg")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "more" / "red.png")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+class TestImages:
+    def test_folders_patterns_and_addresses(self, photos: Path) -> None:
+        both = [str(photos / "cat.jpg"), str(photos / "more" / "red.png")]
+        assert find_images([str(photos)]) == both
+        assert find_images([f"{photos}/**/*.*g"]) == both
+        assert find_images([both[1], "https://host/a?b=*", "data:,*", "absent.png"])[1:] == [
+            *("https://host/a?b=*", "data:,*", "absent.png")
+        ]
+
+    def test_names_that_look_like_patterns(self, photos: Path) -> None:
+        file = photos / "a[1].png"
+        Image.new("RGB", (4, 4)).save(file)
+        assert find_images([str(file)]) == [str(file)]
+
+    def test_nothing_found(self, photos: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match=r"Expected images in the folder .*empty, got none"):
+            find_images([str(tmp_path / "empty")])
+        with pytest.raises(FileNotFoundError, match=r"got the pattern '.*\*\.gif', which no file matches"):
+            find_images([f"{photos}/*.gif"])
+
+
+class TestClassify:
+    def test_one_bad_image_does_not_end_the_run(self, run: Run, photos: Path, tmp_path: Path) -> None:
+        (photos / "broken.png").write_text("no image")
+        file = tmp_path / "labels.txt"
+        file.write_text("a cat\na dog\n")
+        command = ("classify", "clip-shapes", photos, "absent.png", "--labels-file", file, "--batch-size", 2)
+        code, output, errors = run(*command, "--format", "csv", "--top", 1)
+        rows = [*csv.DictReader(io.StringIO(output))]
+        assert code == 1
+        assert [Path(row["image"]).name for row in rows] == ["cat.jpg", "red.png"]
+        assert all(0.5 <= float(row["score"]) <= 1 for row in rows)
+        headline, *lines = errors.splitlines()
+        assert headline == "twinlens: 2 of 4 images could not be classified:"
+        assert [line.split(", ")[1] for line in lines] == [f"got {photos / 'broken.png'}", "got absent.png"]
+
+    def test_labels_in_quotes_and_lines_of_json(self, run: Run, photos: Path) -> None:
+        labels = '"a cat, asleep",a dog'
+        code, output, _ = run("classify", "clip-shapes", photos, "--labels", labels, "--format", "jsonl")
+        entries = [json.loads(line) for line in output.splitlines()]
+        assert code == 0
+        assert [{*entry["scores"]} for entry in entries] == [{"a cat, asleep", "a dog"}] * 2
+        code, output, _ = run("classify", "clip-shapes", photos, *LABELS, "--json", "--dtype", "bfloat16")
+        for entry, other in zip(entries, json.loads(output), strict=True):
+            assert entry["image"] == other["image"]
+            assert entry["scores"] == pytest.approx(other["scores"], abs=0.1)
+
+    @pytest.mark.parametrize(
+        ("share", "text"),
+        [(1, "100%"), (0.53, "53.0%"), (0.094, "9.40%"), (4.12e-5, "0.00412%"), (1.234e-7, "1.23e-05%"), (0, "0%")],
+    )
+    def test_three_digits(self, share: float, text: str) -> None:
+        assert describe_share(share) == text
+
+    def test_points_are_below_each_other(self) -> None:
+        assert align_points(["53.0%", "0.00412%", "100%"]) == [" 53.0%    ", "  0.00412%", "100%      "]
+
+
+MISTAKES: dict[str, tuple[list[Any], int, str]] = {
+    "no labels": (["classify", "clip-shapes", "cat.jpg"], 2, "--labels-file"),
+    "a quotation mark alone": (["classify", "clip-shapes", "cat.jpg", "--labels", '"a cat'], 1, "double quotes"),
+    "no such file of labels": (["classify", "clip-shapes", "cat.jpg", "--labels-file", "absent"], 1, "got 'absent'"),
+    "no such image": (["classify", "clip-shapes", "absent.jpg", *LABELS], 1, "got absent.jpg, which is not there"),
+    "no such images": (["classify", "clip-shapes", "a.jpg", "b.jpg", *LABELS], 1, "None of the 2 images is there"),
+    "a folder without images": (["classify", "clip-shapes", "empty", *LABELS], 1, "in the folder empty, got none"),
+    "two forms": (["classify", "clip-shapes", "cat.jpg", *LABELS, "--json", "--format", "csv"], 2, "either --json"),
+    "no such scores": (["classify", "clip-shapes", "cat.jpg", *LABELS, "--scores", "logits"], 2, "--scores"),
+    "no such device": (["classify", "clip-shapes", "cat.jpg", *LABELS, "--device", "tpu9"], 1, "device must be"),
+    "no such model": (["classify", "clip-shape", "cat.jpg", *LABELS], 1, "'clip-shapes'"),
+    "a plot into nowhere": (["verify", "clip-shapes", "empty", "--plot", "no/where.png"], 1, "no folder no."),
+    "a plot of another kind": (["verify", "clip-shapes", "empty", "--plot", "plot.jpg"], 1, "got plot.jpg"),
+    "what cannot be converted": (["convert", "siglip-so400m-patch16-256-i18n", "out"], 1, "Nothing was downloaded"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_explained_in_one_line(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    shutil.copy(photos / "cat.jpg", tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    arguments, expected, message = MISTAKES[name]
+    code, output, errors = run(*arguments)
+    assert (code, output) == (expected, "")
+    assert message in errors
+    assert "Errno" not in errors
+    assert expected == 2 or errors.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+class TestList:
+    def test_fits_a_terminal_of_80_columns(self, run: Run) -> None:
+        code, output, _ = run("list")
+        assert code == 0
+        assert max(map(len, output.splitlines())) <= 80
+        marked = [line.split()[0] for line in output.splitlines() if line.endswith(" *")]
+        assert marked == [entry.name for entry in CATALOGUE.values() if entry.obstacle] != []
+        assert "Of 9 of these 60 files a hash is published" in output
+
+    def test_verbose_and_json_have_addresses(self, run: Run) -> None:
+        assert all(entry.address in run("list", "--verbose")[1] for entry in CATALOGUE.values())
+        assert all(row["address"] for row in json.loads(run("list", "--json")[1]))
+
+    def test_an_obstacle_is_one_of_its_own_vocabulary_alone(self) -> None:
+        for name in ("siglip-base-patch16-256-multilingual", *published.ALIASES):
+            if published.official_checkpoint(name).obstacle:
+                download.check_vocabulary(name, "vocabulary.model")
+                with pytest.raises(ValueError, match=f"^{name} cannot be converted yet: its vocabulary, mc4, has 100"):
+                    download.check_vocabulary(name, None)
+            else:
+                download.check_vocabulary(name, None)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_number_is_lost_in_a_narrow_terminal(width: int) -> None:
+    from rich.console import Console
+
+    columns = [
+        "twinlens / float64",
+        "twinlens, bfloat16 weights / float64",
+        "twinlens, bfloat16 weights / transformers",
+    ]
+    line = ["image.last_hidden_state", "3e-05", "1.1e-07", "2.2e-03", "3.3e-01 FAIL"]
+    console = Console(width=width, file=io.StringIO())
+    console.print(TerminalTable("Parity of a file", False, [["output", "tolerance", *columns], line]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(cell in text for cell in line[1:])
+    assert "…" not in text or width < 60
+    assert text.count("Parity of a file") == 1
+
+
+@pytest.fixture(scope="module")
+def clip() -> tuple[Any, Any]:
+    """The bundled CLIP by its name, and its processor."""
+    return (
+        twinlens.DualEncoderModel.from_pretrained("clip-shapes"),
+        twinlens.DualEncoderProcessor.from_pretrained("clip-shapes"),
+    )
+
+
+class TestPython:
+    def test_what_no_processor_has_read(self, clip: tuple[Any, Any]) -> None:
+        model, processor = clip
+        picture = Image.new("RGB", (64, 64))
+        for image in (picture, [picture], "cat.jpg", Path("cat.jpg")):
+            with pytest.raises(TypeError, match=r"encode_image\(\*\*processor\(images=images\)\)"):
+                model.encode_image(image)
+        for text in ("a cat", ["a cat"]):
+            with pytest.raises(TypeError, match=r"got (str|list): model\.encode_text\(\*\*processor\(text=texts\)\)"):
+                model.encode_text(text)
+        with pytest.raises(TypeError, match="got all in one"):
+            model.encode_image(processor(images=picture))
+
+    def test_misspelt_names_and_those_of_the_other_modality(self, clip: tuple[Any, Any]) -> None:
+        model, processor = clip
+        inputs = processor(images=Image.new("RGB", (64, 64)), text=["a cat"])
+        with pytest.raises(TypeError, match=r"no input named interpolate_pos_encodin\. Did you mean interpolate_pos_"):
+            model.encode_image(**inputs, interpolate_pos_encodin=True)
+        with pytest.raises(TypeError, match=r"no input named attention_masks\. Did you mean attention_mask\?"):
+            model.encode_text(**inputs, attention_masks=None)
+        assert model.encode_image(**inputs).shape == model.encode_text(**inputs, labels=None).shape
