@@ -211,7 +211,10 @@ class Certificate:
 
     def _cells(self) -> list[list[str]]:
         """Return the header and the lines of the table. The first comparison has every output."""
-        columns = (f"{comparison.subject} / {comparison.reference}" for comparison in self.comparisons)
+        columns = (
+            f"{comparison.subject} / {comparison.reference}{'' if comparison.checked else ', not checked'}"
+            for comparison in self.comparisons
+        )
         cells = [["output", "tolerance", *columns]]
         errors = [comparison.worst_layers for comparison in self.comparisons]
         for name, first in errors[0].items():

@@ -47,7 +47,9 @@ class TerminalTable:
         table = Table(title=title, title_justify="left")
         header, *lines = ([*line[:2], *line[start:end]] for line in self.cells)
         for place, column in enumerate(header):
-            table.add_column(_in_lines(column), justify="left" if place == 0 else "right", no_wrap=place > 0)
+            table.add_column(
+                _in_lines(column), justify="right" if place else "left", overflow="fold", no_wrap=place > 0
+            )
         for line in lines:
             table.add_row(*(f"[red]{cell}[/red]" if cell.endswith(FAILED) else cell for cell in line))
         return table
