@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,7 @@ def one_line(message: str) -> str:
 
 def align_points(numbers: Sequence[str]) -> list[str]:
     """Return numbers as texts of one width, with their decimal points below each other."""
-    parts = [(before, point + after) for before, point, after in (number.partition(".") for number in numbers)]
+    parts = [re.fullmatch(r"(-?\d*)(.*)", number).groups() for number in numbers]  # type: ignore[union-attr]
     before, after = (max((len(part[side]) for part in parts), default=0) for side in (0, 1))
     return [f"{left:>{before}}{right:<{after}}" for left, right in parts]
 
