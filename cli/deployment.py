@@ -19,7 +19,11 @@ class Tower(str, Enum):  # of which an option can be repeated, as a Literal cann
 
 def onnx_command(
     model: Annotated[
-        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+            metavar="MODEL",
+        ),
     ],
     folder: Annotated[
         Path,

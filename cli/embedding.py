@@ -21,7 +21,11 @@ SECONDS_BETWEEN_LINES = 60  # in a pipe
 
 def embed_command(
     model: Annotated[
-        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+            metavar="MODEL",
+        ),
     ],
     sources: Annotated[
         list[str],

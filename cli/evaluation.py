@@ -25,7 +25,11 @@ DEFAULT_TEMPLATES = "siglip"
 
 def evaluate_command(
     model: Annotated[
-        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+            metavar="MODEL",
+        ),
     ],
     data: Annotated[
         str,

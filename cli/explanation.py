@@ -13,7 +13,11 @@ from .terminal import print_json, quiet_libraries
 
 def explain_command(
     model: Annotated[
-        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+            metavar="MODEL",
+        ),
     ],
     image: Annotated[str, typer.Argument(help="The image file or URL.", metavar="IMAGE")],
     out: Annotated[Path, typer.Option(help="The picture to write: .png, or another format that Pillow writes.")],

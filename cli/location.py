@@ -14,7 +14,11 @@ from .terminal import print_json, quiet_libraries
 
 def locate_command(
     model: Annotated[
-        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+            metavar="MODEL",
+        ),
     ],
     image: Annotated[str, typer.Argument(help="The image file or URL.", metavar="IMAGE")],
     text: Annotated[str, typer.Option(help='The thing to find, in words: "a red star".')],

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+_ERROR_NUMBER = re.compile(r"\[Errno -?\d+\] ")  # of the operating system, which says it in words too
 LONGEST_MESSAGE = 2000  # characters; a library can quote a whole file
 
 if TYPE_CHECKING:  # it takes time to import, and most commands print without it
@@ -50,8 +51,11 @@ def print_json_line(value: object) -> None:
 
 
 def one_line(message: str) -> str:
-    """Return a message as one line that a terminal prints as it is: a name in it may hold characters that it obeys."""
-    line = " ".join(message.split())
+    """Return a message as one line without numbers of errors, which a terminal prints as it is.
+
+    A name in it may hold characters that a terminal obeys.
+    """
+    line = " ".join(_ERROR_NUMBER.sub("", message).split())
     if len(line) > LONGEST_MESSAGE:
         line = f"{line[: LONGEST_MESSAGE // 2]} ... {line[-LONGEST_MESSAGE // 2 :]}"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)

@@ -117,7 +117,7 @@ class DualEncoderProcessor(ProcessorMixin):
             if self.tokenizer is None:
                 raise ValueError(
                     "This processor takes images only, because its source holds no vocabulary: "
-                    "pass one, from_pretrained(..., tokenizer=path)."
+                    "pass one, from_pretrained(..., tokenizer=path), or --tokenizer on the command line."
                 )
             text_settings = {name: value for name, value in settings.items() if name in text_names}
             text_settings = {**self.text_defaults, **text_settings, **text_kwargs}
