@@ -20,7 +20,7 @@ FLOORS = (
     ("index",),
     ("evaluation", "parity"),
     ("conversion", "training"),
-    ("deployment", "toy_world"),
+    ("deployment", "toy_world", "web"),
     ("cli",),
     ("__main__",),
 )
