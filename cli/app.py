@@ -12,9 +12,9 @@ from .checkpoints import inspect_command, list_command
 from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
+from .deployment import onnx_command
 from .embedding import embed_command
 from .evaluation import evaluate_command
-from .deployment import onnx_command
 from .explanation import explain_command
 from .location import locate_command
 from .search import search_command

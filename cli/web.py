@@ -50,7 +50,10 @@ def app_command(
         )
     except OSError as error:
         where = host if port is None else f"{host}, port {port}"
-        raise OSError(f"Cannot listen at {where}: choose another --host or --port. ({error})") from error
+        raise OSError(
+            f"Expected an address to listen at, got {where}, where another program may listen: choose another --port or "
+            "--host."
+        ) from error
     print(f"{public or address}  (Ctrl-C ends it)", flush=True)
     try:
         Event().wait()

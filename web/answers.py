@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from typing_extensions import Self
@@ -17,7 +16,7 @@ from ..inference import ZeroShotClassifier, load_exact_model, load_processor, pr
 from ..inference.zero_shot import DEFAULT_TEMPLATE
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
-from ..processing.image_input import READ_ERRORS, named_error, open_image
+from ..processing.image_input import READ_ERRORS, open_image
 
 _GREY = (128, 128, 128)
 _ROW_SIDE = 96  # pixels of the pictures beside a table
@@ -30,8 +29,8 @@ Picture = tuple[Image.Image, str]  # with its caption
 class Answers:
     """Answers about images, which are files, by one model; and from an index, if there is one.
 
-    Whatever a file or a label is called, the HTML shows it as text. Methods raise ValueError or OSError, in words for the
-    one who asks, for a missing or unreadable image and for missing texts.
+    Whatever a file or a label is called, the HTML shows it as text. Methods raise ValueError, in words for
+    the one who asks, for a missing or unreadable image and for missing texts.
     """
 
     def __init__(
@@ -91,8 +90,8 @@ class Answers:
         alone = self.model.traits.loss == "sigmoid"
         return (
             f'<div class="twinlens-table"><table><tr><td></td>{head}</tr>{body}</table></div><p class="twinlens-note">'
-            "The cosine of image and text; the colour reaches from the lowest to the highest of the table. Below it the "
-            f"probability of the text: {'each by itself' if alone else 'those of an image add up to 100%'}.</p>"
+            "The cosine of image and text; the colour reaches from the lowest to the highest of the table. Below it "
+            f"the probability of the text: {'each by itself' if alone else 'those of an image add up to 100%'}.</p>"
         )
 
     def search_text(self, text: str, top: int = 20) -> list[Picture]:
@@ -119,7 +118,7 @@ def _open(image: FilePath | None) -> Image.Image:
     try:
         return open_image(Path(image).read_bytes())
     except READ_ERRORS as error:
-        raise named_error(error, Path(image).name) from error
+        raise ValueError(f"{Path(image).name}: {error}") from error
 
 
 def _lines(text: str, kind: str) -> list[str]:
