@@ -21,7 +21,7 @@ _STYLE = """<style>
   background: color-mix(in srgb, #2a9df4 var(--tint), transparent); }
 .twinlens-table img { max-width: 6rem; max-height: 6rem; width: auto; height: auto; border-radius: 4px; }
 .twinlens-table small { display: block; }
-.twinlens-note { margin-top: .75rem; font-size: .875rem; color: var(--body-text-color-subdued); }
+.twinlens-note { padding-top: .75rem; font-size: .875rem; opacity: .75; }
 .twinlens-problem { padding: .75rem 1rem; border-left: 4px solid #c62828; border-radius: 4px;
   background: color-mix(in srgb, #c62828 12%, transparent); overflow-wrap: anywhere; }
 h1.twinlens { font-size: 1.5rem; font-weight: 700; }
