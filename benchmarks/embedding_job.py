@@ -6,7 +6,7 @@ Needs the extra `embed`. A SigLIP B/16 at 224 pixels with random weights embeds 
 of them with Pillow, calls the image processor and `get_image_features`, and again. The folder is cut into parts; all
 variants do one part, in turns, and then the next, on two threads. Loading the model does not count.
 
-Memory is the peak of a fresh process above what it is before the first image, for lists of several lengths and a small
+Memory is the peak of a fresh process above what it is after the first batch, for lists of several lengths and a small
 model, so that nothing hides behind its weights.
 """
 
@@ -105,12 +105,11 @@ def measure_speed(model: Path, files: Sequence[Path], parts: int, folder: Path) 
     ]
 
 
-def peak_of_job(listed: str, count: int) -> dict[str, float]:
-    """Return the bytes at most resident in a job above those before its first image, and its images per second."""
-    torch.set_num_threads(THREADS)
+def peak_of_job(listed: str | Path, count: int) -> dict[str, float]:
+    """Return the bytes at most resident in a job above those after its first batch, and its images per second."""
     before: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
-        plan = EmbedPlan(SMALL_MODEL, [listed], Path(folder, "index"), device="cpu")
+        plan = EmbedPlan(SMALL_MODEL, [str(listed)], Path(folder, "index"), device="cpu")
         result = embed(plan, lambda progress: before or before.append(resident_bytes("VmRSS")))
     if result.rows != count:
         raise ValueError(f"Expected {count} rows, got {result.rows}.")
@@ -132,6 +131,7 @@ def measure_memory(files: Sequence[Path], counts: Sequence[int], folder: Path) -
 
 def main() -> None:
     """Measure speed and memory, or one list of `in_fresh_process`."""
+    torch.set_num_threads(THREADS)
     if arguments := process_arguments():
         print(json.dumps(peak_of_job(arguments[0], int(arguments[1]))))
         return
@@ -140,7 +140,6 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=4, help="parts of the folder, one turn of all variants each")
     parser.add_argument("--counts", type=int, nargs="*", default=[1000, 4000, 16_000], help="images, for the memory")
     options = parse_options(parser)
-    torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder / "model", "Siglip", SIGLIP_B16)

@@ -60,8 +60,8 @@ def search_command(
 ) -> None:
     """Find images by words, or by another image.
 
-    The score is the cosine of the vectors of image and query. Scores of texts and of images are not comparable: a good
-    match of a text may have 0.1 (SigLIP) or 0.3 (CLIP), one of an image 0.9. Without --approximate the answer is exact.
+    The score is the cosine of the vectors of image and query. Scores of texts and of images are not comparable: those
+    of texts are lower. Without --approximate the answer is exact.
     """
     if (text is None) == (image is None):
         raise typer.BadParameter('Pass either a text, such as "a red bicycle", or --image FILE.')

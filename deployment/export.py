@@ -9,9 +9,9 @@ from typing import get_args
 import torch
 
 from ..catalogue.download import Progress
-from ..conversion.atomic import complete_or_absent
 from ..conversion.convert import check_destination
 from ..formats import absolute_path
+from ..formats.atomic import complete_or_absent
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from .check import GraphCheck, GraphError, check_graph

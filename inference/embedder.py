@@ -39,8 +39,10 @@ class Embedder:
 
         `device` and `dtype` are those of a model that is loaded, and `optimization` the options with which it calls
         `optimize_for_inference`: fixed ones make workers equal. Raises ValueError for a model without a processor, or
-        with one of these three.
+        with one of these three, and for no column.
         """
+        if image_column is None and text_column is None:
+            raise ValueError("An Embedder needs image_column or text_column, got None for both.")
         self.source: str | None = None
         self._loaded: tuple[DualEncoderModel, DualEncoderProcessor] | None = None
         if isinstance(model, str | os.PathLike):
@@ -70,7 +72,7 @@ class Embedder:
         column of images are paths or URLs. Raises ValueError for a batch without any of the columns.
         """
         if isinstance(batch, Sequence):
-            batch = {name: [sample[name] for sample in batch] for name in (batch[0] if batch else ())}
+            batch = _columns_of(batch)
         found = {kind: batch[name] for kind, name in self.columns.items() if name in batch}
         if not found:
             names = " or ".join(map(repr, self.columns.values()))
@@ -88,6 +90,15 @@ class Embedder:
             model = load_exact_model(source, self.dtype).to(self.device).optimize_for_inference(**self.optimization)
             self._loaded = model, self.processor or load_processor(source, reads_texts=False)
         return self._loaded
+
+
+def _columns_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns that the first sample has. Raises ValueError for another sample without one of them."""
+    names = list(samples[0]) if samples else []
+    for place, sample in enumerate(samples):
+        if missing := [name for name in names if name not in sample]:
+            raise ValueError(f"Sample {place} of {len(samples)} has no {missing[0]!r}, which the first one has.")
+    return {name: [sample[name] for sample in samples] for name in names}
 
 
 def _files_of(source: str | None) -> list[tuple[str, int, int]]:

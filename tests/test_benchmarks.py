@@ -62,6 +62,25 @@ class TestSmallestSettings:
         assert [case["attention"] for case in cases] == ["sdpa", "eager"]
         assert all(case["twinlens_mib"] > 0 for case in cases)
 
+    def test_embedding_job(self, monkeypatch, tmp_path):
+        benchmark = load("embedding_job")
+        sizes = {**TINY_TOWER, "image_size": 224, "patch_size": 112}
+        benchmark.write_model(tmp_path / "model", "Siglip", {"vision_config": sizes, "text_config": TINY_TOWER})
+        twinlens.SiglipImageProcessor().save_pretrained(tmp_path / "model")
+        files = benchmark.write_photographs(tmp_path / "photographs", 3)
+        cases = benchmark.measure_speed(tmp_path / "model", files, 2, tmp_path)
+        pairs = [(library, dtype) for library in ("twinlens", "transformers") for dtype in ("float32", "bfloat16")]
+        assert sorted(case["variant"] for case in cases) == sorted(map(", ".join, pairs))
+        assert all(case["images"] == 3 and case["images_per_s"] > 0 for case in cases)
+        index = twinlens.index.Index.open(tmp_path / "index-float32-0")
+        model = transformers.AutoModel.from_pretrained(tmp_path / "model").eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
+        expected = benchmark.loop_over(model, processor, files[:2])  # what is compared computes the same
+        assert (torch.tensor(index.shards[0]) * expected).sum(dim=1).min() > 0.999
+        monkeypatch.setattr(benchmark, "in_fresh_process", lambda script, *given: benchmark.peak_of_job(*given))
+        (memory,) = benchmark.measure_memory(files, [4], tmp_path)
+        assert memory["images"] == 4
+
     def test_towers(self, monkeypatch, tmp_path):
         towers = load("towers")
         sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
