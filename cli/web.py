@@ -51,7 +51,7 @@ def app_command(
     except OSError as error:
         where = host if port is None else f"{host}, port {port}"
         raise OSError(
-            f"Expected an address to listen at, got {where}, where another program may listen: choose another --port or "
+            f"Expected an address to listen at, got {where}, which is not ours or in use: choose another --port or "
             "--host."
         ) from error
     print(f"{public or address}  (Ctrl-C ends it)", flush=True)
