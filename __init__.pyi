@@ -22,6 +22,9 @@ from . import (
     inference as inference,
 )
 from . import (
+    integration as integration,
+)
+from . import (
     losses as losses,
 )
 from . import (
@@ -58,6 +61,8 @@ from .configuration import SiglipVisionConfig as SiglipVisionConfig
 from .inference import Embedder as Embedder
 from .inference import ZeroShotClassifier as ZeroShotClassifier
 from .inference import locate as locate
+from .integration import register as register
+from .integration import unregister as unregister
 from .modeling import CLIPForImageClassification as CLIPForImageClassification
 from .modeling import CLIPModel as CLIPModel
 from .modeling import CLIPResNetForImageClassification as CLIPResNetForImageClassification

@@ -179,8 +179,7 @@ class DualEncoderProcessor(ProcessorMixin):
             image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
         type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")
         processor_class = cls._processor_class(model_type or type_name, source)
-        if length := (config_dict.get("text_config") or config_dict).get("max_position_embeddings"):
-            other["model_max_length"] = length
+        other |= text_settings(config_dict)
         image_processor = processor_class.image_processor_type.from_dict(image_dict, **image_settings)
         try:
             return processor_class(image_processor, processor_class._load_tokenizer(tokenizer or source, **other))
@@ -376,6 +375,12 @@ def holds_image_settings(folder: Path) -> bool:
     """Return whether a folder states its pixels: in a file of their own, or as transformers 5 saves a processor."""
     own_file, processor_file = folder / "preprocessor_config.json", folder / "processor_config.json"
     return own_file.is_file() or "image_processor" in read_json(processor_file, {})
+
+
+def text_settings(config_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the tokenizer that follow from a `config.json`, of both towers or one."""
+    length = (config_dict.get("text_config") or config_dict).get("max_position_embeddings")
+    return {"model_max_length": length} if length else {}
 
 
 def _other_model_type(folder: Path) -> str | None:

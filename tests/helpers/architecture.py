@@ -16,7 +16,7 @@ FLOORS = (
     ("configuration", "catalogue"),
     ("formats", "losses", "runtime"),
     ("processing", "modeling"),
-    ("inference",),
+    ("inference", "integration"),
     ("evaluation", "parity"),
     ("conversion", "training"),
     ("toy_world",),

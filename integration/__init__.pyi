@@ -1,0 +1,5 @@
+"""The public names, and where they are."""
+
+from .auto_classes import Registration as Registration
+from .auto_classes import register as register
+from .auto_classes import unregister as unregister
