@@ -62,6 +62,7 @@ from .inference import Embedder as Embedder
 from .inference import ZeroShotClassifier as ZeroShotClassifier
 from .inference import locate as locate
 from .integration import register as register
+from .integration import to_transformers as to_transformers
 from .integration import unregister as unregister
 from .modeling import CLIPForImageClassification as CLIPForImageClassification
 from .modeling import CLIPModel as CLIPModel
