@@ -7,6 +7,9 @@ from . import (
     cli as cli,
 )
 from . import (
+    compat as compat,
+)
+from . import (
     configuration as configuration,
 )
 from . import (

@@ -76,8 +76,9 @@ class DualEncoderProcessor(ProcessorMixin):
 
         Raises TypeError for a part of another family. `chat_template` is for the methods of `ProcessorMixin`.
         """
-        own = tokenizer if tokenizer is None else own_tokenizer(tokenizer, self.tokenizer_type)
-        self.image_processor = own_image_processor(image_processor, self.image_processor_type)
+        name = type(self).__name__
+        self.image_processor = own_image_processor(image_processor, self.image_processor_type, name)
+        own = tokenizer if tokenizer is None else own_tokenizer(tokenizer, self.tokenizer_type, name)
         self.tokenizer = own  # type: ignore[assignment]  # see above
         self.chat_template = chat_template
 

@@ -1,7 +1,7 @@
 """What happens around a model while it runs: outputs computed when they are read, remembered texts, what is pickled."""
 
-from .outputs import deferred, later, without_pooled
+from .outputs import DeclaresOutput, deferred, later, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
 
-__all__ = ["PickledWithoutHooks", "TextCache", "deferred", "has_hooks", "later", "without_pooled"]
+__all__ = ["DeclaresOutput", "PickledWithoutHooks", "TextCache", "deferred", "has_hooks", "later", "without_pooled"]

@@ -53,11 +53,11 @@ class TestParts:
         (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
         bert = transformers.BertTokenizer.from_pretrained(tmp_path)
         for part in (transformers.ViTImageProcessorPil(), twinlens.Siglip2ImageProcessor(), "a folder", None):
-            with pytest.raises(TypeError, match=f"Expected a {family}ImageProcessor, of twinlens or of transformers"):
+            with pytest.raises(TypeError, match=f"takes a twinlens {family}ImageProcessor as image_processor, got"):
                 type(processor)(part, processor.tokenizer)
-        with pytest.raises(TypeError, match=f"vocabulary of this BertTokenizer is none of {family}Tokenizer"):
+        with pytest.raises(TypeError, match=f"vocabulary of this BertTokenizer is not one of {family}Tokenizer"):
             type(processor)(processor.image_processor, bert)
-        with pytest.raises(TypeError, match=f"Expected a {family}Tokenizer, of twinlens or of transformers"):
+        with pytest.raises(TypeError, match=f"takes a twinlens {family}Tokenizer as tokenizer, got"):
             type(processor)(processor.image_processor, processor.image_processor)
 
     def test_settings_for_other_inputs_have_no_effect(self, name: str) -> None:

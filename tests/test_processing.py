@@ -247,7 +247,7 @@ class TestProcessor:
             build_processor(CLIPConfig(), text_cleanup="lower")
         with pytest.raises(FileNotFoundError, match="nothing is neither a file"):
             build_processor(CLIPConfig(), tokenizer=tmp_path / "nothing")
-        with pytest.raises(TypeError, match="Expected a SiglipImageProcessor, of twinlens or of transformers"):
+        with pytest.raises(TypeError, match="SiglipProcessor takes a twinlens SiglipImageProcessor"):
             SiglipProcessor(processor.image_processor, processor.tokenizer)
         with pytest.raises(TypeError, match=r"SiglipTokenizer as tokenizer, got .*CLIPTokenizer"):
             SiglipProcessor(SiglipImageProcessor(), processor.tokenizer)

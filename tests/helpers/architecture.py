@@ -16,7 +16,7 @@ FLOORS = (
     ("configuration", "catalogue"),
     ("formats", "losses", "runtime"),
     ("processing", "modeling"),
-    ("inference", "integration"),
+    ("inference", "integration", "compat"),
     ("evaluation", "parity"),
     ("conversion", "training"),
     ("toy_world",),
