@@ -5,4 +5,4 @@ from .tensor_features import CLIPResNetModel as CLIPResNetModel
 from .tensor_features import Siglip2Model as Siglip2Model
 from .tensor_features import SiglipModel as SiglipModel
 from .tensor_features import TensorFeatures as TensorFeatures
-from .tensor_features import in_transformers as in_transformers
+from .tensor_features import in_place_of_transformers as in_place_of_transformers

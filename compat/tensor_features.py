@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import transformers
@@ -43,18 +44,30 @@ class Siglip2Model(TensorFeatures, modeling.Siglip2Model):
 
 
 @contextmanager
-def in_transformers() -> Iterator[None]:
-    """Let `transformers.CLIPModel`, `SiglipModel` and `Siglip2Model` be the classes of this module inside the block.
+def in_place_of_transformers() -> Iterator[None]:
+    """Let `from_pretrained` of transformers' CLIPModel, SiglipModel and Siglip2Model load ours inside the block.
 
-    It is for clients that name the class themselves. Models that they load in the block keep returning tensors after
-    it. A client that has imported the class before keeps transformers' own.
+    It is for clients that name transformers' class themselves. Models that they load in the block keep returning
+    tensors after it.
     """
-    replaced: dict[str, Any] = {"CLIPModel": CLIPModel, "SiglipModel": SiglipModel, "Siglip2Model": Siglip2Model}
-    natives = {name: getattr(transformers, name) for name in replaced}
+    natives: dict[Any, Any] = {
+        getattr(transformers, own.__name__): own for own in (CLIPModel, SiglipModel, Siglip2Model)
+    }
     try:
-        for name, model_class in replaced.items():
-            setattr(transformers, name, model_class)
+        for native, own in natives.items():
+            native.from_pretrained = _loading(native, own)
         yield
     finally:
-        for name, native in natives.items():
-            setattr(transformers, name, native)
+        for native in natives:
+            if "from_pretrained" in vars(native):
+                del native.from_pretrained
+
+
+def _loading(native: Any, own: Any) -> Any:
+    inherited = native.from_pretrained.__func__
+
+    @wraps(inherited)
+    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        return own.from_pretrained(*args, **kwargs) if cls is native else inherited(cls, *args, **kwargs)
+
+    return classmethod(from_pretrained)

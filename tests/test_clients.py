@@ -193,7 +193,7 @@ class TestSentenceTransformers:
             arguments = library.SentenceTransformerTrainingArguments(
                 str(tmp_path / origin), max_steps=3, per_device_train_batch_size=4, report_to="none", use_cpu=True
             )
-            loss = library.losses.MultipleNegativesRankingLoss(encoder)
+            loss = library.sentence_transformer.losses.MultipleNegativesRankingLoss(encoder)
             trainer = library.SentenceTransformerTrainer(encoder, arguments, pairs, loss=loss)
             start = encoder[0].model.text_model.embeddings.token_embedding.weight.clone()
             trainer.train()
