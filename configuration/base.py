@@ -208,7 +208,7 @@ class VisionConfig(TowerConfig):
 
     num_channels: int = 3
 
-    position_resampling: ClassVar[str]  # of the official code: a name in modeling.embeddings.RESAMPLING_METHODS
+    position_resampling: ClassVar[str]  # of the official code: a name in formats.positions.RESAMPLING_METHODS
     num_class_tokens: ClassVar[int] = 0  # learned tokens before those of the image
     flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS

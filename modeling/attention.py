@@ -66,8 +66,9 @@ def text_mask(config: TextConfig, tokens: Tensor, attention_mask: Tensor | None,
     """
     if not config.causal:
         return None
-    kernel = kernel_config(config, tokens, output_attentions)
-    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None)
+    # On a GPU, looking for padding would wait for it.
+    kernel, may_look = kernel_config(config, tokens, output_attentions), attention_mask is None or tokens.is_cpu
+    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None, allow_is_causal_skip=may_look)
 
 
 def image_mask(

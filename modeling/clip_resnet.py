@@ -12,11 +12,12 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.output_capturing import OutputRecorder
 
 from ..configuration import CLIPResNetConfig, CLIPResNetVisionConfig, ResNetConfig
+from ..formats.positions import resize_table
 from ..runtime.pickling import PickledWithoutHooks
 from .attention import MultiHeadAttention
 from .clip import CLIPTextModel
 from .dual_encoder import TowerPair
-from .embeddings import check_images, resize_table
+from .embeddings import check_images
 from .pretrained import ModelKwargs, capture_outputs
 from .towers import ImageClassifier, ImageTower
 
@@ -95,12 +96,16 @@ class AttentionPooling(MultiHeadAttention):
 
     def forward(self, tokens: Tensor, grid: torch.Size, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Pool tokens (batch, tokens, width) of a `grid` to (batch, dim); the map is (batch, heads, 1, 1 + tokens)."""
-        positions = self.position_embedding(torch.arange(self.config.num_positions, device=tokens.device))[None]
-        x = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        x = x + resize_table(positions, 1, grid, "transformers")  # (batch, 1 + tokens, width)
+        x = self.with_mean(tokens, grid)
         query, key, value = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
         pooled, attention_map = self.multi_head_attention(query, key, value, is_causal=False, **kwargs)
         return pooled[:, 0], attention_map
+
+    def with_mean(self, tokens: Tensor, grid: torch.Size) -> Tensor:
+        """Return tokens (batch, tokens, width) behind their mean, with positions: (batch, 1 + tokens, width)."""
+        positions = self.position_embedding(torch.arange(self.config.num_positions, device=tokens.device))[None]
+        x = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+        return x + resize_table(positions, 1, grid, "transformers")
 
 
 class CLIPResNetVisionModel(ImageTower):

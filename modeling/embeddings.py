@@ -1,8 +1,6 @@
 """From pixels and token ids to the first hidden states, with checks that keep wrong input from passing silently."""
 
-import math
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +9,7 @@ from transformers.utils.generic import maybe_autocast
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration import ResNetConfig, SquareViTConfig, TextConfig, ViTConfig
-
-# How a table of positions is resized: arguments of `interpolate`. The method is named after the code that has it:
-# `resample_posemb` of big_vision, which is scipy.ndimage.zoom(order=1), `resize_pos_embed` of open_clip, and
-# `interpolate_pos_encoding` of transformers.
-RESAMPLING_METHODS: dict[str, dict[str, Any]] = {
-    "big_vision": {"mode": "bilinear", "align_corners": True},
-    "open_clip": {"mode": "bicubic", "antialias": True},
-    "transformers": {"mode": "bicubic"},
-}
+from ..formats.positions import resize_table, resize_weights
 
 
 class VisionEmbeddings(nn.Module):
@@ -168,41 +158,6 @@ class TextEmbeddings(nn.Module):
         shape = (inputs_embeds.shape[0], missing)
         padding = torch.full(shape, cast(int, self.config.pad_token_id), device=inputs_embeds.device)
         return torch.cat([inputs_embeds, self.token_embedding(padding)], dim=1)
-
-
-def resize_weights(index: Tensor, size: Tensor, side: int) -> Tensor:
-    """Return what each of `side` values adds to the values at `index` (images, n) when they are resized to `size`.
-
-    Those are the weights (images, n, side) of the triangle filter, antialiased, with the pixels' centres at halves: of
-    `interpolate(mode="bilinear", antialias=True)` in PyTorch and `jax.image.resize(method="bilinear")`. They have the
-    dtype of `size` (images, 1).
-    """
-    scale = (side / size)[..., None]  # (images, 1, 1)
-    centers = (index.to(size)[..., None] + 0.5) * scale  # (images, n, 1)
-    distances = (torch.arange(side, dtype=size.dtype, device=size.device) + 0.5 - centers).abs() / scale.clamp(min=1)
-    weights = (1 - distances).clamp(min=0)
-    return weights / weights.sum(dim=-1, keepdim=True)
-
-
-@torch.no_grad()
-def resize_positions(embedding: nn.Embedding, side: int, method: str) -> None:
-    """Resize the positions of a square grid to `side` tokens per side, in place; the one before the grid stays."""
-    old = embedding.weight
-    table = old[None].to(torch.promote_types(old.dtype, torch.float32))
-    table = resize_table(table, len(old) - math.isqrt(len(old)) ** 2, (side, side), method)[0].to(old.dtype)
-    embedding.weight = nn.Parameter(table, requires_grad=old.requires_grad)
-    embedding.num_embeddings = len(table)
-
-
-def resize_table(table: Tensor, num_class_tokens: int, grid: Sequence[int], method: str) -> Tensor:
-    """Return a position table (1, tokens, width) of a square grid for another one; positions of class tokens stay."""
-    side = math.isqrt(table.shape[1] - num_class_tokens)
-    if tuple(grid) == (side, side):
-        return table
-    class_positions, table = table.tensor_split([num_class_tokens], dim=1)
-    table = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, width, side, side)
-    table = nn.functional.interpolate(table, size=tuple(grid), **RESAMPLING_METHODS[method])
-    return torch.cat([class_positions, table.flatten(2).transpose(1, 2)], dim=1)
 
 
 def flatten_texts(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -11,9 +11,9 @@ from transformers.utils import TransformersKwargs, generic, output_capturing
 from typing_extensions import Self
 
 from ..configuration.known_names import POSITION_IDS_BUFFERS
+from ..formats.positions import RESAMPLING_METHODS, resize_positions
 from ..runtime.pickling import PickledWithoutHooks
 from .attention import Attention
-from .embeddings import RESAMPLING_METHODS, resize_positions
 from .encoder import EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
@@ -48,8 +48,11 @@ class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
 
         On the CPU, linear layers get their weights in oneDNN's own layout and their activations with them, unless a
         measurement finds PyTorch's default to be faster; batches go through the encoder in parts that stay in the
-        cache. There is no second copy of the weights. What was chosen is in `model.optimization`, which can be printed.
+        cache. Where one token is pooled, the last layer computes no other. Pooling by attention makes no keys and
+        values. There is no second copy of these weights. A ResNet has its batch norm in a second copy of its
+        convolutions. What was chosen is in `model.optimization`, which can be printed.
 
+        `last_hidden_state` is then completed when it is read, by the last layer as it is at that time.
         Saving, copying, pickling, hooks, hidden states and attention maps work as before. What needs the weights in
         their usual form undoes the optimisation, and logs that: `train()`, another device or dtype, `load_state_dict`.
         Parameters have no gradients meanwhile, and no values to be read from them.
@@ -58,7 +61,8 @@ class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
 
         - `linear`: "onednn" or "default" fixes the choice for linear layers; "auto" measures.
         - `attention`: "products" or "kernel" fixes it for attention that has no mask; "auto" measures.
-        - `compile`: compile the encoder's layers instead (`torch.compile`), as is best on a GPU.
+        - `convolution`: "folded" or "separate" fixes it for a ResNet's convolutions and batch norms; "auto" measures.
+        - `compile`: compile the encoder's layers instead (`torch.compile`), as is best on a GPU; not those of a copy.
 
         Raises ValueError for another option or value, and for weights that are not all in memory.
         """

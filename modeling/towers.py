@@ -201,13 +201,18 @@ class TextTower(AcceptsFormerNames, EncoderPreTrainedModel):
             outputs = self.encode_beginnings(input_ids, attention_mask, **kwargs)
             if outputs is not None:
                 return outputs
-        kwargs.setdefault("output_attentions", self.config.output_attentions)
         hidden_states = self.embeddings(input_ids, position_ids, inputs_embeds)  # (batch, length, width)
-        mask = text_mask(self.config, hidden_states, attention_mask, kwargs["output_attentions"])
-        kwargs |= {"attention_mask": mask, "is_causal": self.config.causal}
-        hidden_states = self.final_layer_norm(self.encoder(hidden_states, **kwargs))
-        pooled = POOLERS[self.config.pooling](self, hidden_states, input_ids=input_ids, attention_mask=attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(pooled))
+        return self.encode_tokens(hidden_states, input_ids, attention_mask, **kwargs)
+
+    def encode_tokens(
+        self, x: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Do what follows the embeddings `x` (batch, length, width); the other inputs are those of `forward`."""
+        output_attentions = bool(kwargs.setdefault("output_attentions", self.config.output_attentions))
+        mask = text_mask(self.config, x, attention_mask, output_attentions)
+        x = self.final_layer_norm(self.encoder(x, attention_mask=mask, is_causal=self.config.causal, **kwargs))
+        pooled = POOLERS[self.config.pooling](self, x, input_ids=input_ids, attention_mask=attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=self.head(pooled))
 
     def encode_beginnings(
         self, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any

@@ -19,6 +19,7 @@ class PickledWithoutHooks:
             (number, hook) for number, hook in state["_forward_hooks"].items() if is_foreign(hook)
         )
         state.pop("_output_capturing_hooks_installed", None)  # a copy installs its own
+        state.pop("_compiled_call_impl", None)  # it computes with the weights of this module
         return state
 
 

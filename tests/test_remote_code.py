@@ -28,7 +28,7 @@ from twinlens.conversion.model_card import model_card
 from twinlens.formats import inspect_source, read_checkpoint
 from twinlens.processing import CLIPProcessor, DualEncoderProcessor, build_processor
 
-FILES = {f"{room}_clip_resnet.py" for room in ("configuration", "losses", "modeling", "runtime")}
+FILES = {f"{room}_clip_resnet.py" for room in ("configuration", "formats", "losses", "modeling", "runtime")}
 PACKAGE = Path(twinlens.__file__).parent
 
 

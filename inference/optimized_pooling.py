@@ -1,0 +1,128 @@
+"""The end of an optimised tower, where one position is pooled: the last attention has one query, and computes no more.
+
+What that leaves out of `last_hidden_state` is computed when somebody reads it.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.import_utils import is_tracing
+
+from ..modeling.attention import PoolingAttention, text_mask
+from ..modeling.clip_resnet import AttentionPooling
+from ..modeling.encoder import EncoderLayer
+from ..modeling.pooling import POOLERS
+from ..modeling.towers import TextTower, VisionTower
+from ..runtime.outputs import deferred, later
+from ..runtime.pickling import has_hooks
+from .products import attend_from_one, is_plain, parts
+
+ONE_POSITION = ("class_token", "last_token", "first_eos")  # the poolers that take the state of one token
+
+
+class PooledPosition:
+    """The method `encode_tokens` of a tower: the last block computes the position that is pooled, and no other.
+
+    It lies in the attributes of the tower, which keeps its class, because the name of that is saved with the model.
+    """
+
+    def __init__(self, tower: VisionTower | TextTower) -> None:
+        self.tower: Any = tower
+
+    def __call__(self, hidden_states: Tensor, *inputs: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Do what `encode_tokens` of the tower does; `inputs` are `input_ids` and `attention_mask` of a text tower."""
+        tower, x = self.tower, hidden_states  # (batch, length, width)
+        if not self.can_stop_early(x, *inputs, **kwargs):
+            return type(tower).encode_tokens(tower, x, *inputs, **kwargs)
+        options: dict[str, Any] = {}
+        if isinstance(tower, TextTower):
+            mask = text_mask(tower.config, x, inputs[1], output_attentions=False)
+            options = {"attention_mask": mask, "is_causal": tower.config.causal}
+        elif tower.config.pre_norm:
+            x = tower.pre_layrnorm(x)
+        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options)
+        # Pooled as if they were hidden states, positions (batch, length) give that of each row (batch,).
+        positions = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
+        names = ("input_ids", "attention_mask")[: len(inputs)]
+        position = POOLERS[tower.config.pooling](tower, positions, **dict(zip(names, inputs, strict=True)))
+        mask = visible_from(position, x.shape[1], **options)
+        last = tower.encoder.layers[-1]
+        pooled = torch.cat(
+            [block_at(last, x[part], position[part], None if mask is None else mask[part]) for part in parts(x)]
+        )
+        pooled = (
+            tower.head(tower.final_layer_norm(pooled)) if isinstance(tower, TextTower) else tower.post_layernorm(pooled)
+        )
+        states = later("cpu", partial(self.complete, x, **options))
+        return deferred(BaseModelOutputWithPooling, last_hidden_state=states, pooler_output=pooled)
+
+    def can_stop_early(self, x: Tensor, *inputs: Any, **kwargs: Any) -> bool:
+        """Return whether nobody sees the other positions in the last block, and the kernel is PyTorch's."""
+        config, watched = self.tower.config, ("output_hidden_states", "output_attentions")
+        if self.tower.training or config._attn_implementation != "sdpa" or is_tracing(x) or not is_plain(self.tower, x):
+            return False
+        if any(kwargs.pop(name, getattr(config, name)) for name in watched) or kwargs or has_hooks(self.tower):
+            return False
+        return all(value is None or value.ndim == 2 for value in inputs)
+
+    def complete(self, x: Tensor, **options: Any) -> BaseModelOutputWithPooling:
+        """Return `last_hidden_state`, from the states `x` before the last block."""
+        tower, last = self.tower, self.tower.encoder.layers[-1]
+        x = last(x.to(last.layer_norm1.weight), **options)
+        if isinstance(tower, TextTower):
+            x = tower.final_layer_norm(x)
+        elif tower.config.norm_first:
+            x = tower.post_layernorm(x)
+        return BaseModelOutputWithPooling(last_hidden_state=x)
+
+
+def visible_from(
+    position: Tensor, length: int, attention_mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor | None:
+    """Return which of `length` tokens are seen from `position` (batch,): (batch, 1, length), or None for all."""
+    if attention_mask is not None:  # (batch or 1, 1, length, length)
+        rows = attention_mask[:, 0].expand(len(position), -1, -1)
+        return rows[torch.arange(len(position)), position][:, None]
+    return (torch.arange(length) <= position[:, None])[:, None] if is_causal else None
+
+
+def block_at(layer: EncoderLayer, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what a block makes of `x` (batch, length, width) at one `position` (batch,) each: (batch, width)."""
+    own, rows = layer.self_attn, torch.arange(len(x))
+    normed = layer.layer_norm1(x)
+    query, value = own.q_proj(normed[rows, position]), own.v_proj
+    attended = attend_from_one(query, normed, own.k_proj.weight, value.weight, value.bias, own.head_dim, mask)
+    states = x[rows, position] + own.out_proj(attended)
+    return states + layer.mlp(layer.layer_norm2(states))
+
+
+class OptimizedPoolingAttention(PoolingAttention):
+    """The pooling head's attention, of one query."""
+
+    def forward(self, probe: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        mask = kwargs.get("attention_mask")
+        is_mask = mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
+        if not is_mask or kwargs.get("output_attentions") or not is_plain(self, x):
+            return super().forward(probe, x, **kwargs)
+        query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
+        query_bias, _, value_bias = self.in_proj_bias.chunk(3)
+        query = nn.functional.linear(probe[0], query_weight, query_bias)  # (1, width)
+        visible = None if mask is None else mask[:, 0]  # (batch, 1, length)
+        attended = attend_from_one(query, x, key_weight, value_weight, value_bias, self.head_dim, visible)
+        return self.out_proj(attended)[:, None], None
+
+
+class OptimizedAttentionPooling(AttentionPooling):
+    """The attention of a ResNet's pooling, of one query."""
+
+    def forward(self, tokens: Tensor, grid: torch.Size, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        if kwargs.get("output_attentions") or not is_plain(self, tokens) or has_hooks(self):
+            return super().forward(tokens, grid, **kwargs)
+        x, value = self.with_mean(tokens, grid), self.v_proj
+        query = self.q_proj(x[:, 0])
+        return self.out_proj(
+            attend_from_one(query, x, self.k_proj.weight, value.weight, value.bias, self.head_dim)
+        ), None
