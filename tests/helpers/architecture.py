@@ -29,6 +29,7 @@ FLOORS = (
 DOORS = {
     "modeling/dual_encoder.py": "inference",  # `DualEncoderModel.encode`
     "modeling/pretrained.py": "inference",  # `optimize_for_inference`
+    "modeling/towers.py": "inference",  # `ImageClassifier.from_labels`
 }
 
 
