@@ -85,6 +85,9 @@ from .modeling import SiglipForImageClassification as SiglipForImageClassificati
 from .modeling import SiglipModel as SiglipModel
 from .modeling import SiglipTextModel as SiglipTextModel
 from .modeling import SiglipVisionModel as SiglipVisionModel
+from .modeling.clip import CLIPPreTrainedModel as CLIPPreTrainedModel
+from .modeling.siglip import SiglipPreTrainedModel as SiglipPreTrainedModel
+from .modeling.siglip2 import Siglip2PreTrainedModel as Siglip2PreTrainedModel
 from .processing import CLIPImageProcessor as CLIPImageProcessor
 from .processing import CLIPProcessor as CLIPProcessor
 from .processing import CLIPTokenizer as CLIPTokenizer

@@ -190,6 +190,8 @@ class TransformerConfig(TowerConfig):
     layer_norm_eps: float = 1e-6
     attention_dropout: float | int = 0.0
 
+    encoder_layer: ClassVar[str]  # a name in modeling.encoder.LAYERS
+
     def validate_architecture(self) -> None:
         super().validate_architecture()
         self._check_at_least_1("intermediate_size", "num_attention_heads")

@@ -43,7 +43,7 @@ class PooledPosition:
             options = {"attention_mask": mask, "is_causal": tower.config.causal}
         elif tower.config.pre_norm:
             x = tower.pre_layrnorm(x)
-        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options)
+        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options).last_hidden_state
         # Pooled as if they were hidden states, positions (batch, length) give that of each row (batch,).
         positions = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
         names = ("input_ids", "attention_mask")[: len(inputs)]

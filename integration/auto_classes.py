@@ -16,6 +16,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from .. import modeling, processing
+from ..catalogue.download import HUB_ARGUMENTS
 from ..configuration import FAMILIES, carries_code, family_of
 from ..configuration.remote_code import auto_map
 from ..processing import DualEncoderProcessor, VocabularyNotFoundError
@@ -27,7 +28,6 @@ _CHOICES = ("backend", "code_revision", "trust_remote_code", "use_fast", "_commi
 _OTHER_SOURCES = ("gguf_file", "image_processor_filename", "mistral_format", "return_unused_kwargs", "tokenizer_type")
 # Loads a processor, or a part of it, of this class: from a source with this `config.json`, with these settings.
 Part: TypeAlias = Callable[[type[DualEncoderProcessor], Any, dict[str, Any], dict[str, Any]], Any]
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class Registration:
@@ -163,7 +163,7 @@ def _load(part: Part, source: Any, arguments: dict[str, Any]) -> Any:
     if not isinstance(config, PreTrainedConfig):
         try:
             config_dict, _ = PreTrainedConfig.get_config_dict(
-                source, **{name: arguments[name] for name in _HUB_ARGUMENTS if name in arguments}
+                source, **{name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
             )
         except OSError:  # there is no config.json, which alone says whose folder it is
             return None

@@ -20,7 +20,7 @@ from typing_extensions import Self, Unpack
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
-from ..runtime import DeclaresOutput, TextCache
+from ..runtime import DeclaresOutput, DualEncoderNames, TextCache
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
@@ -211,7 +211,7 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
         )
 
 
-class TowerPair(DualEncoderModel, EncoderPreTrainedModel):
+class TowerPair(DualEncoderNames, DualEncoderModel, EncoderPreTrainedModel):
     """A dual encoder with the towers of this package: the base of its families."""
 
     vision_class: type[ImageTower]
