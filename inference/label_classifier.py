@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -42,6 +42,7 @@ def classifier_from_labels(
     weight = embeds * (model.logit_scale.float().exp() / length)
     if config.visual_projection:
         weight = weight @ model.visual_projection.weight.float()  # (labels, width)
-    classifier.classifier.weight.copy_(weight)
-    classifier.classifier.bias.copy_(model.logit_bias if config.has_logit_bias else torch.zeros(()))
+    linear: Any = classifier.classifier
+    linear.weight.copy_(weight)
+    linear.bias.copy_(model.logit_bias if config.has_logit_bias else torch.zeros(()))
     return classifier

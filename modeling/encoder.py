@@ -73,5 +73,5 @@ class Encoder(nn.Module):
         self, inputs_embeds: Tensor, attention_mask: Any = None, depth: int | None = None, **kwargs: Any
     ) -> BaseModelOutput:
         for layer in islice(self.layers, depth):
-            inputs_embeds = layer(inputs_embeds, attention_mask, **kwargs)
+            inputs_embeds = layer(inputs_embeds, attention_mask=attention_mask, **kwargs)
         return BaseModelOutput(last_hidden_state=inputs_embeds)  # (batch, length, width)

@@ -134,8 +134,8 @@ class VisionTower(ImageTower):
             hidden_states = self.pre_layrnorm(hidden_states)
         if packed and token_mask is not None and hidden_states.shape[0] and not is_watched:
             packing = Packing(token_mask.to(hidden_states.device))
-            sequence = self.encoder(hidden_states[packing.rows][None], packing, **kwargs).last_hidden_state
-            hidden_states = torch.zeros_like(hidden_states).index_put(packing.rows, sequence[0])
+            sequence = self.encoder(hidden_states[packing.rows][None], attention_mask=packing, **kwargs)
+            hidden_states = torch.zeros_like(hidden_states).index_put(packing.rows, sequence.last_hidden_state[0])
         else:
             mask = image_mask(self.config, hidden_states, hidden_states, token_mask, output_attentions)
             hidden_states = self.encoder(hidden_states, **{"attention_mask": mask, **kwargs}).last_hidden_state
@@ -210,7 +210,7 @@ class TextTower(TextTowerNames, AcceptsFormerNames, EncoderPreTrainedModel):
         """Do what follows the embeddings `x` (batch, length, width); the other inputs are those of `forward`."""
         output_attentions = bool(kwargs.setdefault("output_attentions", self.config.output_attentions))
         mask = text_mask(self.config, x, attention_mask, output_attentions)
-        x = self.encoder(x, mask, is_causal=self.config.causal, **kwargs).last_hidden_state
+        x = self.encoder(x, attention_mask=mask, is_causal=self.config.causal, **kwargs).last_hidden_state
         x = self.final_layer_norm(x)
         pooled = POOLERS[self.config.pooling](self, x, input_ids=input_ids, attention_mask=attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=self.head(pooled))

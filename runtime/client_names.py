@@ -60,7 +60,13 @@ class AttentionNames:
 
 
 class LayerNames:
-    """Mixin of one layer of an encoder."""
+    """Mixin of one layer of an encoder, of which there are subclasses that differ in their names alone."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        has_own_forward = "forward" in vars(cls)
+        super().__init_subclass__(**kwargs)  # transformers wraps `forward` for gradient checkpointing
+        if not has_own_forward and "forward" in vars(cls):  # the inherited one is wrapped already
+            del cls.forward  # type: ignore[attr-defined]
 
     @property
     def embed_dim(self: Any) -> int:
@@ -73,6 +79,10 @@ class TextTowerNames:
     @property
     def eos_token_id(self: Any) -> int | None:
         return self.config.eos_token_id
+
+    @eos_token_id.setter
+    def eos_token_id(self: Any, value: int | None) -> None:
+        self.config.eos_token_id = value
 
 
 class DualEncoderNames:

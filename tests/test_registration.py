@@ -56,12 +56,12 @@ def write(folder: Path, family: str, library: Any) -> Path:
     config = families.config(family, library)
     config.text_config.vocab_size = len(tokenizer(family))
     getattr(library, f"{family}Model")(config).save_pretrained(folder)
-    size = {
+    sizes: dict[str, dict[str, Any]] = {
         "CLIP": {"size": {"shortest_edge": 32}, "crop_size": 32},
         "Siglip": {"size": {"height": 32, "width": 32}},
         "Siglip2": {},
-    }[family]
-    images = getattr(twinlens, f"{family}ImageProcessor")(**size)
+    }
+    images = getattr(twinlens, f"{family}ImageProcessor")(**sizes[family])
     getattr(twinlens, f"{family}Processor")(images, tokenizer(family)).save_pretrained(folder)
     if library is transformers:
         AutoProcessor.from_pretrained(folder).save_pretrained(folder)
