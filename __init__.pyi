@@ -89,11 +89,15 @@ from .modeling.clip import CLIPPreTrainedModel as CLIPPreTrainedModel
 from .modeling.siglip import SiglipPreTrainedModel as SiglipPreTrainedModel
 from .modeling.siglip2 import Siglip2PreTrainedModel as Siglip2PreTrainedModel
 from .processing import CLIPImageProcessor as CLIPImageProcessor
+from .processing import CLIPImageProcessorPil as CLIPImageProcessorPil
 from .processing import CLIPProcessor as CLIPProcessor
 from .processing import CLIPTokenizer as CLIPTokenizer
 from .processing import DualEncoderProcessor as DualEncoderProcessor
 from .processing import Siglip2ImageProcessor as Siglip2ImageProcessor
+from .processing import Siglip2ImageProcessorPil as Siglip2ImageProcessorPil
 from .processing import Siglip2Processor as Siglip2Processor
+from .processing import Siglip2Tokenizer as Siglip2Tokenizer
 from .processing import SiglipImageProcessor as SiglipImageProcessor
+from .processing import SiglipImageProcessorPil as SiglipImageProcessorPil
 from .processing import SiglipProcessor as SiglipProcessor
 from .processing import SiglipTokenizer as SiglipTokenizer
