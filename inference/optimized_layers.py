@@ -53,7 +53,7 @@ class OptimizedLayer(EncoderLayer):
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
         x = hidden_states  # (batch, length, width)
         if not is_plain(self, x) or kwargs.get("output_attentions") or has_hooks(self):
-            return super().forward(x, attention_mask, **kwargs)
+            return super().forward(x, attention_mask=attention_mask, **kwargs)
         qkv, out_proj, fc1, fc2 = self.products
         query, key, value = qkv(self.layer_norm1(x)).chunk(3, dim=-1)
         if self.attention_choice == "products" and attention_mask is None:
@@ -81,9 +81,9 @@ class OptimizedEncoder(Encoder):
         is_watched = is_watched or bool(first and first.self_attn.config.output_hidden_states)
         takes_parts = mask is None or (isinstance(mask, Tensor) and mask.shape[0] == x.shape[0])
         if len(slices) == 1 or is_watched or not takes_parts or not is_plain(self, x) or has_hooks(self):
-            return super().forward(x, mask, depth, **kwargs)
+            return super().forward(x, attention_mask=mask, depth=depth, **kwargs)
         output = torch.empty_like(x)
         for part in slices:
             of_part = mask if mask is None else mask[part]
-            output[part] = super().forward(x[part], of_part, depth, **kwargs).last_hidden_state
+            output[part] = super().forward(x[part], attention_mask=of_part, depth=depth, **kwargs).last_hidden_state
         return BaseModelOutput(last_hidden_state=output)
