@@ -36,7 +36,7 @@ lint: $(VENV)/installed-dev ## check style and import directions
 types: $(VENV)/installed-dev ## check the types of the package
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ln -s '$(CURDIR)' "$$folder/twinlens" && cd "$$folder" && \
 		MYPYPATH=. '$(abspath $(bin))/mypy' --config-file twinlens/setup.cfg \
-		--exclude '^twinlens/(benchmarks|build|docs|notebooks|recipes|tests|tools)/' -p twinlens
+		--exclude '^twinlens/(benchmarks|build|docs|notebooks|tests|tools)/' -p twinlens
 
 docs: $(VENV)/installed-docs ## build the documentation (site/)
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict

@@ -16,10 +16,16 @@ from . import (
     conversion as conversion,
 )
 from . import (
+    deployment as deployment,
+)
+from . import (
     evaluation as evaluation,
 )
 from . import (
     formats as formats,
+)
+from . import (
+    index as index,
 )
 from . import (
     inference as inference,

@@ -1,4 +1,4 @@
-"""The tables and plots of docs/benchmarks.md, written from the JSON files in benchmarks/results/.
+"""The tables and plots of docs/benchmarks.md and docs/search.md, written from the JSON files in benchmarks/results/.
 
     python benchmarks/tables.py [--check]
 
@@ -21,6 +21,7 @@ import plots
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 PAGE = PROJECT / "docs" / "benchmarks.md"
+SEARCH_PAGE = PROJECT / "docs" / "search.md"
 PICTURES = PROJECT / "docs" / "pictures"
 
 Result = dict[str, Any]  # a JSON file: "environment" and "cases"
@@ -258,6 +259,40 @@ def located(result: Result) -> list[Row]:
     return rows
 
 
+def embedding_job(result: Result) -> list[Row]:
+    """Return how fast the files of a folder are embedded."""
+    rows = [["variant", "images/s", "speed over transformers", "speed over transformers, float32"]]
+    for case in result["cases"]:
+        if case["case"] == "speed":
+            ratios = case["speed_over_transformers"], case["speed_over_transformers_float32"]
+            rows.append([case["variant"], number(case["images_per_s"], 1), *(number(ratio, 2) for ratio in ratios)])
+    return rows
+
+
+def embedding_job_memory(result: Result) -> list[Row]:
+    """Return the memory of jobs of several lengths."""
+    rows = [["images", "memory, MB"]]
+    for case in result["cases"]:
+        if case["case"] == "memory":
+            rows.append([number(case["images"]), number(case["peak_mb"])])
+    return rows
+
+
+def embedding_job_billion(result: Result) -> list[Row]:
+    """Return what 10^9 images take at the measured rates."""
+    cores, images = result["environment"]["threads"], 10**9
+    head = "model in", "images/s, a core", "days, 1,000 cores", "files read, TB", "index, float32, TB", "float16, TB"
+    rows = [[*head]]
+    files, vectors = images * result["file_bytes"] / 1e12, images * result["dim"] / 1e12
+    for case in result["cases"]:
+        if case["case"] == "speed" and "twinlens" in case["variant"]:
+            rate = case["images_per_s"] / cores
+            days = images / rate / 1000 / 86_400
+            sizes = [number(size, 1) for size in (files, 4 * vectors, 2 * vectors)]
+            rows.append([case["variant"].rsplit(" ", 1)[1], number(rate, 1), number(days, 1), *sizes])
+    return rows
+
+
 def naflex(result: Result) -> list[Row]:
     """Return milliseconds of a batch of images of many aspect ratios, without padding and with it."""
     rows = [["dtype", "padding, %", "packed, ms", "padded, ms", "transformers, ms", "speed over padded"]]
@@ -265,6 +300,38 @@ def naflex(result: Result) -> list[Row]:
         times = [number(case[f"{variant}_ms"]) for variant in ("packed", "padded", "transformers")]
         padding, speed = number(100 * case["padding"]), number(case["speed_over_padded"], 2)
         rows.append([case["case"].rsplit("-", 1)[0], padding, *times, speed])
+    return rows
+
+
+def searches(result: Result) -> list[Row]:
+    """Return milliseconds of exact search, for one query and for many at a time."""
+    rows = [["vectors", "library", "1 query, ms", "100 queries, ms", "rows as twinlens, %"]]
+    for case in result["cases"]["answers"]:
+        for library in dict.fromkeys(name.split(", ")[0] for name in case["ms"]):
+            times = [number(case["ms"][f"{library}, {count}"], 1) for count in (1, 100)]
+            same = "" if library == "twinlens" else number(100 * case["same_rows"], 1)
+            rows.append([number(case["rows"]), library, *times, same])
+    return rows
+
+
+def first_searches(result: Result) -> list[Row]:
+    """Return the seconds until the first answer of a process, and its memory."""
+    parts = {"import_s": "import, s", "load_s": "load, s", "encode_s": "text, s", "search_s": "search, s"}
+    memory = ["memory, MB", "of the search, over the file"]
+    rows = [["vectors", "library", *parts.values(), "whole process, s", *memory]]
+    for case in result["cases"]["first"]:
+        seconds = [number(case[part], 2) for part in (*parts, "total_s")]
+        share = number(case["search_mb"] / case["file_mb"], 2)
+        rows.append([number(case["rows"]), case["library"], *seconds, number(case["peak_mb"]), share])
+    return rows
+
+
+def lance_searches(result: Result) -> list[Row]:
+    """Return what LanceDB's index costs, and what it finds."""
+    rows = [["vectors", "made in, s", "on the disk, MB", "1 query, ms", "recall at 10"]]
+    for case in result["cases"]["lance"]:
+        made = [number(case["build_s"]), number(case["disk_mb"]), number(case["ms"], 1)]
+        rows.append([number(case["rows"]), *made, number(case["recall_at_10"], 3)])
     return rows
 
 
@@ -286,6 +353,14 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
     "conversion-cpu": ("conversion-cpu", conversion),
     "locate-cpu": ("locate-cpu", located),
     "naflex-cpu": ("naflex-cpu", naflex),
+    "embedding-job-cpu": ("embedding-job-cpu", embedding_job),
+    "embedding-job-cpu-memory": ("embedding-job-cpu", embedding_job_memory),
+    "embedding-job-cpu-billion": ("embedding-job-cpu", embedding_job_billion),
+}
+SEARCH_TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # those of docs/search.md
+    "search-cpu": ("search-cpu", searches),
+    "search-cpu-first": ("search-cpu", first_searches),
+    "search-cpu-lance": ("search-cpu", lance_searches),
 }
 
 
@@ -370,6 +445,12 @@ def plot_naflex(result: Result) -> list[plots.Panel]:
     ]
 
 
+def plot_embedding_job(result: Result) -> list[plots.Panel]:
+    """Return both libraries and dtypes."""
+    seconds = {case["variant"]: case["seconds"] for case in result["cases"] if case["case"] == "speed"}
+    return [("SigLIP B/16, JPEG files of 640x480", speeds(seconds, "transformers, float32"))]
+
+
 PLOTS: dict[str, tuple[Callable[[Result], list[plots.Panel]], str]] = {  # by JSON file; what the bars are
     "towers-cpu": (plot_towers, "Speed over transformers (sdpa), 8 images"),
     "towers-gpu": (plot_gpu_towers, "Speed over transformers (sdpa)"),
@@ -379,6 +460,7 @@ PLOTS: dict[str, tuple[Callable[[Result], list[plots.Panel]], str]] = {  # by JS
     "images-cpu": (plot_images, "Speed over transformers"),
     "texts-cpu": (plot_texts, "Speed over transformers"),
     "naflex-cpu": (plot_naflex, "Speed over transformers"),
+    "embedding-job-cpu": (plot_embedding_job, "Speed over transformers in float32"),
 }
 
 
@@ -404,7 +486,7 @@ def to_markdown(rows: Iterable[Row]) -> str:
 
 def make_table(name: str) -> str:
     """Return a table as the results have it, and below it what was not measured."""
-    stem, to_rows = TABLES[name]
+    stem, to_rows = {**TABLES, **SEARCH_TABLES}[name]
     result = read_result(stem)
     if isinstance(result, str):
         return result
@@ -428,10 +510,10 @@ def show_plot(stem: str) -> str:
     return "" if isinstance(result, str) else f"![{PLOTS[stem][1]}](pictures/speed-{stem}.svg)\n\n"
 
 
-def fill(page: str) -> str:
+def fill(page: str, tables: Iterable[str] = TABLES, plots_of: Iterable[str] = PLOTS) -> str:
     """Return a page with every table and plot as the results have it; each must be there once, and no other."""
     marker = re.compile(r"(<!-- (table|plot): (\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-    for kind, known in (("table", TABLES), ("plot", PLOTS)):
+    for kind, known in (("table", tables), ("plot", plots_of)):
         names = [match[2] for match in marker.findall(page) if match[1] == kind]
         if sorted(names) != sorted(known):
             raise ValueError(f"Expected each of the {kind}s {', '.join(known)} once, got {', '.join(names) or 'none'}.")
@@ -448,7 +530,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if something differs")
     options = parser.parse_args()
-    files = {PAGE: fill(PAGE.read_text(encoding="utf-8")), **draw_plots()}
+    search_page = fill(SEARCH_PAGE.read_text(encoding="utf-8"), SEARCH_TABLES, ())
+    files = {PAGE: fill(PAGE.read_text(encoding="utf-8")), SEARCH_PAGE: search_page, **draw_plots()}
     for file, text in files.items():
         if file.exists() and file.read_text(encoding="utf-8") == text:
             continue

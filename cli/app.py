@@ -12,8 +12,12 @@ from .checkpoints import inspect_command, list_command
 from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
 from .demo import demo_command
+from .deployment import onnx_command
+from .embedding import embed_command
+from .evaluation import evaluate_command
 from .explanation import explain_command
 from .location import locate_command
+from .search import search_command
 from .training import train_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
@@ -78,10 +82,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert_command,
     "verify": verify_command,
     "export": export_command,
+    "onnx": onnx_command,
     "push": push_command,
     "classify": classify_command,
     "explain": explain_command,
     "locate": locate_command,
+    "embed": embed_command,
+    "search": search_command,
+    "evaluate": evaluate_command,
     "train": train_command,
     "demo": demo_command,
 }

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import transformers
 
 from .. import modeling
+from ..integration import substituted
 
 
 class TensorFeatures:
@@ -50,24 +50,5 @@ def in_place_of_transformers() -> Iterator[None]:
     It is for clients that name transformers' class themselves. Models that they load in the block keep returning
     tensors after it.
     """
-    natives: dict[Any, Any] = {
-        getattr(transformers, own.__name__): own for own in (CLIPModel, SiglipModel, Siglip2Model)
-    }
-    try:
-        for native, own in natives.items():
-            native.from_pretrained = _loading(native, own)
+    with substituted({getattr(transformers, own.__name__): own for own in (CLIPModel, SiglipModel, Siglip2Model)}):
         yield
-    finally:
-        for native in natives:
-            if "from_pretrained" in vars(native):
-                del native.from_pretrained
-
-
-def _loading(native: Any, own: Any) -> Any:
-    inherited = native.from_pretrained.__func__
-
-    @wraps(inherited)
-    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        return own.from_pretrained(*args, **kwargs) if cls is native else inherited(cls, *args, **kwargs)
-
-    return classmethod(from_pretrained)

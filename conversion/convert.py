@@ -115,7 +115,7 @@ def convert(
     """
     check_options(options)
     folder = absolute_path(folder)
-    _check_destination(Path(source), folder, overwrite)
+    check_destination(Path(source), folder, overwrite)
     checkpoint, entry = read_source(source, progress=progress, **options)
     if isinstance(checkpoint.layout, OpenAITowerLayout):
         raise FormatError(
@@ -201,7 +201,8 @@ def _save_model(checkpoint: Checkpoint, dtype: torch.dtype, folder: Path) -> Non
     config.save_pretrained(folder)
 
 
-def _check_destination(source: Path, folder: Path, overwrite: bool) -> None:
+def check_destination(source: Path, folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where `folder` is not free, or with `overwrite` no model folder or one with the source."""
     if folder.is_dir():
         if not any(folder.iterdir()):
             return

@@ -33,21 +33,25 @@ class Embedder:
         batch_size: int = BATCH_SIZE,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        optimization: Mapping[str, str] | None = None,
     ) -> None:
         """Take the names of columns; one that is None, or that a batch has not, is left out.
 
-        `device` and `dtype` are those of a model that is loaded. Raises ValueError for a model without a processor, or
-        with `device` or `dtype`.
+        `device` and `dtype` are those of a model that is loaded, and `optimization` the options with which it calls
+        `optimize_for_inference`: fixed ones make workers equal. Raises ValueError for a model without a processor, or
+        with one of these three, and for no column.
         """
+        if image_column is None and text_column is None:
+            raise ValueError("An Embedder needs image_column or text_column, got None for both.")
         self.source: str | None = None
         self._loaded: tuple[DualEncoderModel, DualEncoderProcessor] | None = None
         if isinstance(model, str | os.PathLike):
             # A worker may run in another folder.
             self.source = str(Path(model).absolute()) if os.path.exists(model) else str(model)
-        elif processor is None or device is not None or dtype is not None:
+        elif processor is None or any(option is not None for option in (device, dtype, optimization)):
             raise ValueError(
-                "An Embedder of a model needs its processor, and takes neither device nor dtype: move the model "
-                "itself, or pass the source of both."
+                "An Embedder of a model needs its processor, and takes neither device nor dtype nor optimization: move "
+                "and optimise the model itself, or pass the source of both."
             )
         else:
             self._loaded = model, processor
@@ -55,6 +59,7 @@ class Embedder:
         columns: dict[Kind, str | None] = {"image": image_column, "text": text_column}
         self.columns = {kind: name for kind, name in columns.items() if name is not None}
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
+        self.optimization = dict(optimization or {})
         self._files = _files_of(self.source)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,23 +72,33 @@ class Embedder:
         column of images are paths or URLs. Raises ValueError for a batch without any of the columns.
         """
         if isinstance(batch, Sequence):
-            batch = {name: [sample[name] for sample in batch] for name in (batch[0] if batch else ())}
+            batch = _columns_of(batch)
         found = {kind: batch[name] for kind, name in self.columns.items() if name in batch}
         if not found:
             names = " or ".join(map(repr, self.columns.values()))
             raise ValueError(f"Expected a batch with a column {names}, got {', '.join(map(str, batch)) or 'none'}.")
-        model, processor = self._load()
+        model, processor = self.load()
         options: Any = {"batch_size": self.batch_size, "convert_to_numpy": True}
         return {
             f"{kind}_embeds": model.encode(column, processor, kind=kind, **options) for kind, column in found.items()
         }
 
-    def _load(self) -> tuple[DualEncoderModel, DualEncoderProcessor]:
+    def load(self) -> tuple[DualEncoderModel, DualEncoderProcessor]:
+        """Return the model and its processor, which are loaded when they are first asked for."""
         if self._loaded is None:
             source = str(self.source)
-            model = load_exact_model(source, self.dtype).to(self.device).optimize_for_inference()
+            model = load_exact_model(source, self.dtype).to(self.device).optimize_for_inference(**self.optimization)
             self._loaded = model, self.processor or load_processor(source, reads_texts=False)
         return self._loaded
+
+
+def _columns_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns that the first sample has. Raises ValueError for another sample without one of them."""
+    names = list(samples[0]) if samples else []
+    for place, sample in enumerate(samples):
+        if missing := [name for name in names if name not in sample]:
+            raise ValueError(f"Sample {place} of {len(samples)} has no {missing[0]!r}, which the first one has.")
+    return {name: [sample[name] for sample in samples] for name in names}
 
 
 def _files_of(source: str | None) -> list[tuple[str, int, int]]:

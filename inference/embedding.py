@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import chain, islice
+from numbers import Integral
 from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
@@ -54,8 +55,9 @@ def encode(
             f"Expected a processor of twinlens, got {type(processor).__name__}: load it with "
             "twinlens.DualEncoderProcessor.from_pretrained."
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+    batch_size = int(batch_size)  # True and NumPy's integers are no sizes for torch
     if kind not in (None, *get_args(Kind)):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))} or None, got {kind!r}.")
     stream = _Items(items, kind)

@@ -19,15 +19,15 @@ def read_labels(option: str) -> list[str]:
 
 
 def check_labels(labels: Iterable[str]) -> list[str]:
-    """Return the labels as a list. Raises ValueError unless there are some and all are texts."""
-    if isinstance(labels, str):
-        raise ValueError(f"Expected a list of labels, got the text {labels!r}.")
+    """Return the labels as a list of plain strings. Raises ValueError unless there are some and all are texts."""
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise ValueError(f"Expected a list of labels, got {'the text ' * isinstance(labels, str)}{labels!r}.")
     labels = list(labels)
     if not labels:
         raise ValueError("Expected at least one label, got none.")
     if wrong := [label for label in labels if not isinstance(label, str) or not label.strip()]:
         raise ValueError(f"Expected labels in words, got {wrong[0]!r}.")
-    return labels
+    return [str(label) for label in labels]  # NumPy's strings are of a class of its own
 
 
 def _read_lines(file: str) -> list[str]:

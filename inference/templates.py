@@ -1,7 +1,7 @@
 """The words around the name of a class, and the embeddings of classes that they give."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -118,17 +118,19 @@ def read_templates(option: str) -> tuple[str, ...]:
     return check_templates(read_labels(f"@{option}"))
 
 
-def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
     """Return the templates. Raises ValueError unless there are some, each with `{}`, where the label goes."""
-    if not templates:
+    if isinstance(templates, str) or not isinstance(templates, Iterable):
+        raise ValueError(f"Expected a list of templates, got {templates!r}.")
+    if not (templates := tuple(templates)):
         raise ValueError("Expected at least one template, got none.")
-    if wrong := [template for template in templates if "{}" not in template]:
+    if wrong := [template for template in templates if not isinstance(template, str) or "{}" not in template]:
         raise ValueError(f"Expected templates with {{}} where the label goes, got {wrong[0]!r}.")
-    return tuple(templates)
+    return tuple(map(str, templates))
 
 
 def class_embeddings(
-    model: DualEncoderModel, processor: DualEncoderProcessor, labels: Sequence[str], templates: Sequence[str]
+    model: DualEncoderModel, processor: DualEncoderProcessor, labels: Iterable[str], templates: Iterable[str]
 ) -> Tensor:
     """Return the embeddings (classes, dim) of labels: the mean over all templates, again of unit length.
 

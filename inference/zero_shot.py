@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,8 +50,8 @@ class ZeroShotClassifier:
         self,
         model: DualEncoderModel,
         processor: DualEncoderProcessor,
-        labels: Sequence[str],
-        templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+        labels: Iterable[str],
+        templates: str | Iterable[str] = DEFAULT_TEMPLATE,
         *,
         scores: Scores | None = None,
     ) -> None:
@@ -61,10 +63,16 @@ class ZeroShotClassifier:
         `scores` is "sigmoid" for independent scores from 0 to 1, "softmax" for those that sum to 1 for each image, or
         "cosine"; by default what the model was trained for.
 
-        Raises ValueError for no labels or empty ones, a template without `{}`, and other scores.
+        Raises ValueError for no labels or empty ones, a template without `{}`, and other scores, TypeError for a model
+        of another library.
         """
         if scores not in (None, *get_args(Scores)):
             raise ValueError(f"scores must be one of {', '.join(get_args(Scores))} or None, got {scores!r}.")
+        if not hasattr(model, "traits"):
+            raise TypeError(
+                f"Expected a model of twinlens, got {type(model).__name__}: load it with "
+                "twinlens.DualEncoderModel.from_pretrained; of a wrapper, pass the model inside."
+            )
         self.model, self.processor = model, processor
         self.labels = check_labels(labels)
         self.templates = read_templates(templates) if isinstance(templates, str) else check_templates(templates)
@@ -85,7 +93,9 @@ class ZeroShotClassifier:
         if self.scores == "cosine":
             scores = rows @ self.class_embeds.t()
         else:
-            scores = probabilities(self.model, self.model.logits(rows, self.class_embeds).detach(), self.scores)
+            with _scale_in_memory(self.model):
+                logits = self.model.logits(rows, self.class_embeds).detach()
+            scores = probabilities(self.model, logits, self.scores)
         return scores if embeds.ndim == 2 else scores[0]
 
     def __call__(
@@ -100,10 +110,13 @@ class ZeroShotClassifier:
         """Return for each image its labels, `{"label": ..., "score": ...}`, the best first; of one image alone, a list.
 
         Of all labels, `top_k` keeps the best, and `threshold` those with at least this score: none, one or several.
-        Raises ValueError for `top_k` below 1, and the errors of `model.encode`.
+        Raises ValueError for `top_k` that is no whole number or below 1 and for a threshold that is no number, and the
+        errors of `model.encode`.
         """
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}.")
+        if top_k is not None and not (isinstance(top_k, Integral) and top_k >= 1):
+            raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
+        if threshold is not None and (isinstance(threshold, str) or threshold != threshold):
+            raise ValueError(f"threshold must be a number, got {threshold!r}.")
         scores = self.score(images, batch_size=batch_size, show_progress_bar=show_progress_bar)
         best = torch.atleast_2d(scores).sort(dim=-1, descending=True, stable=True)
         answers = [
@@ -130,31 +143,66 @@ class ZeroShotClassifier:
         One of them is encoded, to see that the file is of this model. Raises ValueError where it is not, and for
         another file.
         """
-        try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError(f"Expected a file of ZeroShotClassifier.save, got {os.fspath(file)}.")
-                embeds = opened.get_tensor("class_embeds")
-        except SafetensorError as error:
-            raise ValueError(f"Expected a file of ZeroShotClassifier.save, got {os.fspath(file)}: {error}.") from error
-        saved = {name: json.loads(metadata[name]) for name in ("labels", "templates", "scores")}
-        classifier = cls(model, processor, saved["labels"][:1], saved["templates"], scores=saved["scores"])
+        labels, templates, scores, embeds = _read_saved(file)
+        classifier = cls(model, processor, labels[:1], templates, scores=scores)
         if classifier.class_embeds.shape[1] != embeds.shape[1] or classifier.class_embeds[0] @ embeds[0] < _SAME_MODEL:
             raise ValueError(
-                f"{os.fspath(file)} was saved with another model: its embedding of {saved['labels'][0]!r} is not that "
-                "of this one. Make the classifier anew with ZeroShotClassifier(model, processor, labels)."
+                f"{os.fspath(file)} was saved with another model: its embedding of {labels[0]!r} is not that of this "
+                "one. Make the classifier anew with ZeroShotClassifier(model, processor, labels)."
             )
-        classifier.labels, classifier.class_embeds = saved["labels"], embeds
+        classifier.labels, classifier.class_embeds = labels, embeds
         return classifier
+
+
+@contextmanager
+def _scale_in_memory(model: DualEncoderModel) -> Iterator[None]:
+    """Bring back the scale of the logits, which is a part of the model itself, where accelerate has off-loaded it."""
+    hook: Any = getattr(model, "_hf_hook", None) if model.logit_scale.is_meta else None
+    if hook is not None:
+        hook.pre_forward(model)
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.post_forward(model, None)
+
+
+def _read_saved(file: str | os.PathLike[str]) -> tuple[list[str], list[str], Scores, Tensor]:
+    """Return labels, templates, scores and embeddings that `ZeroShotClassifier.save` wrote; ValueError for others."""
+    name = os.fspath(file)
+    expected = f"Expected a file of ZeroShotClassifier.save, got {name}"
+    if os.path.isdir(name):
+        raise ValueError(f"{expected}, which is a folder.")
+    try:
+        with safe_open(name, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise ValueError("it is of another format")
+            embeds = opened.get_tensor("class_embeds")
+        labels, templates, scores = (json.loads(metadata[key]) for key in ("labels", "templates", "scores"))
+        if not (isinstance(labels, list) and isinstance(templates, list) and scores in get_args(Scores)):
+            raise ValueError("its labels, templates or scores are none")
+        labels, templates = check_labels(labels), [*check_templates(templates)]
+        if embeds.ndim != 2 or len(embeds) != len(labels):
+            raise ValueError(f"its embeddings of {len(labels)} labels have the shape {tuple(embeds.shape)}")
+        lengths = embeds.double().norm(dim=1)
+        if embeds.dtype != torch.float32 or not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-4):
+            raise ValueError("its embeddings are not of length 1 in float32")
+    except KeyError as error:
+        raise ValueError(
+            f"Expected a file of ZeroShotClassifier.save, got {name}: it has no {error.args[0]}."
+        ) from error
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{expected}: {str(error).removesuffix('.')}.") from error
+    return labels, templates, scores, embeds
 
 
 def classify_images(
     source: str | Path,
     images: Sequence[str | Path],
-    labels: Sequence[str],
+    labels: Iterable[str],
     *,
-    templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+    templates: str | Iterable[str] = DEFAULT_TEMPLATE,
     scores: Scores | None = None,
     top_k: int | None = None,
     tokenizer: Path | None = None,

@@ -4,3 +4,4 @@ from .auto_classes import Registration as Registration
 from .auto_classes import register as register
 from .auto_classes import unregister as unregister
 from .native import to_transformers as to_transformers
+from .substitution import substituted as substituted

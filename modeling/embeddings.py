@@ -186,11 +186,12 @@ def fit_length(input_ids: Tensor, config: TextConfig) -> Tensor:
     length = config.max_position_embeddings
     pad, eos = cast(int, config.pad_token_id), cast(int, config.eos_token_id)  # TextConfig has checked both
     input_ids = roll_left_padded_rows(input_ids, pad, eos)
-    if (missing := length - input_ids.shape[1]) >= 0:
-        return nn.functional.pad(input_ids, (0, missing), value=pad)
-    last = input_ids[:, length - 1 : length]
-    last = last.masked_fill(last.ne(pad), eos)  # (batch, 1)
-    return torch.cat([input_ids[:, : length - 1], last], dim=1)
+    # Without a question about their length, so that one exported graph serves all of them; -1 is no id.
+    input_ids = nn.functional.pad(input_ids, (0, length), value=-1)
+    input_ids, beyond = input_ids[:, :length], input_ids[:, length : length + 1]
+    last = input_ids[:, -1:]
+    last = last.masked_fill(last.ne(pad) & beyond.ne(-1), eos)  # (batch, 1)
+    return torch.cat([input_ids[:, :-1], last], dim=1).masked_fill(input_ids.eq(-1), pad)
 
 
 def roll_left_padded_rows(input_ids: Tensor, pad: int, eos: int) -> Tensor:
@@ -203,4 +204,4 @@ def roll_left_padded_rows(input_ids: Tensor, pad: int, eos: int) -> Tensor:
     first_token = input_ids.ne(pad).int().argmax(dim=1, keepdim=True)  # position of the first id that is not padding
     shift = first_token * is_left_padded
     columns = torch.arange(length, device=input_ids.device) + shift  # (batch, length)
-    return input_ids.gather(1, columns % length)
+    return nn.functional.pad(input_ids, (0, length), value=pad).gather(1, columns)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from threading import Lock
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ ENTRIES = 4  # batches of texts that are remembered
 _SAMPLES = 16  # values of each weight that are looked at
 _LIBRARIES = {"torch", "transformers", "transformers_modules", __name__.partition(".")[0]}  # whose modules are known
 _OUTPUTS = {"last_hidden_state", "pooler_output"}
+_SETTINGS = {bool, int, float, str, FunctionType}  # types of the attributes that decide what a module does
 
 
 class _Entry(NamedTuple):
@@ -28,7 +30,8 @@ class _Entry(NamedTuple):
 class _Weights(NamedTuple):
     """What tells weights from others: where they are, how often they were changed, and some of their values.
 
-    The values are looked at because changes through `.data`, as of a moving average, are not counted.
+    The values are looked at because changes through `.data`, as of a moving average, are not counted. `state` also has
+    the settings of modules and configurations.
     """
 
     state: tuple[object, ...]
@@ -41,9 +44,10 @@ class _Weights(NamedTuple):
 class TextCache:
     """The pooled outputs of the last batches of texts, by token ids and mask, without gradients and in evaluation mode.
 
-    It is used by `DualEncoderModel.forward` where nobody can see a difference, and emptied as soon as a weight of the
-    text encoder has changed. Hooks, adapters, quantised or off-loaded weights, autocast and whatever asks for
-    hidden states or attention maps go past it. Threads may share it. A copy or pickle of it is empty.
+    It is used by `DualEncoderModel.forward` where nobody can see a difference, and emptied as soon as a weight or a
+    setting of the text encoder has changed. Hooks, adapters, quantised or off-loaded weights, a `get_text_features` of
+    somebody else, autocast and whatever asks for hidden states or attention maps go past it. Threads may share it. A
+    copy or pickle of it is empty.
 
     `enabled` switches it, `hits` and `misses` count, `clear` empties it. One value of a weight changed through `.data`
     may go unnoticed; call `clear` then.
@@ -139,15 +143,30 @@ def _weights_of(model: Any) -> _Weights | None:
         return None
     parts = [module for name, module in model.named_children() if name not in ("vision_model", "visual_projection")]
     modules = [module for part in parts for module in part.modules()]
-    if any(map(has_hooks, parts)) or not all(map(_is_plain, modules)):
+    if not _is_encoded_by_a_library(model) or any(map(has_hooks, parts)) or not all(map(_is_plain, modules)):
         return None
     tensors = [value for module in modules for value in _tensors_of(module)]
     if not all(map(_is_followed, tensors)):
         return None
-    state = (model.__dict__.get("optimization"), config._attn_implementation)
+    settings = (_settings_of(model, *modules), model.__dict__.get("optimization"))
     places = [(value.data_ptr(), value._version, value.dtype, value.device, value.shape) for value in tensors]
     samples = [value.detach().flatten()[:: max(1, value.numel() // _SAMPLES)].float() for value in tensors]
-    return _Weights((*state, *places), torch.cat(samples).nan_to_num(7.0))
+    return _Weights((*settings, *places), torch.cat(samples).nan_to_num(7.0))
+
+
+def _is_encoded_by_a_library(model: Any) -> bool:
+    """Return whether texts are encoded as the libraries do it, so by nothing but the parts and weights they know."""
+    library = type(model).get_text_features.__module__.partition(".")[0]
+    return library in _LIBRARIES and "get_text_features" not in model.__dict__
+
+
+def _settings_of(*modules: nn.Module) -> list[object]:
+    """Return types and attributes of modules and of their configurations, by which they would be told apart."""
+    configs = {id(config): config for module in modules if (config := module.__dict__.get("config")) is not None}
+    attributes = [
+        (type(module), [value for value in module.__dict__.values() if type(value) in _SETTINGS]) for module in modules
+    ]
+    return [*attributes, *(dict(vars(config)) for config in configs.values())]
 
 
 def _is_plain(module: nn.Module) -> bool:

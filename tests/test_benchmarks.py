@@ -62,6 +62,25 @@ class TestSmallestSettings:
         assert [case["attention"] for case in cases] == ["sdpa", "eager"]
         assert all(case["twinlens_mib"] > 0 for case in cases)
 
+    def test_embedding_job(self, monkeypatch, tmp_path):
+        benchmark = load("embedding_job")
+        sizes = {**TINY_TOWER, "image_size": 224, "patch_size": 112}
+        benchmark.write_model(tmp_path / "model", "Siglip", {"vision_config": sizes, "text_config": TINY_TOWER})
+        twinlens.SiglipImageProcessor().save_pretrained(tmp_path / "model")
+        files = benchmark.write_photographs(tmp_path / "photographs", 3)
+        cases = benchmark.measure_speed(tmp_path / "model", files, 2, tmp_path)
+        pairs = [(library, dtype) for library in ("twinlens", "transformers") for dtype in ("float32", "bfloat16")]
+        assert sorted(case["variant"] for case in cases) == sorted(map(", ".join, pairs))
+        assert all(case["images"] == 3 and case["images_per_s"] > 0 for case in cases)
+        index = twinlens.index.Index.open(tmp_path / "index-float32-0")
+        model = transformers.AutoModel.from_pretrained(tmp_path / "model").eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
+        expected = benchmark.loop_over(model, processor, files[:2])  # what is compared computes the same
+        assert (torch.tensor(index.shards[0]) * expected).sum(dim=1).min() > 0.999
+        monkeypatch.setattr(benchmark, "in_fresh_process", lambda script, *given: benchmark.peak_of_job(*given))
+        (memory,) = benchmark.measure_memory(files, [4], tmp_path)
+        assert memory["images"] == 4
+
     def test_towers(self, monkeypatch, tmp_path):
         towers = load("towers")
         sizes = {**TINY_TOWER, "image_size": 8, "patch_size": 4}
@@ -131,6 +150,24 @@ class TestSmallestSettings:
         cases = start.measure(tmp_path, Path(twinlens.catalogue.PHOTOGRAPH), rounds=1)
         assert [case["library"] for case in cases] == ["twinlens", "transformers"]
         assert cases[0]["difference"] < 1e-3
+
+    def test_search(self, monkeypatch, tmp_path):
+        """faiss and LanceDB are measured where they are installed."""
+        search, inputs = load("search"), load("inputs")
+        sizes = {"vision_config": {**TINY_TOWER, "patch_size": 112}, "text_config": TINY_TOWER, "projection_dim": 8}
+        inputs.write_model(tmp_path / "model", "CLIP", sizes)
+        inputs.write_processor(tmp_path / "model", "CLIP")
+        weights = twinlens.index.weights_fingerprint(twinlens.inference.load_exact_model(tmp_path / "model"))
+        monkeypatch.setattr(search, "ROWS_OF_SHARD", 30)
+        monkeypatch.setattr(search, "in_fresh_process", lambda script, *given: search.first_answer(*given))
+        options = argparse.Namespace(dim=8, rounds=1, only="")
+        cases = search.measure(tmp_path / "index", 70, tmp_path / "model", weights, options)
+        (answers,) = cases["answers"]
+        assert answers["ms"].keys() >= {"twinlens, 1", "twinlens, 100"}
+        assert answers.get("same_rows", 1.0) == 1.0
+        assert cases["first"][0].keys() > {"rows", "library", "total_s", "peak_mb", "search_mb", *search.PARTS}
+        assert all(case["same_rows"] == 1 for case in cases["first"])
+        assert all(case["recall_at_10"] == 1 for case in cases["lance"])
 
     def test_naflex(self, monkeypatch):
         naflex = load("naflex")
@@ -287,7 +324,8 @@ class TestTables:
             tables.fill(page_of(tables).replace("plot: towers-cpu", "plot: unknown"))
 
     def test_every_result_has_a_table(self):
-        stems = {stem for stem, _ in load("tables").TABLES.values()}
+        tables = load("tables")
+        stems = {stem for stem, _ in (*tables.TABLES.values(), *tables.SEARCH_TABLES.values())}
         assert stems >= {path.stem for path in (FOLDER / "results").glob("*.json")}
 
     def test_what_was_not_measured_is_said(self, tmp_path, monkeypatch):
@@ -298,6 +336,28 @@ class TestTables:
         (tmp_path / "towers-gpu.json").write_text('{"cases": [], "not_measured": {"all": "no GPU"}}')
         assert "<!-- table: towers-gpu -->\n\nNot measured: no GPU.\n" in tables.fill(page_of(tables))
         assert tables.draw_plots() == {}
+
+    def test_tables_of_search(self, tmp_path, monkeypatch):
+        """With numbers that are made up."""
+        tables = load("tables")
+        monkeypatch.setattr(tables, "RESULTS", tmp_path)
+        ms = {"twinlens, 1": 50.0, "twinlens, 100": 900.0, "faiss, 1": 99.96, "faiss, 100": 1000.0}
+        first = {"import_s": 3.0, "load_s": 1.0, "encode_s": 0.2, "search_s": 0.15, "total_s": 5.0, "peak_mb": 4123}
+        results = {
+            "answers": [{"rows": 1_000_000, "ms": ms, "same_rows": 1.0}],
+            "first": [{"rows": 1_000_000, "library": "twinlens", **first, "search_mb": 3100.0, "file_mb": 3000}],
+            "lance": [{"rows": 1_000_000, "build_s": 99.5, "disk_mb": 3200, "ms": 9.25, "recall_at_10": 0.9786}],
+        }
+        (tmp_path / "search-cpu.json").write_text(json.dumps({"cases": results}))
+        page = "".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in tables.SEARCH_TABLES)
+        filled = tables.fill(page, tables.SEARCH_TABLES, ())
+        for line in (
+            "| 1,000,000 | twinlens | 50.0 | 900.0 |  |",
+            "| 1,000,000 | faiss | 100.0 | 1,000.0 | 100.0 |",
+            "| 1,000,000 | twinlens | 3.00 | 1.00 | 0.20 | 0.15 | 5.00 | 4,123 | 1.03 |",
+            "| 1,000,000 | 100 | 3,200 | 9.3 | 0.979 |",
+        ):
+            assert line in filled
 
     def test_tables_and_plots_of_daily_work(self, tmp_path, monkeypatch):
         """With numbers that are made up."""
@@ -341,6 +401,25 @@ class TestTables:
                 ]
             },
         }
+        results["embedding-job-cpu"] = {
+            "environment": {"threads": 2},
+            "file_bytes": 50_000,
+            "dim": 768,
+            "cases": [
+                *(
+                    {
+                        "case": "speed",
+                        "variant": variant,
+                        "seconds": seconds,
+                        "images_per_s": 2000 / seconds,
+                        "speed_over_transformers": 2.5,
+                        "speed_over_transformers_float32": 200 / seconds,
+                    }
+                    for variant, seconds in (("twinlens, float32", 80.0), ("transformers, float32", 200.0))
+                ),
+                {"case": "memory", "images": 4000, "peak_mb": 123, "images_per_s": 50},
+            ],
+        }
         for stem, result in results.items():
             (tmp_path / f"{stem}.json").write_text(json.dumps(result))
         page = tables.fill(page_of(tables))
@@ -352,6 +431,9 @@ class TestTables:
             "| CLIP | twinlens | 4.00 | 4.00 | 3e-13 |",
             "| CLIP B/16 | twinlens, pipeline | 32 | 200 | 1e-06 |",
             "| twinlens | 1.0 | 0.5 | 0.3 | 4.0 |",
+            "| twinlens, float32 | 25.0 | 2.50 | 2.50 |",
+            "| 4,000 | 123 |",
+            "| float32 | 12.5 | 0.9 | 50.0 | 3.1 | 1.5 |",  # 10^9 / (12.5 * 1000 cores) seconds, 768 numbers of 4 bytes
             "(pictures/speed-towers-cpu.svg)",
         ):
             assert line in page

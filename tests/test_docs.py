@@ -7,6 +7,8 @@ A page is run from top to bottom in a folder of its own, in which the tour has r
 - `sh` is executed, a line at a time. After `<!-- not run: REASON -->` its commands and options are only looked up.
 - `text` is the output of the `sh` block before it, or after `<!-- diagram -->` anything.
 - `yaml` after `<!-- file: NAME -->` is written to that file.
+
+A page with a line `<!-- needs: PACKAGE, ... -->` is run where these are installed, in the thorough tier.
 """
 
 import ast
@@ -76,6 +78,15 @@ def name_of(page: Path) -> str:
 pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    """What decides whether the blocks of a page are run."""
+    needed = re.findall(r"^<!-- needs: (.*) -->$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    packages = [package for line in needed for package in line.split(", ")]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    skipped = [pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")]
+    return [pytest.mark.thorough, *skipped] if packages else []
+
+
 def run_command_line(command: str) -> str:
     """Run a line `twinlens ...` in this process and return what it prints."""
     arguments = sys.argv, transformers.logging.get_verbosity()
@@ -106,7 +117,9 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestPagesRun:
-    @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+    @pytest.mark.parametrize(
+        "page", [pytest.param(page, marks=marks_of(page), id=name_of(page)) for page in PAGES if blocks(page)]
+    )
     def test_every_block(self, page: Path, tour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copytree(tour, tmp_path, dirs_exist_ok=True)
         monkeypatch.chdir(tmp_path)
@@ -362,9 +375,10 @@ class TestPictures:
 
 @pytest.mark.parametrize("room", [room for room in rooms() if room != "cli"])
 def test_every_room_has_a_page_of_the_reference(room: str) -> None:
-    page = (PROJECT / "docs" / "reference" / f"{room}.md").read_text(encoding="utf-8")
+    name = {"index": "index_room"}.get(room, room)  # index.md is the page of the whole folder
+    page = (PROJECT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8")
     assert page == f"# twinlens.{room}\n\n::: twinlens.{room}\n"
-    assert f"[twinlens.{room}]({room}.md)" in (PROJECT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
+    assert f"[twinlens.{room}]({name}.md)" in (PROJECT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_the_menu() -> None:

@@ -333,7 +333,9 @@ class TestRefusals:
             (iter([cat()] * 3 + [b"abc"]), {"batch_size": 2}, ValueError, r"^Image 3: Expected an image"),
             (["none.png"], {"kind": "image"}, FileNotFoundError, r"none\.png, which is not there"),
             (["a"], {"kind": "video"}, ValueError, r"^kind must be one of image, text or None, got 'video'"),
-            (["a"], {"batch_size": 0}, ValueError, r"^batch_size must be at least 1, got 0"),
+            (["a"], {"batch_size": 0}, ValueError, r"^batch_size must be a whole number of at least 1, got 0"),
+            (["a"], {"batch_size": 1.5}, ValueError, r"^batch_size must be a whole number of at least 1, got 1\.5"),
+            (["a"], {"batch_size": "2"}, ValueError, r"^batch_size must be a whole number of at least 1, got '2'"),
         ],
     )
     def test_wrong_items_and_options(
@@ -424,6 +426,10 @@ class TestEmbedder:
         for arguments in ({}, {"processor": clip[1], "device": "cpu"}, {"processor": clip[1], "dtype": torch.half}):
             with pytest.raises(ValueError, match="An Embedder of a model needs its processor, and takes neither"):
                 Embedder(clip[0], **arguments)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="needs image_column or text_column, got None for both"):
+            Embedder(*clip, image_column=None, text_column=None)
+        with pytest.raises(ValueError, match="Sample 1 of 2 has no 'text', which the first one has"):
+            Embedder(*clip)([{"text": "a"}, {"image": "b.png"}])
 
     def test_pickles(self, clip: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(folder.parent)

@@ -241,9 +241,10 @@ class TestResNet:
         tower = twinlens.CLIPResNetVisionModel(twinlens.CLIPResNetVisionConfig(**sizes, projection_dim=24)).eval()
         for module in tower.modules():
             if isinstance(module, nn.BatchNorm2d):
-                for values in (module.weight.data, module.running_var):
+                statistics: dict[str, Any] = dict(module.named_buffers())
+                for values in (module.weight.data, statistics["running_var"]):
                     values.uniform_(0.5, 1.5)
-                for values in (module.bias.data, module.running_mean):
+                for values in (module.bias.data, statistics["running_mean"]):
                     values.normal_(std=0.2)
         return tower
 

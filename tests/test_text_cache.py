@@ -19,6 +19,7 @@ from torch import Tensor
 
 import twinlens
 from twinlens.modeling.embeddings import TextEmbeddings
+from twinlens.modeling.pooling import POOLERS
 from twinlens.processing import DualEncoderProcessor
 from twinlens.runtime import TextCache
 
@@ -146,6 +147,26 @@ def test_no_answer_of_former_weights(family: str, change: Callable[[Any], object
     assert not torch.allclose(fresh, before)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.text_model.final_layer_norm, "eps", 1.0),
+        lambda model: setattr(model.text_model.encoder.layers[0].mlp, "activation_fn", torch.nn.ReLU().eval()),
+        lambda model: setattr(model.text_model.config, "pooling", "first"),
+    ],
+    ids=["epsilon", "activation", "configuration"],
+)
+def test_no_answer_of_former_settings(
+    family: str, change: Callable[[Any], object], encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = families.model(family), inputs_of(family)
+    monkeypatch.setitem(POOLERS, "first", lambda tower, hidden_states, **_: hidden_states[:, 0])
+    before = logits(model, inputs)
+    change(model)
+    assert not torch.allclose(logits(model, inputs), before)
+    assert len(encoded) == 2
+
+
 def step(model: Any) -> None:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -215,6 +236,26 @@ class TestPast:
         model.text_model.encoder.forward = lambda x, **_: 0 * x
         assert not torch.allclose(logits(model, inputs), expected)
         assert len(encoded) == 3
+
+    def test_foreign_ways_to_encode_texts(self, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, inputs = families.model(family), inputs_of(family)
+        encode, factors = model.get_text_features, torch.nn.Parameter(torch.ones(model(**inputs).text_embeds.shape[1]))
+
+        def prompted(*args: Any, **kwargs: Any) -> Any:
+            output = encode(*args, **kwargs)
+            output.pooler_output = output.pooler_output * factors
+            return output
+
+        class Prompted(type(model)):  # type: ignore[misc]
+            def get_text_features(self, *args: Any, **kwargs: Any) -> Any:
+                return prompted(*args, **kwargs)
+
+        for name, value in {"get_text_features": prompted, "__class__": Prompted}.items():
+            with monkeypatch.context() as patch:
+                patch.setattr(model, name, value)
+                before = logits(model, inputs)
+                factors.data = -1.5 * factors.flip(0) * torch.arange(len(factors))
+                assert not torch.allclose(logits(model, inputs), before)
 
     def test_off_loaded_weights(self, family: str) -> None:
         model, inputs = families.model(family), inputs_of(family)

@@ -19,7 +19,8 @@ from twinlens.cli import app as application
 from twinlens.cli.app import COMMANDS, TRACEBACK
 from twinlens.conversion import convert, export
 from twinlens.formats import FormatError, inspect_source, read_config
-from twinlens.inference import classify_images, load_exact_model, read_labels
+from twinlens.index import ShardContent, weights_fingerprint, write_index, write_shard
+from twinlens.inference import classify_images, load_exact_model, load_processor, read_labels
 from twinlens.parity import verify
 
 Run = Callable[..., tuple[int, str, str]]
@@ -31,6 +32,7 @@ class World(NamedTuple):
     model: Path
     picture: Path
     pairs: Path
+    search_index: Path
     sources: dict[str, str]
 
 
@@ -128,6 +130,16 @@ def write_sources(root: Path, model: Path) -> dict[str, str]:
     return {name: str(source) for name, source in sources.items()}
 
 
+def write_small_index(folder: Path, model: Path, picture: Path) -> None:
+    """Write an index of one picture."""
+    loaded, processor = load_exact_model(model), load_processor(model)
+    embeds = loaded.encode([picture], processor, convert_to_numpy=True)
+    folder.mkdir()
+    write_shard(folder, 0, ShardContent(embeds, [str(picture)], ["0" * 64], [1]), first_row=0)
+    shape = {"rows": 1, "dim": embeds.shape[1], "dtype": "float32", "shards": 1}
+    write_index(folder, {"model": str(model), "weights": weights_fingerprint(loaded), **shape})
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("world")
@@ -136,9 +148,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     for number in range(2):
         Image.new("RGB", (20, 20), (number, 0, 0)).save(root / "pairs" / f"{number}.png")
         (root / "pairs" / f"{number}.txt").write_text(f"no. {number}")
+    write_small_index(root / "index", root / "model", root / "pairs" / "0.png")
     (root / "sources").mkdir()
     sources = write_sources(root / "sources", root / "model")
-    return World(root / "model", root / "pairs" / "0.png", root / "pairs", sources)
+    return World(root / "model", root / "pairs" / "0.png", root / "pairs", root / "index", sources)
 
 
 def train(*arguments: Any) -> list[Any]:
@@ -167,6 +180,10 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
     "explain image": lambda world, source, out: ["explain", world.model, source, "--text", "a", "--out", f"{out}.png"],
     "locate": lambda world, source, out: ["locate", source, world.picture, "--text", "a", "--out", f"{out}.png"],
     "locate image": lambda world, source, out: ["locate", world.model, source, "--text", "a", "--out", f"{out}.png"],
+    "search": lambda world, source, out: ["search", source, "a"],
+    "search image": lambda world, source, out: ["search", world.search_index, "--image", source],
+    "search model": lambda world, source, out: ["search", world.search_index, "a", "--model", source],
+    "search page": lambda world, source, out: ["search", world.search_index, "a", "--html", source],
     "train": lambda world, source, out: train(source, world.pairs, out),
     "train data": lambda world, source, out: train(world.model, source, out),
     "train eval": lambda world, source, out: train(world.model, world.pairs, out, "--eval-data", source),

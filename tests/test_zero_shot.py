@@ -1,15 +1,22 @@
 """`ZeroShotClassifier` beside transformers' pipeline, and templates beside the papers' arithmetic."""
 
+import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import torch
 import transformers
+from accelerate import cpu_offload
 from helpers.losses_process import OPEN_CLIP
 from helpers.photographs import PHOTOGRAPHS
 from helpers.released_files import released_module
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import twinlens
@@ -157,6 +164,40 @@ class TestFiles:
             with pytest.raises(ValueError, match=r"Expected a file of ZeroShotClassifier\.save"):
                 ZeroShotClassifier.load(tmp_path / name, *clip)
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"labels": '["a red star"]'}, r"embeddings of 1 labels have the shape \(7, 64\)"),
+            ({"labels": "[oops"}, "Expecting value"),
+            ({"labels": '{"a": 1}'}, "labels, templates or scores are none"),
+            ({"labels": "[1, 2]"}, "labels in words, got 1"),
+            ({"templates": "[1]"}, "where the label goes, got 1"),
+            ({"scores": '"logits"'}, "labels, templates or scores are none"),
+            ({"labels": None}, "it has no labels"),
+            ({"class_embeds": lambda x: math.nan * x}, "not of length 1"),
+            ({"class_embeds": lambda x: torch.cat([x[:-1], math.nan * x[-1:]])}, "not of length 1"),
+            ({"class_embeds": lambda x: 1000 * x}, "not of length 1"),
+            ({"class_embeds": lambda x: x.half()}, "float32"),
+            ({"class_embeds": lambda x: x[:0].clone()}, "the shape"),
+            ({"class_embeds": lambda x: x[0].clone()}, "the shape"),
+        ],
+    )
+    def test_that_are_damaged_are_refused(
+        self, clip: Pair, tmp_path: Path, change: dict[str, Any], message: str
+    ) -> None:
+        ZeroShotClassifier(*clip, LABELS).save(tmp_path / "file")
+        with safe_open(tmp_path / "file", framework="pt") as opened:
+            metadata, embeds = opened.metadata(), opened.get_tensor("class_embeds")
+        embeds = change.get("class_embeds", lambda x: x)(embeds)
+        metadata = {name: value for name, value in {**metadata, **change}.items() if isinstance(value, str)}
+        save_file({"class_embeds": embeds}, tmp_path / "file", metadata)
+        with pytest.raises(ValueError, match=rf"Expected a file of ZeroShotClassifier\.save, got .*file: .*{message}"):
+            ZeroShotClassifier.load(tmp_path / "file", *clip)
+
+    def test_that_are_folders_are_refused(self, clip: Pair, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="is a folder"):
+            ZeroShotClassifier.load(tmp_path, *clip)
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -164,6 +205,10 @@ class TestFiles:
         ({"labels": []}, "at least one label"),
         ({"labels": "a cat"}, "a list of labels"),
         ({"labels": ["a", " "]}, "labels in words"),
+        ({"labels": None}, "a list of labels, got None"),
+        ({"labels": LABELS, "templates": ["a {}", 3]}, "where the label goes, got 3"),
+        ({"labels": LABELS, "templates": b"a {}"}, "where the label goes, got 97"),
+        ({"labels": LABELS, "templates": 3}, "a list of templates, got 3"),
         ({"labels": LABELS, "scores": "logits"}, "sigmoid, softmax, cosine or None, got 'logits'"),
     ],
 )
@@ -172,9 +217,35 @@ def test_wrong_arguments(clip: Pair, arguments: dict[str, Any], message: str) ->
         ZeroShotClassifier(*clip, **arguments)
 
 
-def test_top_k_below_one(clip: Pair) -> None:
-    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
-        ZeroShotClassifier(*clip, LABELS)(IMAGES, top_k=0)
+def test_models_of_another_library(clip: Pair) -> None:
+    for other in (torch.nn.DataParallel(clip[0]), transformers.CLIPModel):
+        with pytest.raises(TypeError, match="Expected a model of twinlens"):
+            ZeroShotClassifier(other, clip[1], LABELS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "option", [{"top_k": 0}, {"top_k": 1.5}, {"top_k": "1"}, {"threshold": math.nan}, {"threshold": "0.5"}]
+)
+def test_wrong_options(clip: Pair, option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name} must be a "):
+        ZeroShotClassifier(*clip, LABELS)(IMAGES, **option)
+
+
+@pytest.mark.parametrize("form", [np.array, pandas.Series, iter])
+def test_labels_and_templates_of_any_form(clip: Pair, form: Any) -> None:
+    classifier = ZeroShotClassifier(*clip, form(LABELS), form(["a {}", "the {}"]))
+    expected = ZeroShotClassifier(*clip, LABELS, ["a {}", "the {}"])
+    assert torch.equal(classifier.class_embeds, expected.class_embeds)
+    assert {type(text) for text in (*classifier.labels, *classifier.templates)} == {str}
+
+
+def test_off_loaded_weights(pair: Pair) -> None:
+    model, processor = copy.deepcopy(pair[0]), pair[1]
+    expected = ZeroShotClassifier(model, processor, LABELS).score(IMAGES)
+    cpu_offload(model)
+    torch.testing.assert_close(ZeroShotClassifier(model, processor, LABELS).score(IMAGES), expected)
+    assert model.logit_scale.is_meta
 
 
 def test_command_line(clip: Pair, tmp_path: Path, run: Any) -> None:

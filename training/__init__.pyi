@@ -3,6 +3,7 @@
 from .augmentation import RandomResizedCrop as RandomResizedCrop
 from .collator import ContrastiveCollator as ContrastiveCollator
 from .labelled_images import image_classes as image_classes
+from .labelled_tables import load_labels as load_labels
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory
 from .optimization import add_lora as add_lora

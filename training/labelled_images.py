@@ -5,18 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from PIL import Image
 from torch.utils.data import Dataset
+
+from ..processing.image_files import is_image
 
 
 def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
     """Return labelled images and the names of their classes.
 
-    `folder` has one folder of images for each class, named after it; `_` in a name stands for a space. Labels follow
-    the order of the names. Raises ValueError for a folder without images, and where two names are equal.
+    `folder` has one folder of images for each class, named after it; `_` in a name stands for a space. Hidden folders
+    are no classes. Labels follow the order of the names. Raises ValueError for a folder without images, and where two
+    names are equal.
     """
     folder = Path(folder)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    content = folder.iterdir() if folder.is_dir() else ()
+    classes = sorted(path for path in content if path.is_dir() and not path.name.startswith("."))
     files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir()) if is_image(file)]
     if not files:
         raise ValueError(f"Expected a folder with a folder of images for each class, got {folder} without any.")
@@ -43,8 +46,3 @@ class LabelledImages(Dataset[LabelledImage]):
 
     def __getitem__(self, index: int) -> LabelledImage:
         return {"image": self.files[index], "label": self.labels[index]}
-
-
-def is_image(file: Path) -> bool:
-    """Return whether a file has a suffix that Pillow knows."""
-    return file.suffix.lower() in Image.registered_extensions() and file.is_file()

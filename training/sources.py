@@ -3,12 +3,9 @@
 Images are decoded later, by the collator. Streams and `SkipUnreadable` decode them at once, to leave out damaged ones.
 """
 
-import csv
-import itertools
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,8 +13,8 @@ from huggingface_hub import is_offline_mode
 from torch.utils.data import Dataset
 
 from ..catalogue.download import is_on_hub
-from ..processing.image_input import local_path, open_image, short_name
-from .labelled_images import is_image
+from ..processing.image_files import TAR_SUFFIXES, is_image
+from ..processing.image_input import open_image, short_name
 from .streams import (
     UNREADABLE,
     Caption,
@@ -28,6 +25,17 @@ from .streams import (
     TarStream,
     check_caption,
     undecoded_image,
+)
+from .tables import (
+    TABLE_DELIMITERS,
+    Column,
+    Row,
+    check_image,
+    check_no_surplus,
+    choose_columns,
+    locate_image,
+    read_fields,
+    read_rows,
 )
 
 if TYPE_CHECKING:
@@ -42,12 +50,9 @@ logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filepath", "path", "jpg", "png", "url")
 TEXT_COLUMNS = ("text", "caption", "captions", "sentence", "sentences", "title", "txt")
-TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None}
-OTHER_DELIMITERS = ("\t", ";", ",", "|")  # open_clip writes .csv files with tabs, spreadsheets some with semicolons
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 PairDataset: TypeAlias = "FilePairs | ColumnPairs | SkipUnreadable | Stream"
-Columns = tuple[str | None, str | None]  # the names of the image column and the text column, where the caller gave them
+Columns = tuple[Column, Column]  # of the images and of the texts
 
 
 def load_pairs(
@@ -78,7 +83,7 @@ def load_pairs(
     line. Columns are found by their usual names unless given. Raises
     FileNotFoundError for a source that is not there, and ValueError for one without pairs.
     """
-    columns = (image_column, text_column)
+    columns = (Column("image", IMAGE_COLUMNS, image_column), Column("text", TEXT_COLUMNS, text_column))
     if isinstance(source, str | os.PathLike):
         pairs = _pairs_from_name(os.fspath(source), columns, split, streaming, seed, repeat, skip_corrupt)
     else:
@@ -101,7 +106,7 @@ class FilePairs(Dataset[Sample]):
         if left_out:
             count, total = len(left_out), len(images) + len(left_out)
             logger.warning("Left out %d of %d pairs of %s, the first: %s", count, total, source, left_out[0])
-        self.left_out = len(left_out)
+        self.left_out = list(left_out)
         numbers = {image: number for number, image in enumerate(dict.fromkeys(images))}
         self.images, self.texts = list(images), list(texts)
         self.image_ids = [numbers[image] for image in images]
@@ -133,7 +138,7 @@ class SkipUnreadable(Dataset[Sample]):
 
     def __init__(self, pairs: "FilePairs | ColumnPairs") -> None:
         self.pairs = pairs
-        self._left_out = pairs.left_out if isinstance(pairs, FilePairs) else 0
+        self._left_out = len(pairs.left_out) if isinstance(pairs, FilePairs) else 0
         self._skip = SkipCounter()
 
     @property
@@ -161,7 +166,8 @@ def _pairs_from_name(
 ) -> "FilePairs | ColumnPairs | Stream":
     path = Path(name)
     if name.endswith(TAR_SUFFIXES) or "{" in name:
-        return TarStream(name, image_column=columns[0], text_column=columns[1], seed=seed, repeat=repeat)
+        image_column, text_column = (column.requested for column in columns)
+        return TarStream(name, image_column=image_column, text_column=text_column, seed=seed, repeat=repeat)
     if path.suffix.lower() in TABLE_DELIMITERS:
         return _pairs_from_table(path, columns, skip_corrupt)
     if path.is_dir():
@@ -233,7 +239,7 @@ def _pairs_from_table(file: Path, columns: Columns, skip_corrupt: bool) -> FileP
     images, texts = [], []
     left_out: list[str] = []
     missing: list[str] = []
-    for number, row in _rows(file, columns):
+    for number, row in read_rows(file, columns):
         where = f"row {number} of {file}"
         try:
             image, text = _check_row(row, columns, where)
@@ -242,13 +248,12 @@ def _pairs_from_table(file: Path, columns: Columns, skip_corrupt: bool) -> FileP
                 raise
             left_out.append(str(error))
             continue
-        if not image.lower().startswith(("http://", "https://", "data:")):
-            image = str(file.parent / local_path(image))
-            if not os.path.isfile(image):
-                missing.append(f"{short_name(image)} ({where})")
-                if skip_corrupt:
-                    left_out.append(f"{missing[-1]} is not there.")
-                    continue
+        image, is_file = locate_image(image, file)
+        if is_file and not os.path.isfile(image):
+            missing.append(f"{short_name(image)} ({where})")
+            if skip_corrupt:
+                left_out.append(f"{missing[-1]} is not there.")
+                continue
         images.append(image)
         texts.append(text)
     if missing and not skip_corrupt:
@@ -256,68 +261,14 @@ def _pairs_from_table(file: Path, columns: Columns, skip_corrupt: bool) -> FileP
     return FilePairs(images, texts, file, left_out)
 
 
-def _check_row(row: Mapping[str | None, Any] | bytes, columns: Columns, where: str) -> tuple[str, Caption]:
+def _check_row(row: Row, columns: Columns, where: str) -> tuple[str, Caption]:
     """Return the path of the image and the caption in a row. Raises ValueError with the row for anything else."""
-    if isinstance(row, bytes):
-        row = _parse_json_line(row, where)
-    image, text = (
-        row[column] for column in _choose_columns([name for name in row if name is not None], columns, where)
-    )
+    fields, (image_column, text_column) = read_fields(row, columns, where)
     try:
-        if any(surplus := row.get(None, ())):
-            raise ValueError(
-                f"Expected as many fields as in the header, got {surplus[-1]!r} after them. Quote captions."
-            )
-        check_caption(text)
-        if not isinstance(image, str) or not image:
-            raise ValueError(f"Expected the path of an image, got {image!r}.")
+        check_no_surplus(fields)
+        return check_image(fields[image_column]), check_caption(fields[text_column])
     except ValueError as error:
         raise ValueError(f"R{where[1:]}: {error}") from error  # "Row 3 of ..."
-    return image, text
-
-
-def _choose_delimiter(header: str, usual: str, columns: Columns) -> str:
-    """Return the delimiter that separates an image column and a text column in the first line of a table."""
-    for delimiter in (usual, *OTHER_DELIMITERS):
-        try:
-            _choose_columns(next(csv.reader([header], delimiter=delimiter, strict=True), []), columns, "the table")
-        except (ValueError, csv.Error):
-            continue
-        return delimiter
-    return usual
-
-
-def _rows(file: Path, columns: Columns) -> "Iterator[tuple[int, Mapping[str | None, Any] | bytes]]":
-    """Yield the rows of a table with their numbers: of a .jsonl file the lines as they are, else the fields by column.
-
-    Fields beyond those of the header are a list under None.
-    """
-    usual = TABLE_DELIMITERS[file.suffix.lower()]
-    if usual is None:
-        with file.open("rb") as json_lines:
-            yield from ((number, line) for number, line in enumerate(json_lines, 1) if line.strip())
-        return
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = lines.readline()
-            delimiter = _choose_delimiter(header, usual, columns)
-            yield from enumerate(csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True), 1)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8, save it as that: {error}") from error
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{file} is not a sound {file.suffix} file: {error}") from error
-
-
-def _parse_json_line(line: bytes, where: str) -> dict[str | None, Any]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"R{where[1:]} is not UTF-8: {error}") from error
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise ValueError(f"R{where[1:]} is no JSON object but {line.decode('utf-8-sig').strip()[:40]!r}.")
-    return row
 
 
 def _pairs_from_datasets(
@@ -334,7 +285,7 @@ def _pairs_from_datasets(
     if not streams and not len(data):
         raise ValueError("Expected image-caption pairs, got an empty data set.")
     names = data.column_names or list(next(iter(data), {}))  # a stream may know neither names nor types
-    image_column, text_column = _choose_columns(names, columns, "the data set")
+    image_column, text_column = choose_columns(names, columns, "the data set")
     if isinstance((data.features or {}).get(image_column), datasets.Image):
         # The collator decodes images in threads, and its errors name the sample.
         data = data.cast_column(image_column, datasets.Image(decode=False))
@@ -351,18 +302,3 @@ def _import_datasets() -> Any:
             f"This source needs datasets ({error}): pip install '.[train]' in the checkout of twinlens."
         ) from error
     return datasets
-
-
-def _choose_columns(names: Sequence[str], columns: Columns, where: str) -> tuple[str, str]:
-    """Return the names of the image column and the text column. Raises ValueError that lists the columns there are."""
-    chosen = []
-    for kind, requested, usual in zip(("image", "text"), columns, (IMAGE_COLUMNS, TEXT_COLUMNS), strict=True):
-        name = requested or next((name for name in usual if name in names), None)
-        if name is None or name not in names:
-            expected = f"named {requested!r}" if requested else f"with the {kind}, such as {usual[0]!r},"
-            raise ValueError(
-                f"Expected a column {expected} in {where}, got {', '.join(map(repr, names)) or 'none'}. "
-                f"Name it with {kind}_column."
-            )
-        chosen.append(name)
-    return chosen[0], chosen[1]

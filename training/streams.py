@@ -43,13 +43,18 @@ IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 TEXT_KINDS = ("txt", "caption", "text")
 SHUFFLE_BUFFER_SAMPLES = 1000  # the next sample of a stream is drawn from so many
 MAX_WORKERS = 256
+REASONS_KEPT = 100
 _REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")  # but not "pipe:", which would run a command
 
 
 class SkipCounter:
-    """Counts the unreadable samples that this process and the workers of its DataLoader leave out."""
+    """Counts the unreadable samples that this process and the workers of its DataLoader leave out.
+
+    `reasons` says why, of the first `REASONS_KEPT` in this process.
+    """
 
     def __init__(self) -> None:
+        self.reasons: list[str] = []
         self._counts = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # one place for each worker
 
     @property
@@ -61,6 +66,8 @@ class SkipCounter:
         info = get_worker_info()
         worker = 0 if info is None else info.id
         self._counts[worker] += 1
+        if len(self.reasons) < REASONS_KEPT:
+            self.reasons.append(str(reason))
         count = int(self._counts[worker])
         if count & (count - 1) == 0:  # log the 1st, 2nd, 4th, 8th ...: a bad source would fill the log
             logger.warning("Left out a damaged sample, number %d in this process: %s", count, reason)
