@@ -17,7 +17,8 @@ def to_transformers(model: PreTrainedModel) -> Any:
     conversion. What is optimised for inference is taken as it was before.
 
     Raises TypeError for what is no model of twinlens, and ValueError where transformers has no class for it (CLIP's
-    ResNets) or none for a part of it (adapters of peft: merge them first; the bias of `from_towers(loss="sigmoid")`).
+    ResNets), has nothing for a part of it (adapters of peft: merge them first; the bias of
+    `from_towers(loss="sigmoid")`), or would give other answers (a classifier over the trained pooling).
     """
     if not isinstance(model, LoadableModel):
         raise TypeError(f"Expected a model of twinlens, got a {type(model).__module__}.{type(model).__name__}.")
@@ -27,6 +28,11 @@ def to_transformers(model: PreTrainedModel) -> Any:
         raise ValueError(
             f"transformers has no {name}. Its saved folder carries its code: AutoModel.from_pretrained(folder, "
             "trust_remote_code=True) loads it where twinlens is not installed."
+        )
+    if getattr(model.config, "classifier_pooling", "mean") != "mean" and hasattr(model, "classifier"):
+        raise ValueError(
+            f"transformers' {name} takes the mean of the patches: with classifier_pooling='pooled', this one "
+            "would give other answers there."
         )
     config = getattr(transformers, CONFIG_MAPPING_NAMES[model_type]).from_dict(model.config.to_dict())
     config.name_or_path = model.config.name_or_path

@@ -21,7 +21,7 @@ def inputs_of(family: str, kind: str) -> dict[str, torch.Tensor]:
 def kinds() -> list[Any]:
     found = [(family, kind) for family in families.FAMILIES for kind in KINDS]
     found += [("CLIP", "VisionModelWithProjection"), ("CLIP", "TextModelWithProjection")]
-    by_day = {("CLIP", "Model"), ("Siglip", "ForImageClassification"), ("Siglip2", "VisionModel")}
+    by_day = {("CLIP", "Model"), ("Siglip", "ForImageClassification")}
     return [entry if entry in by_day else pytest.param(*entry, marks=pytest.mark.thorough) for entry in found]
 
 
@@ -90,6 +90,10 @@ def test_what_transformers_has_nothing_for() -> None:
         ValueError, match=r"transformers has no CLIPResNetVisionModel\. Its saved folder carries its code"
     ):
         twinlens.to_transformers(resnet)
+    config = families.config("Siglip")
+    config.classifier_pooling = "pooled"
+    with pytest.raises(ValueError, match="would give other answers there"):
+        twinlens.to_transformers(twinlens.SiglipForImageClassification(config))
     peft = pytest.importorskip("peft")
     adapted = families.model("CLIP")
     adapted.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))

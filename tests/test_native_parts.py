@@ -27,7 +27,7 @@ def native_parts(name: str, folder: Path) -> tuple[Any, Any]:
     return native.image_processor, native.tokenizer
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["clip-shapes", pytest.param("siglip-shapes", marks=pytest.mark.thorough)])
 class TestParts:
     def test_those_of_transformers_are_converted(self, name: str, tmp_path: Path) -> None:
         images, tokenizer = native_parts(name, tmp_path)
