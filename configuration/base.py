@@ -190,6 +190,8 @@ class TransformerConfig(TowerConfig):
     layer_norm_eps: float = 1e-6
     attention_dropout: float | int = 0.0
 
+    encoder_layer: ClassVar[str]  # a name in modeling.encoder.LAYERS
+
     def validate_architecture(self) -> None:
         super().validate_architecture()
         self._check_at_least_1("intermediate_size", "num_attention_heads")
@@ -212,6 +214,11 @@ class VisionConfig(TowerConfig):
     num_class_tokens: ClassVar[int] = 0  # learned tokens before those of the image
     flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
+
+    @property
+    def pooled_size(self) -> int:
+        """The width of the pooled output."""
+        return self.hidden_size
 
     @classmethod
     def _unknown_names(cls, names: Iterable[str]) -> list[str]:
@@ -318,6 +325,7 @@ class DualEncoderConfig(StrictConfig):
         text_config: Any = None
         vision_config: Any = None
     initializer_factor: float | int = 1.0
+    classifier_pooling: str = "mean"  # of an image classifier: "mean" of all patches, or "pooled", the tower's own
 
     visual_projection: ClassVar[bool]  # a bias-free linear map of the pooled image to `projection_dim`
     text_projection: ClassVar[bool]  # the same for the text
@@ -325,6 +333,12 @@ class DualEncoderConfig(StrictConfig):
     logit_bias_init_value: ClassVar[float | None]  # None: the family has no bias
     loss: ClassVar[str]  # a name in losses.LOSSES
     max_logit_scale: ClassVar[float | None]  # the largest logit_scale (a logarithm) in training; None: no limit
+
+    def to_dict(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().to_dict()
+        if values.get("classifier_pooling") == "mean":  # of which transformers has no field
+            del values["classifier_pooling"]
+        return values
 
     @property
     def has_logit_bias(self) -> bool:
@@ -349,6 +363,10 @@ class DualEncoderConfig(StrictConfig):
                     f"got a {type(value).__name__}."
                 )
         super().__post_init__(**kwargs)
+        if self.classifier_pooling not in ("mean", "pooled"):
+            raise ValueError(f"classifier_pooling must be 'mean' or 'pooled', got {self.classifier_pooling!r}.")
+        if self.classifier_pooling == "pooled" and not getattr(self.vision_config, "vision_use_head", True):
+            raise ValueError("classifier_pooling='pooled' needs a tower with its head, got vision_use_head=False.")
 
     @classmethod
     def _unknown_names(cls, names: Iterable[str]) -> list[str]:

@@ -44,6 +44,11 @@ class ResNetConfig(VisionConfig):
         return self.hidden_size // 64
 
     @property
+    def pooled_size(self) -> int:
+        """The width of the pooled output, which is projected."""
+        return self.projection_dim
+
+    @property
     def patch_size(self) -> int:
         """Pixels per side of the square that one token stands for: the stride of the whole network."""
         return 32

@@ -25,6 +25,7 @@ _LEFT_OUT = {
     "DualEncoderModel.class_for",
     "DualEncoderModel.encode",
     "DualEncoderModel.from_towers",
+    "ImageClassifier.from_labels",
     "LoadableModel.optimize_for_inference",
     "LoadableModel.restore",
     "LoadsOfficialFiles",

@@ -85,7 +85,7 @@ class _Tower:
             for parameter in module._parameters.values():
                 owners[id(parameter)] = owners.get(id(parameter), 0) + 1
         self.linear = [m for m in self.modules if type(m) is nn.Linear and owners[id(m.weight)] == 1]
-        self.blocks = [m for m in self.modules if type(m) is EncoderLayer and self._is_whole(m)]
+        self.blocks = [m for m in self.modules if isinstance(m, EncoderLayer) and self._is_whole(m)]
         self.bottlenecks = [m for m in self.modules if type(m) is Bottleneck]
         self.kept: set[nn.Module] = set()  # linear layers whose weights are used as they are
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..modeling.encoder import Encoder, EncoderLayer
 from ..runtime.pickling import has_hooks
@@ -49,16 +50,16 @@ class OptimizedLayer(EncoderLayer):
     products: tuple[Product, Product, Product, Product]  # q, k and v together, out_proj, fc1, fc2
     attention_choice: str
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
         x = hidden_states  # (batch, length, width)
         if not is_plain(self, x) or kwargs.get("output_attentions") or has_hooks(self):
-            return super().forward(x, **kwargs)
+            return super().forward(x, attention_mask=attention_mask, **kwargs)
         qkv, out_proj, fc1, fc2 = self.products
         query, key, value = qkv(self.layer_norm1(x)).chunk(3, dim=-1)
-        if self.attention_choice == "products" and kwargs.get("attention_mask") is None:
+        if self.attention_choice == "products" and attention_mask is None:
             attended = attend_by_products(query, key, value, self.self_attn.head_dim, bool(kwargs.get("is_causal")))
         else:
-            attended, _ = self.self_attn.attend(query, key, value, **kwargs)
+            attended, _ = self.self_attn.attend(query, key, value, attention_mask, **kwargs)
         x = out_proj.added_to(x, attended)
         activation, algorithm, scale = FUSED[self.self_attn.config.hidden_act]
         norm = self.layer_norm2
@@ -70,18 +71,19 @@ class OptimizedLayer(EncoderLayer):
 class OptimizedEncoder(Encoder):
     """A stack of blocks through which a batch goes in parts that stay in the cache."""
 
-    def forward(self, hidden_states: Tensor, depth: int | None = None, **kwargs: Any) -> Tensor:
-        x, mask = hidden_states, kwargs.get("attention_mask")
+    def forward(
+        self, inputs_embeds: Tensor, attention_mask: Any = None, depth: int | None = None, **kwargs: Any
+    ) -> BaseModelOutput:
+        x, mask = inputs_embeds, attention_mask
         slices = parts(x)
         is_watched = any(kwargs.get(name) for name in ("output_hidden_states", "output_attentions"))
         first: Any = self.layers[0] if len(self.layers) else None
         is_watched = is_watched or bool(first and first.self_attn.config.output_hidden_states)
         takes_parts = mask is None or (isinstance(mask, Tensor) and mask.shape[0] == x.shape[0])
         if len(slices) == 1 or is_watched or not takes_parts or not is_plain(self, x) or has_hooks(self):
-            return super().forward(x, depth, **kwargs)
+            return super().forward(x, attention_mask=mask, depth=depth, **kwargs)
         output = torch.empty_like(x)
         for part in slices:
-            if mask is not None:
-                kwargs["attention_mask"] = mask[part]
-            output[part] = super().forward(x[part], depth, **kwargs)
-        return output
+            of_part = mask if mask is None else mask[part]
+            output[part] = super().forward(x[part], attention_mask=of_part, depth=depth, **kwargs).last_hidden_state
+        return BaseModelOutput(last_hidden_state=output)

@@ -43,7 +43,7 @@ class PooledPosition:
             options = {"attention_mask": mask, "is_causal": tower.config.causal}
         elif tower.config.pre_norm:
             x = tower.pre_layrnorm(x)
-        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options)
+        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options).last_hidden_state
         # Pooled as if they were hidden states, positions (batch, length) give that of each row (batch,).
         positions = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
         names = ("input_ids", "attention_mask")[: len(inputs)]
@@ -102,11 +102,12 @@ def block_at(layer: EncoderLayer, x: Tensor, position: Tensor, mask: Tensor | No
 class OptimizedPoolingAttention(PoolingAttention):
     """The pooling head's attention, of one query."""
 
-    def forward(self, probe: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(self, query: Tensor, key: Tensor, value: Any = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        probe, x = query, key
         mask = kwargs.get("attention_mask")
         is_mask = mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
-        if not is_mask or kwargs.get("output_attentions") or not is_plain(self, x):
-            return super().forward(probe, x, **kwargs)
+        if not is_mask or kwargs.get("output_attentions") or value is not None or not is_plain(self, x):
+            return super().forward(probe, x, value, **kwargs)
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
         query = nn.functional.linear(probe[0], query_weight, query_bias)  # (1, width)

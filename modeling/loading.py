@@ -11,14 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from typing_extensions import Self
 
-from ..catalogue.download import is_name, suggest_names
+from ..catalogue.download import HUB_ARGUMENTS, is_name, suggest_names
 from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
 from ..formats.adapters import base_of_adapter
 from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
 
 _OTHER_WEIGHTS = ("variant", "gguf_file", "state_dict")  # arguments with which transformers reads other weights
 _PLACE_OF_ADAPTER = ("revision", "subfolder", "adapter_name", "adapter_kwargs")  # arguments that are not of its base
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def absent_towers(model: PreTrainedModel, missing: Collection[str]) -> list[str]:

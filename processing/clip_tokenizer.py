@@ -69,6 +69,11 @@ class CLIPTokenizer(DualEncoderTokenizer):
                 "CLIPTokenizer.from_official() has OpenAI's vocabulary."
             )
         start, end = clip_vocabulary.START, clip_vocabulary.END
+        if not isinstance(model, models.BPE) or None in (model.token_to_id(start), model.token_to_id(end)):
+            raise ValueError(
+                f"CLIP's vocabularies are BPE with {start} and {end}, got {type(model).__name__} "
+                f"{'with' if model.token_to_id(start) and model.token_to_id(end) else 'without'} them."
+            )
         tokens = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": "!"}
         self.text_cleanup = text_cleanup
         if text_cleanup is not None:

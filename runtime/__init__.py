@@ -1,7 +1,29 @@
 """What happens around a model while it runs: outputs computed when they are read, remembered texts, what is pickled."""
 
-from .outputs import deferred, later, without_pooled
+from .client_names import (
+    AttentionNames,
+    DualEncoderNames,
+    EmbeddingNames,
+    LayerNames,
+    TextTowerNames,
+    UnsplitModules,
+)
+from .outputs import DeclaresOutput, deferred, later, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
 
-__all__ = ["PickledWithoutHooks", "TextCache", "deferred", "has_hooks", "later", "without_pooled"]
+__all__ = [
+    "AttentionNames",
+    "DeclaresOutput",
+    "DualEncoderNames",
+    "EmbeddingNames",
+    "LayerNames",
+    "PickledWithoutHooks",
+    "TextCache",
+    "TextTowerNames",
+    "UnsplitModules",
+    "deferred",
+    "has_hooks",
+    "later",
+    "without_pooled",
+]
