@@ -180,6 +180,8 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
     "explain image": lambda world, source, out: ["explain", world.model, source, "--text", "a", "--out", f"{out}.png"],
     "locate": lambda world, source, out: ["locate", source, world.picture, "--text", "a", "--out", f"{out}.png"],
     "locate image": lambda world, source, out: ["locate", world.model, source, "--text", "a", "--out", f"{out}.png"],
+    "app": lambda world, source, out: ["app", source],
+    "app index": lambda world, source, out: ["app", world.model, "--index", source],
     "embed": lambda world, source, out: ["embed", source, world.pairs, "--out", out],
     "evaluate": lambda world, source, out: ["evaluate", source, world.pairs],
     "onnx": lambda world, source, out: ["onnx", source, out, "--no-verify"],
