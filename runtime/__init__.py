@@ -8,7 +8,7 @@ from .client_names import (
     TextTowerNames,
     UnsplitModules,
 )
-from .outputs import DeclaresOutput, deferred, later, without_pooled
+from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
 
@@ -25,5 +25,6 @@ __all__ = [
     "deferred",
     "has_hooks",
     "later",
+    "states_of",
     "without_pooled",
 ]
