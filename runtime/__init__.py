@@ -1,4 +1,4 @@
-"""What happens around a model while it runs: outputs computed when they are read, remembered texts, what is pickled."""
+"""What happens around a model while it runs: outputs computed when read, remembered texts, pickles, clients' names."""
 
 from .client_names import (
     AttentionNames,
