@@ -54,6 +54,9 @@ from . import (
 from . import (
     training as training,
 )
+from . import (
+    web as web,
+)
 from ._version import __version__ as __version__
 from .configuration import CLIPConfig as CLIPConfig
 from .configuration import CLIPResNetConfig as CLIPResNetConfig

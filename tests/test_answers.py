@@ -248,7 +248,7 @@ def test_one_head_is_singular():
         ),
         (["classify", "{clip}", "{clip}", "--labels", "a"], "{clip}: pass the images in it, {clip}/*.png."),
         (["classify", "{clip}", "absent.jpg", "--labels", " , "], "Expected labels"),
-        (["classify", "{clip}", "absent.jpg", "--labels", "a", "--template", "a"], "Expected a template with {}"),
+        (["classify", "{clip}", "absent.jpg", "--labels", "a", "--template", "a"], "Expected templates: "),
         (["convert", "{clip}.pt", "{clip}"], "is not empty"),
     ],
 )

@@ -18,7 +18,7 @@ FLOORS = (
     ("processing", "modeling"),
     ("inference", "integration", "parity"),
     ("index", "compat"),
-    ("evaluation",),
+    ("evaluation", "web"),
     ("conversion", "training"),
     ("deployment", "toy_world"),
     ("cli",),
