@@ -16,7 +16,7 @@ from typing_extensions import Self
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from ..formats.former_names import AcceptsFormerNames, former_module
-from ..runtime import TextTowerNames, deferred, has_hooks, later
+from ..runtime import TextTowerNames, deferred, has_hooks, later, states_of
 from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
@@ -134,11 +134,11 @@ class VisionTower(ImageTower):
             hidden_states = self.pre_layrnorm(hidden_states)
         if packed and token_mask is not None and hidden_states.shape[0] and not is_watched:
             packing = Packing(token_mask.to(hidden_states.device))
-            sequence = self.encoder(hidden_states[packing.rows][None], attention_mask=packing, **kwargs)
-            hidden_states = torch.zeros_like(hidden_states).index_put(packing.rows, sequence.last_hidden_state[0])
+            sequence = states_of(self.encoder(hidden_states[packing.rows][None], attention_mask=packing, **kwargs))
+            hidden_states = torch.zeros_like(hidden_states).index_put(packing.rows, sequence[0])
         else:
             mask = image_mask(self.config, hidden_states, hidden_states, token_mask, output_attentions)
-            hidden_states = self.encoder(hidden_states, **{"attention_mask": mask, **kwargs}).last_hidden_state
+            hidden_states = states_of(self.encoder(hidden_states, **{"attention_mask": mask, **kwargs}))
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
         pooled = self.pool(hidden_states, token_mask=token_mask, **kwargs)  # (batch, width)
@@ -210,7 +210,7 @@ class TextTower(TextTowerNames, AcceptsFormerNames, EncoderPreTrainedModel):
         """Do what follows the embeddings `x` (batch, length, width); the other inputs are those of `forward`."""
         output_attentions = bool(kwargs.setdefault("output_attentions", self.config.output_attentions))
         mask = text_mask(self.config, x, attention_mask, output_attentions)
-        x = self.encoder(x, attention_mask=mask, is_causal=self.config.causal, **kwargs).last_hidden_state
+        x = states_of(self.encoder(x, attention_mask=mask, is_causal=self.config.causal, **kwargs))
         x = self.final_layer_norm(x)
         pooled = POOLERS[self.config.pooling](self, x, input_ids=input_ids, attention_mask=attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=self.head(pooled))

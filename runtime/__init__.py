@@ -1,4 +1,4 @@
-"""What happens around a model while it runs: outputs computed when they are read, remembered texts, what is pickled."""
+"""What happens around a model while it runs: outputs computed when read, remembered texts, pickles, clients' names."""
 
 from .client_names import (
     AttentionNames,
@@ -8,7 +8,7 @@ from .client_names import (
     TextTowerNames,
     UnsplitModules,
 )
-from .outputs import DeclaresOutput, deferred, later, without_pooled
+from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
 
@@ -25,5 +25,6 @@ __all__ = [
     "deferred",
     "has_hooks",
     "later",
+    "states_of",
     "without_pooled",
 ]

@@ -38,6 +38,11 @@ class DeclaresOutput:
         cls.forward = forward  # type: ignore[attr-defined]
 
 
+def states_of(output: Any) -> Tensor:
+    """Return `last_hidden_state` of an output, or the tensor that a client's function in place of a module returned."""
+    return output if isinstance(output, Tensor) else output.last_hidden_state
+
+
 def later(device_type: str, compute: Callable[[], Any]) -> Callable[[], Tensor]:
     """Return a function for the `last_hidden_state` that `compute` returns, computed as it would be now.
 

@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # The client libraries have an environment of their own, in which `pytest tests/clients` asks for them.
-collect_ignore = [] if any("clients" in argument for argument in sys.argv[1:]) else ["clients"]
+CLIENTS = Path(__file__).with_name("clients")
+_asked = (Path(argument.partition("::")[0]).resolve() for argument in sys.argv[1:])
+collect_ignore = [] if any(path.is_relative_to(CLIENTS) for path in _asked) else ["clients"]
 
 
 def pytest_collection() -> None:

@@ -1,17 +1,14 @@
 """Client libraries with transformers' classes and with ours. They are not in the environment of the other tests."""
 
 import json
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from helpers import client_table
 
-sys.path.append(str(Path(__file__).parent))
-import table
-
-_rows: list[table.Row] = []
+_rows: list[client_table.Row] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +33,9 @@ def record() -> Callable[..., None]:
     def record(library: str, what: str, difference: float, native: str = "the same") -> None:
         assert difference <= 1e-5
         _rows.append(
-            table.Row(library=library, version=version(library), what=what, native=native, difference=float(difference))
+            client_table.Row(
+                library=library, version=version(library), what=what, native=native, difference=float(difference)
+            )
         )
 
     return record
@@ -44,5 +43,5 @@ def record() -> Callable[..., None]:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if session.config.getoption("--record") and exitstatus == 0:
-        table.RESULTS.write_text(json.dumps(_rows, indent=2) + "\n", encoding="utf-8")
-        table.write()
+        client_table.RESULTS.write_text(json.dumps(_rows, indent=2) + "\n", encoding="utf-8")
+        client_table.write()

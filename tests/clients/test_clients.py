@@ -174,8 +174,8 @@ class TestEncoders:
             for name, parameter in sorted(adapted.named_parameters()):
                 if "lora_" in name:
                     parameter.normal_(std=0.1)
-        adapted.eval().save_pretrained(tmp_path)
-        theirs = PeftModel.from_pretrained(parts["transformers"][0], tmp_path).eval()
+        adapted.eval().save_pretrained(str(tmp_path))
+        theirs = PeftModel.from_pretrained(parts["transformers"][0], str(tmp_path)).eval()
         processor = parts["twinlens"][1]
         found, expected = (features(model.base_model.model, processor) for model in (adapted, theirs))
         record("peft", "a LoRA of ours in transformers' model", max(map(difference, found, expected)))

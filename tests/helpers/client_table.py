@@ -1,4 +1,4 @@
-"""The table of clients in docs/clients.md, from what the tests of this folder have recorded.
+"""The table of clients in docs/clients.md, from what the tests in tests/clients have recorded.
 
 pytest tests/clients --record   # writes results.json, and the table
 """
@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
-RESULTS = Path(__file__).with_name("results.json")
-PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+CLIENTS = Path(__file__).parents[1] / "clients"
+RESULTS = CLIENTS / "results.json"
+PAGE = CLIENTS.parents[1] / "docs" / "clients.md"
 _START, _END = "<!-- table of clients: written by tests/clients -->\n", "<!-- end of the table -->\n"
 
 
