@@ -1,8 +1,8 @@
 """The pickles in PyTorch's files, read by an interpreter of the few instructions that these have.
 
-Python's own unpicklers trust their input: a few bytes with a length allocate gigabytes, a nested tuple as a key is hashed
-for ever, and a list may copy itself. Here a length is compared with what is left of the file, a key is a str or a small
-int, and whatever is called is one of the caller's functions.
+Python's own unpicklers trust their input: a few bytes with a length allocate gigabytes, a nested tuple as a key is
+hashed for ever, and a dict may be copied a million times. Here a length is compared with what is left of the file, a
+key is a str or a small int, and whatever is called is one of the caller's functions.
 """
 
 import mmap
@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import shown
 
-_MAX_INSTRUCTIONS = 4_000_000  # a checkpoint of a training with 10,000 tensors has half a million
+_MAX_INSTRUCTIONS = 2_000_000  # a checkpoint of a training with 10,000 tensors has half a million
 _MAX_KEY = 1000  # characters of a name in a dict
 _MAX_NUMBER = 1 << 32  # as a key
 _MAX_GLOBAL = 1000  # bytes of the name of a class

@@ -84,6 +84,8 @@ def read_legacy(path: Path) -> tuple[str, dict[str, Tensor]]:
     with open_legacy(path) as memory:
         container, described, reader = describe_legacy(memory)
         keys, position = reader.read(), reader.position
+        if type(keys) is not list or not all(type(key) is str for key in keys):
+            raise ValueError("it does not list the names of its storages.")
         used = {stored.storage.key for stored in described.values()}
         storages = {}
         for key in keys:
