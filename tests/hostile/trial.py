@@ -168,18 +168,22 @@ def examine(case: Case, canary: Canary) -> str:
 def examine_all(module: str, names: Sequence[str], report: Path) -> None:
     """Examine cases by their names, in this process; write each name before and its outcome after."""
     cases = import_module(module).cases(names)
+    for source in ("clip-shapes", "siglip-shapes"):  # imports what commands use
+        assert attempt(["inspect", source]) == "answered"
     canary = Canary()
     sys.addaudithook(canary)
     opened = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (opened + SPARE_DESCRIPTORS, opened + SPARE_DESCRIPTORS))
-    with report.open("a", buffering=1) as file:
+    with report.open("a") as file:
         for name in names:
             file.write(f"{name}\t")
+            file.flush()
             try:
                 outcome = examine(cases[name], canary)
             except Exception as error:
                 outcome = f"the suite itself failed: {error!r}"
             file.write(f"{' '.join(outcome.split())}\n")
+            file.flush()
 
 
 def outcomes(module: str, names: Sequence[str], folder: Path) -> dict[str, str]:
