@@ -129,7 +129,9 @@ PICKLES: dict[str, Callable[[], bytes]] = {
         text("a"), tensor(size=(b"\x8a\x05" + bytes(4) + b"\x01") * 2 + b"\x86", stride=b"K\x00K\x00\x86")
     ),
     "size of text": lambda: dictionary(text("a"), tensor(size=text("a") + b"\x85")),
-    "storage out of the archive": lambda: dictionary(text("a"), tensor()).replace(text("0"), text("../../../etc/passwd")),
+    "storage out of the archive": lambda: (
+        dictionary(text("a"), tensor()).replace(text("0"), text("../../../etc/passwd"))
+    ),
     "nothing": lambda: b"",
 }  # fmt: skip
 
