@@ -112,13 +112,14 @@ def attempt(arguments: Iterable[str]) -> str:
     lines = errors.getvalue().splitlines()
     if code == 0:
         return "answered"
-    if code != 1 or len(lines) != 1 or not lines[0].startswith("twinlens: "):
+    warnings, line = lines[:-1], "".join(lines[-1:])  # the package warns of names that it does not know
+    if code != 1 or not line.startswith("twinlens: ") or len(warnings) > 3 or "Traceback" in warnings[:1]:
         return f"exit code {code}, {len(lines)} lines: {' / '.join(lines)[-300:]}"
     for word in ("Unexpected ", "Out of memory", "MemoryError", "nable to allocate", "annot allocate", "too many open"):
-        if word in lines[0]:
-            return f"the line {lines[0][:300]}"
-    if not lines[0].isprintable() or len(lines[0]) > LONGEST_LINE:
-        return f"a line of {len(lines[0])} characters, {lines[0].isprintable()=}"
+        if word in line:
+            return f"the line {line[:300]}"
+    if not "".join(lines).isprintable() or len("".join(lines)) > LONGEST_LINE:
+        return f"{len(''.join(lines))} characters, {''.join(lines).isprintable()=}"
     return "refused"
 
 
