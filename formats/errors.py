@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
+_PANIC = "PanicException"  # of libraries in Rust; it is no Exception, and cannot be imported
 _LONGEST_NAME = 80  # characters
 _LONGEST_MESSAGE = 2000
 _MOST_ITEMS = 10
@@ -40,7 +41,9 @@ def readable_errors(source: str | PathLike[str]) -> Iterator[None]:
         yield
     except (OSError, ImportError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         if isinstance(error, UnpicklingError):  # PyTorch's advice would be to execute what is in the file
             reason = "its weights are damaged, or hold more than tensors; nothing in them was executed."
         elif isinstance(error, SafetensorError):

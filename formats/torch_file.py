@@ -151,15 +151,16 @@ class _Stored:
 
     def view(self, name: str, storage: Tensor) -> Tensor:
         """Return the tensor in the bytes of its storage. Raises FormatError where it does not lie inside."""
-        if len(self.size) != len(self.stride) or len(self.size) > _MAX_DIMENSIONS:
-            raise FormatError(f"{name} has the impossible size of {len(self.size)} and stride of {len(self.stride)}.")
-        numbers = (self.offset, *self.size, *self.stride)
-        if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
-            raise FormatError(f"{name} has the impossible offset, size or stride of a number that is none, or below 0.")
+        same_length = len(self.size) == len(self.stride) <= _MAX_DIMENSIONS
+        numbers = (self.offset, *self.size, *self.stride) if same_length else ()
+        if not numbers or not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+            raise FormatError(
+                f"{shown(name)} has the impossible offset, size or stride; expected whole numbers from 0."
+            )
         values = storage.view(self.storage.dtype)
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.size, self.stride, strict=True))
         if 0 in self.size or max(last + 1, math.prod(self.size)) > len(values):
-            raise FormatError(f"{name} has shape {self.size}, but the file holds {len(values)} values for it.")
+            raise FormatError(f"{shown(name)} has shape {self.size}, but the file holds {len(values)} values for it.")
         return values.as_strided(self.size, self.stride, self.offset)
 
 
@@ -235,8 +236,9 @@ def _state_dict(root: object) -> tuple[str, dict[str, _Stored]]:
     for name, value in entries.items():
         if not isinstance(name, str) or not isinstance(value, _Stored):
             raise FormatError(
-                f"entry {shown(name)!r} is a {type(value).__name__.lstrip('_')}, expected a tensor; "
-                "of a training checkpoint, save the model's state dict alone."
+                f"entry {shown(name) if isinstance(name, int) else repr(shown(name))} is a "
+                f"{type(value).__name__.lstrip('_')}, expected a tensor; of a training checkpoint, save the "
+                "model's state dict alone."
             )
     return "/".join(("torch", *map(shown, place))), entries
 

@@ -251,7 +251,11 @@ NAMED: dict[str, Callable[[], bytes]] = {
     **FILES,
     "shared values": _shared,
 }
-SAMPLE = tuple(NAMED)
+_SLOW = (*(f"legacy: {name}" for name in PICKLES), "zip: million lists", "zip: tuples in tuples", "zip: lists in lists",
+         "zip: class without end", "zip: many tensors", "zip of two million entries", "zip of 100,000 entries",
+         "zip bomb", "bomb of arrays", "30,000 arrays", "safetensors of nothing")  # fmt: skip
+SAMPLE = tuple(name for name in NAMED if name not in _SLOW)
+ALL = tuple(NAMED)
 
 
 def cases(names: Iterable[str]) -> dict[str, Case]:

@@ -8,13 +8,14 @@ import pytest
 
 from .trial import outcomes
 
-KINDS = ("archives",)
+KINDS = ("archives", "settings", "vocabularies")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_case_is_answered_or_refused(kind: str, tmp_path: Path) -> None:
+def test_every_case_is_answered_or_refused(kind: str, tmp_path: Path, thorough: bool) -> None:
     module = f"hostile.{kind}"
-    names = import_module(module).SAMPLE
+    cases = import_module(module)
+    names = cases.ALL if thorough else cases.SAMPLE
     found = outcomes(module, names, tmp_path)
     assert found.keys() == set(names)
     print(
