@@ -62,6 +62,11 @@ def shown(name: object) -> str:
     text = str(name) if isinstance(name, str | int) else type(name).__name__
     if len(text) > _LONGEST_NAME:
         text = f"{text[: _LONGEST_NAME // 2]}...{text[3 - _LONGEST_NAME // 2 :]}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what a terminal would obey, line feeds included."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
