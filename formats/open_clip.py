@@ -183,7 +183,8 @@ class OpenClipLayout(Layout):
         if not (unread := sorted(self.preprocess_cfg.keys() - {*READ_FIELDS})):
             return ()
         return (
-            f"{CONFIG_FILE} states preprocess_cfg.{', '.join(map(shown, unread))}, which open_clip does not read, nor twinlens.",
+            f"{CONFIG_FILE} states preprocess_cfg.{', '.join(map(shown, unread))}, which open_clip does not read, nor "
+            "twinlens.",
         )
 
     @property
