@@ -86,7 +86,7 @@ class TestConfigurations:
     )
     def test_larger_than_the_weights(self, change: Callable[[str, object], Path], field: str, value: int) -> None:
         source = change(field, value)
-        with pytest.raises(ValueError, match="bytes of weights, but its config.json describes a model of at least"):
+        with pytest.raises(ValueError, match=r"bytes of weights, but its config\.json describes a model of at least"):
             twinlens.DualEncoderModel.from_pretrained(source)
         with pytest.raises(FormatError):
             inspect_source(source)
