@@ -8,7 +8,7 @@ from typing import Any
 _MAX_SIZE = 1 << 24  # of a width, a vocabulary, a table; the largest published one is 256,000
 MAX_LAYERS = 1000
 _MAX_LABELS = 1_000_000
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.npz")
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # not adapters, nor the state of a training
 _PARAMETERS_PER_BYTE = 2  # of weights in four bits
 _UNCHECKED_PARAMETERS = 10_000_000  # 40 MB: what is missing from the weights may be made new
 

@@ -1,8 +1,9 @@
 """The settings of the image processors: those that callers may pass, and those that one call works with."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any, Literal, SupportsFloat, get_args
 
 from transformers.processing_utils import ImagesKwargs
@@ -101,11 +102,11 @@ class ImageSettings:
         """Raise ValueError for numbers out of a file that no image can be computed with."""
         for name in ("size", "crop_size", "pad_size"):
             for side, pixels in getattr(self, name).items():
-                if pixels is not None and not (isinstance(pixels, int) and 1 <= pixels <= _MAX_SIDE):
+                if pixels is not None and not (isinstance(pixels, Integral) and 1 <= pixels <= _MAX_SIDE):
                     raise ValueError(f"{name}[{side!r}] must be 1 to {_MAX_SIDE:,} pixels, got {_short(pixels)}.")
         for name in ("rescale_factor", "image_mean", "image_std"):
             value = getattr(self, name)
-            numbers = value if isinstance(value, list | tuple) else [value]
+            numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
             if value is not None and not all(_is_finite(number) for number in numbers):
                 raise ValueError(f"{name} must be a finite number, or one for each channel, got {_short(value)}.")
         if not isinstance(self.resample, int) or not 0 <= self.patch_size <= _MAX_SIDE:

@@ -21,8 +21,8 @@ def read_tokenizer_json(path: str | Path) -> Tokenizer:
     """Read a `tokenizer.json` without its padding and truncation; ValueError if it is none."""
     check_file(path, MAX_JSON)
     content = Path(path).read_bytes()
-    check_pieces(content, path)
     with readable_vocabulary(path, "a tokenizer.json"):
+        check_pieces(content)
         tokenizer = Tokenizer.from_buffer(content)
         tokenizer.no_padding()  # both are the caller's, and a length of the file could be any number
         tokenizer.no_truncation()

@@ -36,7 +36,7 @@ def readable_vocabulary(path: object, kind: str) -> Iterator[None]:
         raise ValueError(f"{path} is not {kind}: {' '.join(str(error)[:500].split())}") from error
 
 
-def check_pieces(content: bytes, path: object) -> None:
+def check_pieces(content: bytes) -> None:
     """Raise ValueError for a `tokenizer.json` with a text that is far longer than a piece.
 
     A table of spellings in base64 and a regular expression may be long. Texts are told by their quotes, which is
@@ -45,4 +45,4 @@ def check_pieces(content: bytes, path: object) -> None:
     parts = content.replace(b'\\"', b"").split(b'"')
     for number, part in enumerate(parts):
         if len(part) > 4 * LONGEST_PIECE and parts[max(number - 2, 0)] not in _LONG_VALUES and part.strip():
-            raise ValueError(f"{path} has a piece of {len(part):,} bytes, expected {4 * LONGEST_PIECE:,} at most.")
+            raise ValueError(f"it has a piece of {len(part):,} bytes, expected {4 * LONGEST_PIECE:,} at most")
