@@ -1,11 +1,11 @@
 """The settings of the image processors: those that callers may pass, and those that one call works with."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral
-from typing import Any, Literal, SupportsFloat, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 from transformers.processing_utils import ImagesKwargs
 
 Color = tuple[int, int, int]  # levels of 0..255: red, green, blue
@@ -106,8 +106,7 @@ class ImageSettings:
                     raise ValueError(f"{name}[{side!r}] must be 1 to {_MAX_SIDE:,} pixels, got {_short(pixels)}.")
         for name in ("rescale_factor", "image_mean", "image_std"):
             value = getattr(self, name)
-            numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            if value is not None and not all(_is_finite(number) for number in numbers):
+            if value is not None and not _is_finite(value):
                 raise ValueError(f"{name} must be a finite number, or one for each channel, got {_short(value)}.")
         if not isinstance(self.resample, int) or not 0 <= self.patch_size <= _MAX_SIDE:
             raise ValueError(
@@ -128,8 +127,11 @@ class ImageSettings:
         return cls(**(known | sizes))
 
 
-def _is_finite(number: object) -> bool:
-    return isinstance(number, SupportsFloat) and not isinstance(number, str) and math.isfinite(number)
+def _is_finite(numbers: Any) -> bool:
+    try:
+        return not isinstance(numbers, str) and bool(np.isfinite(np.asarray(numbers, np.float64)).all())
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _short(value: object) -> str:
