@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NEED_WHOLE_TEXTS = ("return_overflowing_tokens", "is_split_into_words", "stride", "return_length")
 _TEXTS_AT_ONCE = 8192  # their encodings, far larger than their ids, are in memory together
+_MAX_LENGTH = 1 << 20  # tokens, to which SigLIP's texts are padded
 _CUT = "a text was cut"  # the name of the warning
 
 
@@ -126,6 +129,8 @@ class DualEncoderTokenizer(TokenizersBackend):
         self._tokenizer = pipeline
         if model_max_length is None or model_max_length > LARGE_INTEGER:  # the value of files that leave it open
             model_max_length = self.default_length
+        if not isinstance(model_max_length, int) or not 1 <= model_max_length <= _MAX_LENGTH:
+            raise ValueError(f"model_max_length must be 1 to {_MAX_LENGTH:,} tokens, got {model_max_length!r:.80}.")
         for name in ("add_bos_token", "add_eos_token"):  # either would replace the pipeline's post-processor
             kwargs.pop(name, None)
         kwargs |= {
@@ -195,7 +200,11 @@ class DualEncoderTokenizer(TokenizersBackend):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
-        texts = clean_texts(text, self.clean)
+        clean = self.clean
+        cuts = add_special_tokens and self.truncation_side == "right"
+        if cuts and text_pair is None and not any(kwargs.get(name) for name in _NEED_WHOLE_TEXTS):
+            clean = partial(self.clean_for, tokens=min(max_length or self.model_max_length, self.model_max_length))
+        texts = clean_texts(text, clean)
         pairs = None if text_pair is None else clean_texts(text_pair, self.clean)
         if truncation_strategy is None and not add_special_tokens:
             truncation_strategy = TruncationStrategy.DO_NOT_TRUNCATE
@@ -353,6 +362,10 @@ class DualEncoderTokenizer(TokenizersBackend):
     def clean(self, text: str) -> str:
         """Return the text after the part of its cleaning that no `tokenizer.json` can express."""
         return text
+
+    def clean_for(self, text: str, tokens: int) -> str:
+        """Return a beginning of the cleaned text that has all of its first `tokens` tokens."""
+        return self.clean(text)
 
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
         # Under the name of our class plain transformers would build a pipeline of its own, SigLIP's from a file that

@@ -202,7 +202,7 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
 # The sources that are not wrong for a use: it does not read the part that is, or takes text files as they are.
 _PROCESSOR = "(tokenizer|preprocessor)-.*"
 SOUND = {
-    "inspect": f"{_PROCESSOR}|weights-(half|shape)|config-no-activation",  # it reads the headers of weights
+    "inspect": _PROCESSOR,
     "export": _PROCESSOR,
     "push": f"{_PROCESSOR}|weights-shape|config-(a-.*-of-text|a-size.*|no-activation)",
     "push repository": "hub",
