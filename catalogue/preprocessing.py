@@ -22,11 +22,12 @@ C4_EN = Vocabulary(
 )
 MC4 = Vocabulary(
     name="mc4",
-    size=250000,  # embeddings; the file has 100 pieces more
+    size=250000,
     pad=1,
     address="https://storage.googleapis.com/t5-data/vocabs/mc4.250000.100extra/sentencepiece.model",
     sha256=None,
     source=_OPS_TEXT,
+    extra_pieces=100,
 )
 GEMMA = Vocabulary(
     name="gemma",

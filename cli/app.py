@@ -18,13 +18,13 @@ from .evaluation import evaluate_command
 from .explanation import explain_command
 from .location import locate_command
 from .search import search_command
+from .terminal import one_line
 from .training import train_command
 from .web import app_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
 _STANDARD_ERRORS = (OSError, ValueError, ImportError)  # what this package raises for something that the user can mend
 _IN_A_WORKER = "Original Traceback (most recent call last)"
-_LONGEST_MESSAGE = 2000  # characters; a library can quote a whole file
 
 
 class ReadableFailures(TyperGroup):
@@ -58,12 +58,7 @@ def _describe(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    if len(line) > _LONGEST_MESSAGE:
-        line = f"{line[: _LONGEST_MESSAGE // 2]} ... {line[-_LONGEST_MESSAGE // 2 :]}"
-    # A name in the message may hold characters that a terminal obeys, or bytes that are no text.
-    printable = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
-    print(f"twinlens: {printable}", file=sys.stderr)
+    print(f"twinlens: {one_line(message)}", file=sys.stderr)
     raise typer.Exit(code)
 
 

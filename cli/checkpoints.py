@@ -1,5 +1,6 @@
 """`twinlens list` and `twinlens inspect`: which checkpoints there are, and what is in one."""
 
+import textwrap
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,19 +10,46 @@ from .options import AsJson, with_load_options
 from .terminal import print_json, quiet_libraries
 
 
-def list_command(as_json: AsJson = False) -> None:
-    """List the published checkpoints that `convert` downloads by name; --json adds geometry, licence and sources."""
+def list_command(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the address and the published hash of each, on lines of their own.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the published checkpoints that `convert` downloads by name; --json adds geometry, address and sources."""
     from ..catalogue import BUNDLED, CATALOGUE
 
+    entries = CATALOGUE.values()
     if as_json:
-        print_json([asdict(entry) | {"parameters": entry.parameters} for entry in CATALOGUE.values()])
+        print_json([asdict(entry) | {"parameters": entry.parameters, "obstacle": entry.obstacle} for entry in entries])
         return
-    print(f"{'name':<41}{'family':<9}{'parameters':>13}{'pixels':>8}{'tokens':>8}  {'sha256':<10}address")
-    for entry in CATALOGUE.values():
-        pixels, digest = entry.image_size or "any", (entry.sha256 or "-")[:8]
-        size = f"{entry.parameters:>13,}{pixels:>8}{entry.text_length:>8}"
-        print(f"{entry.name:<41}{entry.family:<9}{size}  {digest:<10}{entry.address}")
-    print(f"Part of this package, and trained on drawings of coloured shapes: {', '.join(BUNDLED)}.")
+    width = max(len(entry.name) for entry in entries)
+    print(f"{'name':<{width}} {'family':<11}{'size':>6} {'pixels':>6} {'text':>4} licence")
+    for entry in entries:
+        size = f"{_millions(entry.parameters):>6} {entry.image_size or 'any':>6} {entry.text_length:>4}"
+        print(f"{entry.name:<{width}} {entry.family:<11}{size} {entry.license}{'' if entry.obstacle is None else ' *'}")
+        if verbose:
+            print(f"    {entry.address}")
+            print(f"    sha256 {entry.sha256 or 'not published'}")
+    published = sum(entry.sha256 is not None for entry in entries)
+    notes = [
+        "size: parameters; pixels: per side of an image; text: tokens, padding included.",
+        *(
+            f"* cannot be converted yet: {obstacle}."
+            for obstacle in dict.fromkeys(entry.obstacle for entry in entries if entry.obstacle)
+        ),
+        f"Of {published} of these {len(entries)} files a hash is published, with which a download is compared. Of the "
+        "others the geometry is compared, and `convert` shows the hash that it computed. --verbose shows addresses and "
+        "hashes.",
+        f"Part of this package, and trained on drawings of coloured shapes: {', '.join(BUNDLED)}.",
+    ]
+    for note in notes:
+        print(textwrap.fill(note, 80))
+
+
+def _millions(number: int) -> str:
+    """Return a number of parameters in three digits or so: 102M, 1.87B."""
+    return f"{number / 1e6:.0f}M" if number < 999.5e6 else f"{number / 1e9:.2f}B"
 
 
 @with_load_options

@@ -1,29 +1,52 @@
 """`twinlens classify`: zero-shot classification of image files."""
 
-import os
+import csv
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .images import find_images
 from .models import check_model
 from .options import AsJson
-from .terminal import print_json, quiet_libraries
+from .terminal import align_points, one_line, print_json, print_json_line, quiet_libraries, show_progress
+
+if TYPE_CHECKING:
+    from ..inference import ZeroShotClassifier
+
+Answer = list[dict[str, Any]]  # labels and scores of one image, the best first
 
 
 def classify_command(
     model: Annotated[
-        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+            metavar="MODEL",
+        ),
     ],
-    images: Annotated[list[str], typer.Argument(help="The image files or URLs to classify.", metavar="IMAGE")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help='The images to classify: files, URLs, patterns such as "photos/*.jpg", or folders, with all folders '
+            "in them.",
+            metavar="IMAGE...",
+        ),
+    ],
     labels: Annotated[
         str | None,
         typer.Option(
-            help='The labels to choose from, separated by commas: "a cat,a dog". @FILE names a text file that has '
-            "one label on each line."
+            help='The labels to choose from, separated by commas: "a cat,a dog". A label with a comma stands in double '
+            "quotes: 'a cat,\"a dog, asleep\"'.",
+            metavar="TEXT,TEXT",
         ),
+    ] = None,
+    labels_file: Annotated[
+        Path | None,
+        typer.Option(help="A text file that has one label on each line. --labels @FILE is the same.", metavar="FILE"),
     ] = None,
     label: Annotated[
         list[str] | None,
@@ -41,59 +64,165 @@ def classify_command(
         Path | None, typer.Option(help="The vocabulary, if MODEL has none: a file or folder as for `convert`.")
     ] = None,
     scores: Annotated[
-        str | None,
-        typer.Option(help="sigmoid, softmax or cosine; by default what MODEL was trained for.", metavar="KIND"),
+        Literal["sigmoid", "softmax", "cosine"] | None,
+        typer.Option(help="The kind of scores; by default sigmoid or softmax, as MODEL was trained."),
     ] = None,
-    top: Annotated[int | None, typer.Option(help="Show the best labels only, this many.", min=1)] = None,
+    top: Annotated[int | None, typer.Option(help="Show the best labels only, this many for each image.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="The number of images that are computed together.", min=1)] = 64,
+    device: Annotated[
+        str, typer.Option(help="Where the model computes: cpu, cuda, cuda:1, mps; or auto, the accelerator if any.")
+    ] = "auto",
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="The dtype in which the model computes; by default that of its weights in the file."),
+    ] = None,
+    form: Annotated[
+        Literal["text", "csv", "jsonl"],
+        typer.Option(
+            "--format",
+            help="The form of the answer. text: for people. csv: a line for each image and label. jsonl: JSON, a line "
+            "for each image. Both appear batch by batch, and --json, one list of all images, at the end.",
+        ),
+    ] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Classify images by labels in words.
 
-    SigLIP scores every label by itself, from 0% to 100%; the scores of CLIP add up to 100%. A label that is given more
-    than once counts once.
+    SigLIP scores every label by itself, from 0% to 100%; the scores of CLIP add up to 100%. A label that is repeated
+    counts once. Images that cannot be read do not end the run: they are listed at its end, and the exit code is 1.
     """
     from ..inference import check_labels, read_labels, read_templates
 
-    if labels is None and not label:
-        raise typer.BadParameter('Pass --labels "a cat,a dog", --labels @FILE, or --label once for each label.')
-    from_option = [] if labels is None else read_labels(labels)
-    given = check_labels([*from_option, *(text.strip() for text in label or ())])
-    names = list(dict.fromkeys(given))
-    templates = read_templates(template)
-    if scores not in (None, "sigmoid", "softmax", "cosine"):
-        raise typer.BadParameter(f"Expected sigmoid, softmax or cosine, got {scores!r}.", param_hint="--scores")
-    if folders := [image for image in images if os.path.isdir(image)]:
-        raise IsADirectoryError(
-            f"Expected images, got the folder {folders[0]}: pass the images in it, {folders[0]}/*.png."
+    if as_json and form != "text":
+        raise typer.BadParameter(f"Pass either --json or --format {form}.")
+    if labels is None and labels_file is None and not label:
+        raise typer.BadParameter(
+            'Pass --labels "a cat,a dog", --labels-file FILE, or --label "a cat" once for each label.'
         )
-    if others := [image for image in images if not os.path.isfile(image)]:
-        _check_references(others)
+    listed = [*([] if labels is None else [labels]), *([] if labels_file is None else [f"@{labels_file}"])]
+    given = [text for option in listed for text in read_labels(option)]
+    given = check_labels([*given, *(text.strip() for text in label or ())])
+    templates = read_templates(template)
+    found = find_images(images)
     if repeated := [name for name, count in Counter(given).items() if count > 1]:
         names_of_some = ", ".join(map(repr, repeated[:5])) + (", ..." if len(repeated) > 5 else "")
-        print(f"Given more than once, and counted once: {names_of_some}.", file=sys.stderr)
+        print(f"Repeated, and counted once: {names_of_some}.", file=sys.stderr)
+    _check_some(found)
     quiet_libraries()
     check_model(model)
-    from ..inference import classify_images
+    import torch
 
-    options: Any = {"templates": templates, "scores": scores, "top_k": top, "tokenizer": tokenizer}
-    answers = classify_images(model, images, names, **options)
-    results: list[dict[str, Any]] = [
-        {"image": image, "scores": {entry["label"]: entry["score"] for entry in answer}}
-        for image, answer in zip(images, answers, strict=True)
-    ]
+    from ..inference import ZeroShotClassifier, load_exact_model, load_processor
+    from ..runtime import device_named
+
+    place = device_named(None if device == "auto" else device)
+    with show_progress(quiet=as_json) as progress:
+        progress(f"loading {model}")
+        loaded = load_exact_model(model, None if dtype is None else getattr(torch, dtype))
+        loaded = loaded.to(place).optimize_for_inference()
+        processor = load_processor(model, tokenizer)
+        classifier = ZeroShotClassifier(loaded, processor, dict.fromkeys(given), templates, scores=scores)
+    problems: dict[str, str] = {}
+    entries: list[dict[str, Any]] = []
+    for number, (image, answer) in enumerate(_answers(classifier, found, top, batch_size, quiet=as_json)):
+        if isinstance(answer, Exception):
+            problems[image] = one_line(str(answer))
+            entry: dict[str, Any] = {"image": image, "error": problems[image]}
+        else:
+            entry = {"image": image, "scores": {line["label"]: line["score"] for line in answer}}
+        if as_json:
+            entries.append(entry)
+        elif form == "jsonl":
+            print_json_line(entry)
+        elif form == "csv":
+            _print_csv(entry, header=number == 0)
+        elif "scores" in entry:
+            _print_text(entry, is_share=classifier.scores != "cosine")
     if as_json:
-        print_json(results)
-        return
-    for result in results:
-        print(result["image"])
-        for name, score in result["scores"].items():
-            print(f"  {score:8.4f}  {name}" if scores == "cosine" else f"  {score:8.2%}  {name}")
+        print_json(entries)
+    if problems:
+        _report(problems, len(found))
+        raise typer.Exit(1)
 
 
-def _check_references(images: list[str]) -> None:
-    """Raise an error for what is neither a file nor a URL of one, before the model is loaded."""
-    from ..processing.image_input import open_image
+def _check_some(images: Sequence[str]) -> None:
+    """Raise the error of the first image if none of them is there, before the model is loaded."""
+    from ..processing.image_input import READ_ERRORS, local_path, open_image
 
+    error = None
     for image in images:
-        if not image.lower().startswith(("http://", "https://")):  # these are downloaded once, by the processor
-            open_image(image)
+        if image.lower().startswith(("http://", "https://")):  # these are downloaded once, by the processor
+            return
+        try:
+            with open(local_path(image), "rb"):
+                return
+        except OSError:
+            try:
+                open_image(image)  # of base64 and the like; or else it says what is wrong
+            except READ_ERRORS as failure:
+                error = error or failure
+            else:
+                return
+    if error is not None and len(images) == 1:
+        raise error
+    if error is not None:
+        raise FileNotFoundError(f"None of the {len(images)} images is there. The first one: {error}") from error
+
+
+def _answers(
+    classifier: "ZeroShotClassifier", images: Sequence[str], top: int | None, batch_size: int, *, quiet: bool
+) -> Iterator[tuple[str, Answer | Exception]]:
+    """Yield each image with its answer, or with the error of one that cannot be read; progress shows in between."""
+    from ..processing.image_input import READ_ERRORS
+
+    def classify(some: Sequence[str]) -> list[Answer]:
+        answers: list[Answer] = classifier(list(some), top_k=top, batch_size=batch_size)
+        return answers
+
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        answers: list[Answer | Exception] = []
+        with show_progress(quiet=quiet) as progress:  # which is off the terminal again while answers are printed
+            progress(f"{start:,} of {len(images):,} images")
+            try:
+                answers.extend(classify(batch))
+            except READ_ERRORS:
+                for image in batch:
+                    try:
+                        answers.extend(classify([image]))
+                    except READ_ERRORS as error:
+                        answers.append(error)
+        yield from zip(batch, answers, strict=True)
+
+
+def _print_text(entry: dict[str, Any], *, is_share: bool) -> None:
+    """Print an image and under it its scores, in percent if they are shares, and its labels."""
+    print(entry["image"])
+    scores = [describe_share(score) if is_share else f"{score:.4f}" for score in entry["scores"].values()]
+    for score, name in zip(align_points(scores), entry["scores"], strict=True):
+        print(f"  {score}  {name}")
+
+
+def describe_share(share: float) -> str:
+    """Return a number from 0 to 1 in percent, with three significant digits: 53.0%, 0.00412%."""
+    digits = f"{100 * share:#.3g}"
+    return f"{'0' if share == 0 else digits.removesuffix('.')}%"
+
+
+def _print_csv(entry: dict[str, Any], *, header: bool) -> None:
+    """Print the scores of an image as lines of CSV: image, label, score."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if header:
+        writer.writerow(["image", "label", "score"])
+    writer.writerows([entry["image"], name, f"{score:.6g}"] for name, score in entry.get("scores", {}).items())
+
+
+def _report(problems: dict[str, str], total: int) -> None:
+    """Print the images that could not be classified, and why, to standard error."""
+    if total == 1:
+        (line,) = problems.values()
+        print(f"twinlens: {line}", file=sys.stderr)
+        return
+    print(f"twinlens: {len(problems):,} of {total:,} images could not be classified:", file=sys.stderr)
+    for line in problems.values():
+        print(f"  {line}", file=sys.stderr)

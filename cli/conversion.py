@@ -86,7 +86,19 @@ def convert_command(
         console().print(certificate.table())
         for sentence in certificate.sentences():
             print(sentence)
+        if (entry := _entry_without_hash(source)) is not None:
+            (digest, *_) = (file["sha256"] for file in certificate.source["files"])
+            print(f"No hash of {entry} is published; its geometry is as published. The file has the sha256 {digest}.")
     print(f"Wrote {folder}")
+
+
+def _entry_without_hash(source: str) -> str | None:
+    """Return the name of a published checkpoint of which no hash is published; None for anything else."""
+    from ..catalogue import CATALOGUE
+    from ..catalogue.published import ALIASES
+
+    entry = None if Path(source).exists() else CATALOGUE.get(source) or ALIASES.get(source)
+    return entry.name if entry is not None and entry.sha256 is None else None
 
 
 @with_load_options
@@ -115,8 +127,10 @@ def verify_command(
 ) -> None:
     """Measure a converted folder against its source again. The exit code is 1 if an error is above its tolerance."""
     quiet_libraries()
-    from ..parity import plot_certificate, verify
+    from ..parity import check_plot, plot_certificate, verify
 
+    if plot:
+        check_plot(plot)
     with show_progress(quiet=as_json) as progress:
         certificate = verify(source, folder, reference=reference, progress=progress, **load_options)
     if plot:
@@ -127,6 +141,8 @@ def verify_command(
         console().print(certificate.table())
         for sentence in (*certificate.sentences(), *certificate.notes):
             print(sentence)
+        if plot:
+            print(f"Wrote {plot}")
     if not certificate.passed:
         raise typer.Exit(1)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+LONGEST_MESSAGE = 2000  # characters; a library can quote a whole file
 
 if TYPE_CHECKING:  # it takes time to import, and most commands print without it
     from rich.console import Console
@@ -39,6 +41,26 @@ def console() -> Console:
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     print(json.dumps(value, indent=2))
+
+
+def print_json_line(value: object) -> None:
+    """Print a value as JSON on one line, at once: whoever reads it need not wait for the end."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def one_line(message: str) -> str:
+    """Return a message as one line that a terminal prints as it is: a name in it may hold characters that it obeys."""
+    line = " ".join(message.split())
+    if len(line) > LONGEST_MESSAGE:
+        line = f"{line[: LONGEST_MESSAGE // 2]} ... {line[-LONGEST_MESSAGE // 2 :]}"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+
+
+def align_points(numbers: Sequence[str]) -> list[str]:
+    """Return numbers as texts of one width, with their decimal points below each other."""
+    parts = [(before, point + after) for before, point, after in (number.partition(".") for number in numbers)]
+    before, after = (max((len(part[side]) for part in parts), default=0) for side in (0, 1))
+    return [f"{left:>{before}}{right:<{after}}" for left, right in parts]
 
 
 @contextmanager

@@ -61,4 +61,5 @@ def run_tour(folder: Path, console: "Console") -> None:
     picture = render(draw_scene(Random(9), [("blue", "star"), ("orange", "cross")], "pair"))
     file = folder / "attention.png"
     explain_image(model, processor, picture, map="attention")[0].save(file)
-    console.print(f"\n4. Where the model looks, from the attention weights of its pooling head: {file}", markup=False)
+    console.print("\n4. Where the model looks, from the attention weights of its pooling head,", markup=False)
+    console.print(f"   interpolated between the centres of its patches: {file}", markup=False)

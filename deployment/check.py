@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from ..modeling import DualEncoderModel
+from ..parity.report import FAILED, TerminalTable
 from .graphs import Graph
 from .inputs import Case, as_tokenized, cases
 from .runtimes import Runner
@@ -61,20 +61,15 @@ class GraphCheck:
             "cases": results,
         }
 
-    def table(self) -> Table:
+    def table(self) -> TerminalTable:
         """Return a table for a terminal: a line for each output, a column for each case."""
-        verdict = "[green]pass[/green]" if self.passed else "[red]FAIL[/red]"
-        table = Table(title=f"{self.file} in {self.runtime}: {verdict}", title_justify="left")
-        table.add_column("output")
-        table.add_column("tolerance", justify="right")
-        for result in self.cases:
-            sizes = (f"{count} {name}" for name, count in self._sizes(result.case).items())
-            table.add_column("\n".join(sizes), justify="right", no_wrap=True)
+        sizes = ([f"{count} {name}" for name, count in self._sizes(result.case).items()] for result in self.cases)
+        cells = [["output", "tolerance", *map(", ".join, sizes)]]
         for name in self.cases[0].errors:
-            found = [result.errors[name] for result in self.cases]
-            cells = [f"{error:.1e}" if error <= TOLERANCE else f"[red]{error:.1e} FAIL[/red]" for error in found]
-            table.add_row(name, f"{TOLERANCE:.0e}", *cells)
-        return table
+            errors = [result.errors[name] for result in self.cases]
+            numbers = (f"{error:.1e}{'' if error <= TOLERANCE else FAILED}" for error in errors)
+            cells.append([name, f"{TOLERANCE:.0e}", *numbers])
+        return TerminalTable(f"{self.file} in {self.runtime}", self.passed, cells)
 
     def _sizes(self, case: Case) -> dict[str, int]:
         sizes = {}

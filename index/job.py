@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from ..runtime import device_named
 from .embedding import embed_batches, one_core_each, usable_cores
 from .layout import INDEX_FILE, JOB_FILE, SKIPPED_FILE, embeddings_file, import_pyarrow
-from .settings import WAIT_SECONDS, EmbedPlan, agree, device_named
+from .settings import WAIT_SECONDS, EmbedPlan, agree
 from .shards import complete, remove_parts, write_shards
 from .sources import Batches, Source, TarSource, open_source
 

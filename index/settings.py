@@ -87,21 +87,6 @@ def agree(
     return Embedder(model, processor, batch_size=settings["batch_size"]), settings
 
 
-def device_named(name: str | None) -> torch.device:
-    """Return a device by its name. Raises ValueError for one that is not there."""
-    present = torch.accelerator.current_accelerator(check_available=True)
-    if name is None:
-        rank = int(os.environ.get("LOCAL_RANK", 0))
-        return torch.device("cpu") if present is None else torch.device(present.type, rank)
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be cpu, cuda, cuda:1 or the like, got {name!r}.") from error
-    if device.type != "cpu" and (present is None or device.type != present.type):
-        raise ValueError(f"device must be one of this machine, {present or 'cpu'}, got {name!r}.")
-    return device
-
-
 def _agreed(former: dict[str, Any], settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the settings of the job in the folder. Raises ValueError that has both values where they are others."""
     known, given = (

@@ -1,5 +1,6 @@
 """Labels in words: from an option or a file, and the check that every use of them makes."""
 
+import csv
 import os
 from collections.abc import Iterable
 
@@ -7,11 +8,12 @@ from collections.abc import Iterable
 def read_labels(option: str) -> list[str]:
     """Return the labels in "a cat,a dog", or in "@FILE" those of a text file, one on each line.
 
-    Spaces around a label and empty ones are left out. A line of a file is a label as it is, with commas and `#`; files
-    are UTF-8, with or without a byte order mark, with the ends of lines of any system. Raises OSError for a file that
-    cannot be read, ValueError for one that is not text.
+    Spaces around a label and empty ones are left out; a label in double quotes may contain commas. A line of a file is
+    a label as it is, with commas and `#`; files are UTF-8, with or without a byte order mark, with the ends of lines of
+    any system. Raises OSError for a file that cannot be read, ValueError for one that is not text and for a quotation
+    mark without its partner.
     """
-    parts = _read_lines(option[1:]) if option.startswith("@") else option.split(",")
+    parts = _read_lines(option[1:]) if option.startswith("@") else _split_at_commas(option)
     labels = [part.strip() for part in parts if part.strip()]
     if not labels:
         raise ValueError(f'Expected labels such as --labels "a cat,a dog", got none in {option!r}.')
@@ -28,6 +30,17 @@ def check_labels(labels: Iterable[str]) -> list[str]:
     if wrong := [label for label in labels if not isinstance(label, str) or not label.strip()]:
         raise ValueError(f"Expected labels in words, got {wrong[0]!r}.")
     return [str(label) for label in labels]  # NumPy's strings are of a class of its own
+
+
+def _split_at_commas(option: str) -> list[str]:
+    """Return the fields of a line of CSV."""
+    try:
+        return next(csv.reader([" ".join(option.splitlines())], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise ValueError(
+            "Expected labels between commas, those with commas in double quotes such as 'a cat,\"a dog, asleep\"', "
+            f"got {option!r}: a quotation mark has no partner at the end of its label. --label takes any text as it is."
+        ) from error
 
 
 def _read_lines(file: str) -> list[str]:

@@ -20,7 +20,7 @@ from typing_extensions import Self, Unpack
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
-from ..runtime import DeclaresOutput, DualEncoderNames, TextCache
+from ..runtime import DeclaresOutput, DualEncoderNames, TextCache, check_inputs
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
@@ -104,8 +104,10 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
     def encode_image(self, pixel_values: Tensor, **inputs: Any) -> Tensor:
         """Encode images as unit vectors (images, dim), in float32 for any weights.
 
-        `inputs` are those of the image tower; others, such as a processor's for texts, are ignored.
+        `inputs` are those of the image tower; others, such as a processor's for texts, are ignored. Raises TypeError
+        for an image that no processor has read, and for a misspelt name.
         """
+        check_inputs("image", pixel_values, inputs)
         inputs = {name: value for name, value in inputs.items() if name in self.image_input_names}
         outputs = self.get_image_features(pixel_values, return_dict=True, **inputs)
         return l2_normalize(outputs.pooler_output)
@@ -113,8 +115,10 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
         """Encode token ids (texts, length) as unit vectors (texts, dim), in float32 for any weights.
 
-        Other inputs, such as a processor's for images, are ignored.
+        Other inputs, such as a processor's for images, are ignored. Raises TypeError for a text that no processor has
+        read, and for a misspelt name.
         """
+        check_inputs("text", input_ids, ignored)
         return l2_normalize(self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output)
 
     def encode(self, items: Any, processor: Any, **options: "Unpack[EncodeOptions]") -> Any:

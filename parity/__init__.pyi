@@ -4,6 +4,7 @@ from .certificate import Certificate as Certificate
 from .certificate import Comparison as Comparison
 from .certificate import OutputError as OutputError
 from .measurement import certify as certify
+from .plot import check_plot as check_plot
 from .plot import plot_certificate as plot_certificate
 from .reference import Reference as Reference
 from .reference import TowerReference as TowerReference

@@ -7,9 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from .report import FAILED, markdown_table, terminal_table
+from .report import FAILED, TerminalTable, markdown_table
 
 SCHEMA_VERSION = 2
 TOLERANCES = {
@@ -147,6 +145,7 @@ class PreprocessingCheck:
         sentences = []
         if images := self.images:
             distance = f"within {images.error:.1e} of" if math.isfinite(images.error) else "of another shape than"
+            distance = "equal to" if images.error == 0 else distance
             passed = images.error <= PIXEL_TOLERANCE
             failed = "" if passed else f" ({images.names[0]}; the tolerance is {PIXEL_TOLERANCE:.0e})"
             sentences.append(f"Pixels of {images.count} pictures: {distance} {images.reference}{failed}.")
@@ -198,9 +197,9 @@ class Certificate:
         """Write `to_dict` as JSON."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
-    def table(self) -> Table:
+    def table(self) -> TerminalTable:
         """Return a table for a terminal: one line per kind of output (its worst layer), one column per comparison."""
-        return terminal_table(self.source["files"][0]["name"], self.passed, self._cells())
+        return TerminalTable(f"Parity of {self.source['files'][0]['name']}", self.passed, self._cells())
 
     def markdown(self) -> str:
         """Return the same table in Markdown, for the model card."""

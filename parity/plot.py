@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..formats.atomic import complete_or_absent
+
+SUFFIXES = (".png", ".svg", ".pdf")
 _PANELS = {"image": "image tower", "text": "text tower", "logits_per_image": "logits"}  # by how names of outputs begin
 _COLORS = ("#3b6fb6", "#d1762b", "#6a9e4f", "#8b5fa8", "#7f7f7f")
 _FAILURE_COLOR = "crimson"
@@ -14,16 +17,10 @@ _EXPONENT_OF_EQUAL = -9  # a logarithmic axis has no zero: equal to the last bit
 def plot_certificate(certificate: dict[str, Any], path: str | Path) -> None:
     """Draw what `parity.json` holds to a PNG, SVG or PDF file; needs matplotlib.
 
-    Raises ModuleNotFoundError without matplotlib, ValueError for another kind of file.
+    Raises what `check_plot` does.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Plots need matplotlib: pip install '.[plots]' in the checkout of twinlens.", name=error.name
-        ) from error
-    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"Expected the name of a .png, .svg or .pdf file, got {path}.")
+    check_plot(path)
+    from matplotlib.figure import Figure
 
     comparisons = certificate["comparisons"]
     names = [output["name"] for output in comparisons[0]["outputs"]]  # the first comparison has every output
@@ -46,7 +43,29 @@ def plot_certificate(certificate: dict[str, Any], path: str | Path) -> None:
     source = certificate["source"]["files"][0]
     figure.suptitle(f"Parity of {source['name']}: {certificate['verdict']}", x=0.01, ha="left")
     figure.text(0.01, -0.02, f"sha256 {source['sha256']}", fontsize="x-small", color="0.4", ha="left")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with complete_or_absent(Path(path)) as (partial,):
+        figure.savefig(partial, format=Path(path).suffix[1:].lower(), dpi=150, bbox_inches="tight")
+
+
+def check_plot(path: str | Path) -> None:
+    """Check that a plot can be drawn to this file, before what is drawn is measured.
+
+    Raises ModuleNotFoundError without matplotlib, ValueError for another kind of file, and OSError for a folder that is
+    not there or a file that is a folder.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Plots need matplotlib: pip install '.[plots]' in the checkout of twinlens.", name=error.name
+        ) from error
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"Expected the name of a .png, .svg or .pdf file, got {path}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected the name of a plot to write, got the folder {path}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The plot {path} cannot be written: there is no folder {path.parent}. Make it first.")
 
 
 def _highest_exponent(comparisons: Sequence[dict[str, Any]]) -> int:
@@ -56,7 +75,7 @@ def _highest_exponent(comparisons: Sequence[dict[str, Any]]) -> int:
 
 
 def _tick_labels(exponents: Sequence[int]) -> list[str]:
-    return ["equal", *(f"$10^{{{exponent}}}$" for exponent in exponents[1:])]
+    return ["equal,\nbit for bit", *(f"$10^{{{exponent}}}$" for exponent in exponents[1:])]
 
 
 def _draw_errors(axes: Any, certificate: dict[str, Any], names: Sequence[str]) -> None:
@@ -82,6 +101,7 @@ def _draw_errors(axes: Any, certificate: dict[str, Any], names: Sequence[str]) -
     if certificate["verdict"] == "fail":  # also without failures among these outputs: one panel has the legend of all
         x, y = [position for position, _ in failures], [error for _, error in failures]
         axes.plot(x, y, "x", color=_FAILURE_COLOR, markersize=9, label="failed")
+    axes.axhspan(axes.get_ylim()[0], 3 * lowest, color="0.95", zorder=0)  # equality is no place on the axis above it
     axes.set_xticks(positions, [_tick_label(name) for name in names], rotation=90, fontsize="x-small")
     axes.set_xlim(edges[0] - 0.5, edges[-1] + 0.5)
     axes.grid(axis="y", color="0.9")

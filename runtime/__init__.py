@@ -8,6 +8,8 @@ from .client_names import (
     TextTowerNames,
     UnsplitModules,
 )
+from .devices import device_named
+from .inputs import check_inputs
 from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
@@ -22,7 +24,9 @@ __all__ = [
     "TextCache",
     "TextTowerNames",
     "UnsplitModules",
+    "check_inputs",
     "deferred",
+    "device_named",
     "has_hooks",
     "later",
     "states_of",

@@ -246,7 +246,7 @@ def test_one_head_is_singular():
             ["classify", "{clip}", "absent.jpg", "--labels", "a"],
             "got absent.jpg, which is not there.",
         ),
-        (["classify", "{clip}", "{clip}", "--labels", "a"], "{clip}: pass the images in it, {clip}/*.png."),
+        (["classify", "{clip}", "{clip}", "--labels", "a"], "Expected images in the folder {clip}, got none."),
         (["classify", "{clip}", "absent.jpg", "--labels", " , "], "Expected labels"),
         (["classify", "{clip}", "absent.jpg", "--labels", "a", "--template", "a"], "Expected templates: "),
         (["convert", "{clip}.pt", "{clip}"], "is not empty"),

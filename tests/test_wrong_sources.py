@@ -330,7 +330,7 @@ class TestLabels:
         labels = ["red", "blue", "red", "green", "red"]
         command = ["classify", source, world.picture, "--template", "{}", "--json", "--labels"]
         code, output, errors = run(*command, ",".join(labels))
-        assert (code, errors) == (0, "Given more than once, and counted once: 'red'.\n")
+        assert (code, errors) == (0, "Repeated, and counted once: 'red'.\n")
         assert (output, "") == run(*command, "red,blue,green")[1:]
         scores = json.loads(output)[0]["scores"]
         (answer,) = classify_images(source, [world.picture], labels, templates="{}")
