@@ -72,7 +72,7 @@ class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
 
     def restore(self) -> Self:
         """Undo `optimize_for_inference`; return the model."""
-        if (optimization := self.__dict__.get("optimization")) is not None:
+        for optimization in {vars(module).get("optimization") for module in self.modules()} - {None}:
             optimization.restore()
         return self
 
