@@ -1,4 +1,8 @@
-"""Dual encoders whose `get_image_features` and `get_text_features` return tensors."""
+"""Our models as transformers 4 had them, for clients written before transformers 5: features are tensors.
+
+`get_image_features` and `get_text_features` return (images, dim) and (texts, dim), projected and not normalised, in
+place of the outputs of a tower. All else is the model of the same name.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,8 +10,8 @@ from typing import Any
 
 import transformers
 
-from .. import modeling
-from ..integration import substituted
+from . import modeling
+from .integration import substituted
 
 
 class TensorFeatures:
