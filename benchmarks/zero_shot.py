@@ -3,9 +3,10 @@
     python benchmarks/zero_shot.py [--json FILE] [--rounds 1] [--only clip] [--all]
 
 transformers' pipeline is called as it is, with our model, with the same after `optimize_for_inference()`, and with
-transformers' own; beside it stands `twinlens.ZeroShotClassifier`, which is built in the measured time. All have the same
-random weights, of the sizes of CLIP B/16 and SigLIP B/16-224, in float32 on two threads. With transformers' own model the pipeline encodes all labels
-again for each image. SigLIP takes minutes there: the time of an image is that of the first 4, unless with `--all`.
+transformers' own; beside it stands `twinlens.ZeroShotClassifier`, which is built in the measured time. All have the
+same random weights, of the sizes of CLIP B/16 and SigLIP B/16-224, in float32 on two threads. With transformers' own
+model the pipeline encodes all labels again for each image. SigLIP takes minutes there: the time of an image is that of
+the first 4, unless with `--all`.
 """
 
 import statistics
