@@ -7,6 +7,9 @@ from . import (
     cli as cli,
 )
 from . import (
+    compat as compat,
+)
+from . import (
     configuration as configuration,
 )
 from . import (
@@ -26,6 +29,9 @@ from . import (
 )
 from . import (
     inference as inference,
+)
+from . import (
+    integration as integration,
 )
 from . import (
     losses as losses,
@@ -48,6 +54,9 @@ from . import (
 from . import (
     training as training,
 )
+from . import (
+    web as web,
+)
 from ._version import __version__ as __version__
 from .configuration import CLIPConfig as CLIPConfig
 from .configuration import CLIPResNetConfig as CLIPResNetConfig
@@ -64,6 +73,9 @@ from .configuration import SiglipVisionConfig as SiglipVisionConfig
 from .inference import Embedder as Embedder
 from .inference import ZeroShotClassifier as ZeroShotClassifier
 from .inference import locate as locate
+from .integration import register as register
+from .integration import to_transformers as to_transformers
+from .integration import unregister as unregister
 from .modeling import CLIPForImageClassification as CLIPForImageClassification
 from .modeling import CLIPModel as CLIPModel
 from .modeling import CLIPResNetForImageClassification as CLIPResNetForImageClassification
@@ -82,12 +94,19 @@ from .modeling import SiglipForImageClassification as SiglipForImageClassificati
 from .modeling import SiglipModel as SiglipModel
 from .modeling import SiglipTextModel as SiglipTextModel
 from .modeling import SiglipVisionModel as SiglipVisionModel
+from .modeling.clip import CLIPPreTrainedModel as CLIPPreTrainedModel
+from .modeling.siglip import SiglipPreTrainedModel as SiglipPreTrainedModel
+from .modeling.siglip2 import Siglip2PreTrainedModel as Siglip2PreTrainedModel
 from .processing import CLIPImageProcessor as CLIPImageProcessor
+from .processing import CLIPImageProcessorPil as CLIPImageProcessorPil
 from .processing import CLIPProcessor as CLIPProcessor
 from .processing import CLIPTokenizer as CLIPTokenizer
 from .processing import DualEncoderProcessor as DualEncoderProcessor
 from .processing import Siglip2ImageProcessor as Siglip2ImageProcessor
+from .processing import Siglip2ImageProcessorPil as Siglip2ImageProcessorPil
 from .processing import Siglip2Processor as Siglip2Processor
+from .processing import Siglip2Tokenizer as Siglip2Tokenizer
 from .processing import SiglipImageProcessor as SiglipImageProcessor
+from .processing import SiglipImageProcessorPil as SiglipImageProcessorPil
 from .processing import SiglipProcessor as SiglipProcessor
 from .processing import SiglipTokenizer as SiglipTokenizer

@@ -41,6 +41,9 @@ CONNECTION_ERRORS = (URLError, ConnectionError, TimeoutError, ssl.SSLError, HTTP
 
 ANOTHER_WAY = "Once you have the file from elsewhere, pass its path instead of a name."
 
+# Arguments of `from_pretrained` that say where on the Hub, or in its cache, files are.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
 
 def resolve_source(
     source: str | Path, *, progress: Progress = lambda step: None

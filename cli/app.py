@@ -20,6 +20,7 @@ from .location import locate_command
 from .search import search_command
 from .terminal import one_line
 from .training import train_command
+from .web import app_command
 
 TRACEBACK = "TWINLENS_TRACEBACK"  # an environment variable
 _STANDARD_ERRORS = (OSError, ValueError, ImportError)  # what this package raises for something that the user can mend
@@ -84,6 +85,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "locate": locate_command,
     "embed": embed_command,
     "search": search_command,
+    "app": app_command,
     "evaluate": evaluate_command,
     "train": train_command,
     "demo": demo_command,

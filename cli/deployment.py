@@ -35,7 +35,7 @@ def onnx_command(
     tower: Annotated[
         list[Tower] | None,
         typer.Option(
-            help="What to export: image (onnx/vision_model.onnx), text (onnx/text_model.onnx), or both with their "
+            help="The part to export: image (onnx/vision_model.onnx), text (onnx/text_model.onnx), or both with their "
             "logits (onnx/model.onnx). Repeat the option for further files. By default both.",
         ),
     ] = None,

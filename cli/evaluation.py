@@ -42,7 +42,7 @@ def evaluate_command(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="What images of DATA have: a class each, several labels, or captions. By default it is seen."
+            help="The kind of DATA: a class for each image, several labels, or captions. DATA decides by default."
         ),
     ] = None,
     templates: Annotated[

@@ -15,6 +15,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
 from .known_names import KNOWN_NAMES, VISION_LANGUAGE
+from .limits import MAX_LAYERS, check_labels, check_numbers, check_sizes, check_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,6 +37,7 @@ class StrictConfig(PreTrainedConfig):
             close = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" Its fields are {', '.join(known)}."
             raise TypeError(f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}.{hint}")
+        check_labels(kwargs)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -70,6 +72,15 @@ class StrictConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, *args, **kwargs)
         for name, text in files.items():
             Path(save_directory, name).write_text(text, encoding="utf-8", newline="\n")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: "str | PathLike[str]", *args: Any, **kwargs: Any) -> "Self":
+        """Load a configuration as transformers does. Raises ValueError where the weights beside it are too small."""
+        result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            check_weights(result[0] if isinstance(result, tuple) else result, folder)
+        return result
 
     @classmethod
     def from_json_file(cls, json_file: "str | PathLike[str]") -> "Self":
@@ -171,12 +182,7 @@ class TowerConfig(StrictConfig):
 
     def validate_architecture(self) -> None:
         """Raise ValueError, with both values, where two fields contradict each other."""
-        self._check_at_least_1("hidden_size")
-
-    def _check_at_least_1(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_sizes(self, ["hidden_size"])
 
 
 @strict
@@ -190,9 +196,13 @@ class TransformerConfig(TowerConfig):
     layer_norm_eps: float = 1e-6
     attention_dropout: float | int = 0.0
 
+    encoder_layer: ClassVar[str]  # a name in modeling.encoder.LAYERS
+
     def validate_architecture(self) -> None:
         super().validate_architecture()
-        self._check_at_least_1("intermediate_size", "num_attention_heads")
+        check_sizes(self, ["intermediate_size", "num_attention_heads"])
+        check_sizes(self, ["num_hidden_layers"], least=0, most=MAX_LAYERS)
+        check_numbers(self, ["layer_norm_eps", "attention_dropout"])
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got hidden_size={self.hidden_size} "
@@ -213,6 +223,11 @@ class VisionConfig(TowerConfig):
     flexible_size: ClassVar[bool] = False  # images of any grid, as ready-made patches; else squares of `image_size`
     pooling: ClassVar[str]  # a name in modeling.pooling.POOLERS
 
+    @property
+    def pooled_size(self) -> int:
+        """The width of the pooled output."""
+        return self.hidden_size
+
     @classmethod
     def _unknown_names(cls, names: Iterable[str]) -> list[str]:
         return super()._unknown_names(set(names) - VISION_LANGUAGE)
@@ -230,7 +245,7 @@ class ViTConfig(TransformerConfig, VisionConfig):
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
-        self._check_at_least_1("patch_size")
+        check_sizes(self, ["patch_size", "num_channels"])
 
     @property
     def grid_size(self) -> int:
@@ -251,6 +266,7 @@ class SquareViTConfig(ViTConfig):
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
+        check_sizes(self, ["image_size"])
         if self.patch_size > self.image_size:
             raise ValueError(
                 f"patch_size must be between 1 and image_size, got patch_size={self.patch_size} "
@@ -286,6 +302,7 @@ class TextConfig(TransformerConfig):
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
+        check_sizes(self, ["vocab_size", "max_position_embeddings", "projection_size"])
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
@@ -318,6 +335,7 @@ class DualEncoderConfig(StrictConfig):
         text_config: Any = None
         vision_config: Any = None
     initializer_factor: float | int = 1.0
+    classifier_pooling: str = "mean"  # of an image classifier: "mean" of all patches, or "pooled", the tower's own
 
     visual_projection: ClassVar[bool]  # a bias-free linear map of the pooled image to `projection_dim`
     text_projection: ClassVar[bool]  # the same for the text
@@ -325,6 +343,12 @@ class DualEncoderConfig(StrictConfig):
     logit_bias_init_value: ClassVar[float | None]  # None: the family has no bias
     loss: ClassVar[str]  # a name in losses.LOSSES
     max_logit_scale: ClassVar[float | None]  # the largest logit_scale (a logarithm) in training; None: no limit
+
+    def to_dict(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().to_dict()
+        if values.get("classifier_pooling") == "mean":  # of which transformers has no field
+            del values["classifier_pooling"]
+        return values
 
     @property
     def has_logit_bias(self) -> bool:
@@ -349,6 +373,10 @@ class DualEncoderConfig(StrictConfig):
                     f"got a {type(value).__name__}."
                 )
         super().__post_init__(**kwargs)
+        if self.classifier_pooling not in ("mean", "pooled"):
+            raise ValueError(f"classifier_pooling must be 'mean' or 'pooled', got {self.classifier_pooling!r}.")
+        if self.classifier_pooling == "pooled" and not getattr(self.vision_config, "vision_use_head", True):
+            raise ValueError("classifier_pooling='pooled' needs a tower with its head, got vision_use_head=False.")
 
     @classmethod
     def _unknown_names(cls, names: Iterable[str]) -> list[str]:

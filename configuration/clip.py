@@ -27,6 +27,7 @@ class CLIPVisionConfig(SquareViTConfig):
     initializer_range: float = 0.02
     initializer_factor: float | int = 1.0
 
+    encoder_layer = "CLIPEncoderLayer"
     initialization = "clip"
     num_class_tokens = 1
     position_resampling = "open_clip"
@@ -61,6 +62,7 @@ class CLIPTextConfig(TextConfig):
     initializer_factor: float | int = 1.0
     pad_token_id: int | None = 1
 
+    encoder_layer = "CLIPEncoderLayer"
     initialization = "clip"
     causal = True
     fixed_length = False

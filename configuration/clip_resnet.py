@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 
 from .base import VisionConfig
 from .clip import CLIPConfig, CLIPTextConfig
+from .limits import MAX_LAYERS, check_sizes
 
 
 @strict
@@ -27,7 +28,7 @@ class ResNetConfig(VisionConfig):
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
-        self._check_at_least_1("num_attention_heads", "projection_dim")
+        check_sizes(self, ["num_attention_heads", "projection_dim", "image_size"])
         if self.hidden_size % 64 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of 64 and of num_attention_heads, got hidden_size={self.hidden_size} "
@@ -35,6 +36,8 @@ class ResNetConfig(VisionConfig):
             )
         if len(self.depths) != 4 or min(self.depths) < 1:
             raise ValueError(f"depths must be four numbers of at least 1, got {self.depths}.")
+        if sum(self.depths) > MAX_LAYERS:
+            raise ValueError(f"depths must be {MAX_LAYERS} blocks at most, got {sum(self.depths)}.")
         if self.grid_size < 1:
             raise ValueError(f"image_size must be at least {self.patch_size - 1}, got {self.image_size}.")
 
@@ -42,6 +45,11 @@ class ResNetConfig(VisionConfig):
     def stem_size(self) -> int:
         """Channels of the first convolution; all others have a multiple of them."""
         return self.hidden_size // 64
+
+    @property
+    def pooled_size(self) -> int:
+        """The width of the pooled output, which is projected."""
+        return self.projection_dim
 
     @property
     def patch_size(self) -> int:

@@ -17,6 +17,7 @@ class SiglipViTConfig(ViTConfig):
 
     vision_use_head: bool = True
 
+    encoder_layer = "SiglipEncoderLayer"
     initialization = "siglip"
     position_resampling = "big_vision"
     patch_bias = True
@@ -42,6 +43,7 @@ class SiglipTextConfig(TextConfig):
     eos_token_id: int | None = 1
     projection_size: int | None = None
 
+    encoder_layer = "SiglipEncoderLayer"
     initialization = "siglip"
     causal = False
     fixed_length = True

@@ -20,6 +20,7 @@ class Siglip2VisionConfig(SiglipViTConfig):
 
     num_patches: int = 256  # in the table of positions, a square, which is resized to each image's grid
 
+    encoder_layer = "Siglip2EncoderLayer"
     flexible_size = True
 
     def validate_architecture(self) -> None:
@@ -40,6 +41,8 @@ class Siglip2TextConfig(SiglipTextConfig):
     model_type = "siglip2_text_model"
 
     pad_token_id: int | None = 0
+
+    encoder_layer = "Siglip2EncoderLayer"
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, (copied, correct) in _COPIED_IDS.items():

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCardData
 from ..catalogue import OfficialCheckpoint
 from ..catalogue.official_checkpoint import HUB
 from ..configuration import FAMILIES, carries_code, family_of, is_single_tower
-from ..formats import Checkpoint
+from ..formats import Checkpoint, code_span
 from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
 from ..processing.sentence_transformers import OLDEST_VERSION
@@ -35,7 +35,7 @@ _CARD = """\
 {metadata}
 ---
 
-# {title} converted from `{name}`
+# {title} converted from {name}
 
 {provenance}
 
@@ -162,7 +162,7 @@ def model_card(
     return _CARD.format(
         metadata=metadata.to_yaml(),
         title=(_TITLES[entry.family] if entry else family.title) + ("'s image tower" if is_tower else ""),
-        name=entry.name if entry else checkpoint.path.name,
+        name=code_span(entry.name if entry else checkpoint.path.name),
         provenance=provenance,
         notes="".join(f"**{note}**\n\n" for note in notes),
         twinlens_use=use.twinlens.format(vision_model=family.vision_model),
@@ -257,7 +257,7 @@ def _parity(certificate: Certificate) -> str:
     inputs = certificate.inputs
     versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
     files = "\n".join(
-        f"- `{source['name']}`, {source['bytes']:,} bytes, sha256 `{source['sha256']}`"
+        f"- {code_span(source['name'])}, {source['bytes']:,} bytes, sha256 `{source['sha256']}`"
         for source in certificate.source["files"]
     )
     return (

@@ -24,7 +24,7 @@ WIDTH, FLOOR_HEIGHT, MARGIN = 960, 112, 16  # pixels
 BOX_WIDTH, BOX_HEIGHT = 264, 66
 COLUMNS = {  # that no arrow passes behind a room: 0 is left, 1 the middle, 2 right
     **dict.fromkeys(["catalogue", "formats", "processing", "parity", "conversion", "deployment"], 0),
-    **dict.fromkeys(["runtime", "index", "cli"], 1),
+    **dict.fromkeys(["runtime", "integration", "index", "web", "cli"], 1),
     **dict.fromkeys(["configuration", "losses", "modeling", "inference", "evaluation", "training", "toy_world"], 2),
 }
 STYLE = """

@@ -6,6 +6,7 @@ from .errors import FormatError, absolute_path, readable_errors
 from .geometry import differences
 from .inspection import inspect_source
 from .layout import Layout, read_json
+from .markdown import code_span, escaped
 from .open_clip import OpenClipLayout
 from .openai import OpenAILayout
 from .options import Activation, LoadOptions, check_options, pop_options
@@ -30,7 +31,9 @@ __all__ = [
     "TransformersLayout",
     "absolute_path",
     "check_options",
+    "code_span",
     "differences",
+    "escaped",
     "inspect_source",
     "is_checkpoint_file",
     "layout_from_dict",

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from ..configuration import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig, is_single_tower
 from . import table
 from .big_vision import BigVisionLayout
-from .errors import FormatError
+from .errors import FormatError, listed, one_line
 from .layout import Layout, dtypes_of, read_json
 from .open_clip import OpenClipLayout
 from .open_clip_config import CONFIG_FILE
@@ -147,10 +147,10 @@ def read_checkpoint(path: str | PathLike[str], **options: Unpack[LoadOptions]) -
     try:
         return _read(path, options)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+        raise FormatError(f"{path}: {one_line(error)}") from error
     except _UNSOUND as error:
         # The weights are sound by then; only the JSON in their folder, or its strict configuration, raises these.
-        raise FormatError(f"{path}: its configuration is not sound: {' '.join(repr(error).split())}") from error
+        raise FormatError(f"{path}: its configuration is not sound: {one_line(repr(error))}") from error
 
 
 def to_official(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ def layout_from_dict(values: Mapping[str, Any]) -> Layout:
         layout = LAYOUTS[values["format"]]
         return layout.from_dict({name: value for name, value in values.items() if name != "format"})
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise FormatError(f"the layout is not sound: {' '.join(repr(error).split())}") from error
+        raise FormatError(f"the layout is not sound: {one_line(repr(error))}") from error
 
 
 def _read(path: Path, options: LoadOptions) -> Checkpoint:
@@ -197,7 +197,7 @@ def _read(path: Path, options: LoadOptions) -> Checkpoint:
     rules = layout.rules()
     sizes, violations = table.solve(rules, weights)
     if violations:
-        raise FormatError(f"this is not a sound {layout.format} checkpoint: {'; '.join(violations)}.")
+        raise FormatError(f"this is not a sound {layout.format} checkpoint: {listed(violations)}.")
     layout = replace(
         layout,
         sizes={**layout.sizes, **sizes},

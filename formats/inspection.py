@@ -1,31 +1,28 @@
 """Descriptions of files and folders: family, geometry, dtypes, parameters, hash. Nothing in them is executed."""
 
-import json
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import Unpack
 
 from ..catalogue.download import file_sha256
-from ..configuration import TextConfig
-from .checkpoint import Checkpoint
+from ..configuration import TextConfig, is_single_tower
+from .checkpoint import Checkpoint, read_checkpoint
 from .errors import FormatError, readable_errors
 from .layout import Layout, read_json
 from .options import LoadOptions, check_options
+from .reader import read_weights, weight_files
 from .source import read_source
-from .transformers_folder import read_config
-
-# safetensors' names of dtypes -> torch's
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+from .transformers_folder import check_image_tower, read_config
 
 
 def inspect_source(source: str | Path, **options: Unpack[LoadOptions]) -> dict[str, Any]:
-    """Describe an official checkpoint, or a transformers folder from its config.json and its safetensors headers.
+    """Describe an official checkpoint or a transformers folder, whose weights are read and checked.
 
     `source` and `options` are those of `read_source`: a name of the catalogue is downloaded.
     """
@@ -42,15 +39,12 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
     `dtypes` counts the values of each dtype.
     """
-    tensors = (
-        (name, str(tensor.dtype).removeprefix("torch."), tensor.numel()) for name, tensor in checkpoint.tensors.items()
-    )
     return {
         "format": checkpoint.format,
         "layout": _describe_layout(checkpoint.layout),
         "files": [_describe_file(file) for file in checkpoint.files],
         **_describe_config(checkpoint.config),
-        **_describe_values(tensors),
+        **_describe_values(checkpoint.tensors),
     }
 
 
@@ -67,16 +61,16 @@ def _describe_layout(layout: Layout) -> str:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
+    """Describe a folder of transformers, whose weights must be those that its config.json describes."""
     config = read_config(folder)
     if isinstance(config, TextConfig):
         raise FormatError(f"{folder} holds a text tower alone, expected a dual encoder or an image tower.")
-    files = sorted(folder.glob("*.safetensors"))
-    tensors = (
-        (name, _DTYPES.get(entry["dtype"], entry["dtype"]), math.prod(entry["shape"]))
-        for file in files
-        for name, entry in _safetensors_header(file).items()
-        if name != "__metadata__"
-    )
+    if is_single_tower(config):
+        files, tensors = weight_files(folder), read_weights(folder)
+        check_image_tower(config, tensors)
+    else:
+        checkpoint = read_checkpoint(folder)
+        files, tensors = [*checkpoint.files], {**checkpoint.tensors, **checkpoint.layout.integer_buffers}
     return {
         "format": "transformers",
         "layout": "sharded" if len(files) > 1 else "one file",
@@ -84,15 +78,6 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
         **_describe_config(config),
         **_describe_values(tensors),
     }
-
-
-def _safetensors_header(file: Path) -> dict[str, Any]:
-    """Read the header: eight bytes with the length of a JSON object, then the object, name -> dtype, shape, place."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError(f"Expected a safetensors file. {file} promises a header of {length} bytes and is shorter.")
-        return json.loads(stream.read(length))
 
 
 def _describe_file(file: Path) -> dict[str, Any]:
@@ -113,13 +98,13 @@ def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
     return {"family": config.model_type, "geometry": geometry}
 
 
-def _describe_values(tensors: Iterable[tuple[str, str, int]]) -> dict[str, Any]:
-    """Count the values of tensors (name, dtype, number of values)."""
+def _describe_values(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Count the values of tensors."""
     dtypes: Counter[str] = Counter()
     parameters = 0
-    for name, dtype, values in tensors:
-        dtypes[dtype] += values
+    for name, tensor in tensors.items():
+        dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
         # Old folders hold `position_ids`, batch norms their statistics.
-        if "float" in dtype and not name.endswith((".running_mean", ".running_var")):
-            parameters += values
+        if tensor.is_floating_point() and not name.endswith((".running_mean", ".running_var")):
+            parameters += tensor.numel()
     return {"dtypes": dict(sorted(dtypes.items())), "parameters": parameters}

@@ -19,6 +19,7 @@ from .options import LoadOptions
 from .table import Rule, expand
 
 LAYOUT_FILE = "official_layout.json"  # in a converted folder: the layout of its source, and the choices of the user
+_MAX_JSON = 16 << 20  # bytes; the largest are those of `LAYOUT_FILE` with arrays in them
 _TENSOR_FIELDS = ("integer_buffers", "merged_sources")
 
 
@@ -143,6 +144,8 @@ def read_json(path: Path, default: Any = None) -> Any:
     """Return the object in a JSON file, `default` where there is no such file."""
     if not path.is_file():
         return default
+    if (size := path.stat().st_size) > _MAX_JSON:
+        raise FormatError(f"{path} has {size:,} bytes, expected JSON of at most {_MAX_JSON:,}.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
 from . import openai, timm
-from .errors import FormatError
+from .errors import FormatError, shown
 from .geometry import clip_config, has_gemma_pieces, siglip_config, sizes_of, tower_fields
 from .layout import Layout, number_of_layers, read_json
 from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, end_of_text_cfg, siglip_model_cfg
@@ -183,7 +183,8 @@ class OpenClipLayout(Layout):
         if not (unread := sorted(self.preprocess_cfg.keys() - {*READ_FIELDS})):
             return ()
         return (
-            f"{CONFIG_FILE} states preprocess_cfg.{', '.join(unread)}, which open_clip does not read, nor twinlens.",
+            f"{CONFIG_FILE} states preprocess_cfg.{', '.join(map(shown, unread))}, which open_clip does not read, nor "
+            "twinlens.",
         )
 
     @property

@@ -1,28 +1,22 @@
 """Reading tensors out of untrusted files: nothing in them is executed."""
 
-import math
-import mmap
-import struct
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from . import torch_file
-from .errors import FormatError, SeveralModelsError
+from .archives import open_archive, read_npz
+from .errors import FormatError, SeveralModelsError, one_line, shown
 from .layout import read_json
+from .mapped_file import StoredTensors
+from .safetensors_file import read_safetensors, tensor_names
 from .wrappers import log_unwrapped, model_prefixes, unwrap_names
 
-_MAX_UNPACKED_RATIO = 2  # unpacked bytes per byte of the file; weights hardly compress
+_MAX_TENSORS = 20_000  # the largest checkpoints have 1,200
+_MAX_NAME = 250  # characters
 # The names of files with weights in folders, the preferred one first; an index names several files.
 _IN_OPEN_CLIP_FOLDERS = (
     "open_clip_model.safetensors",
@@ -57,25 +51,6 @@ def weight_files(path: Path, names: Sequence[str] = (*_IN_OPEN_CLIP_FOLDERS, *_I
     ):
         raise FormatError(f"{first.name} has no weight_map from weights to files of the folder.")
     return sorted({path / name for name in parts.values()})
-
-
-class StoredTensors(Mapping[str, Tensor]):
-    """Tensors that stay in their file: each is mapped when asked for, and takes memory only while somebody holds it."""
-
-    def __init__(self, mappers: Mapping[str, Callable[[], Tensor]]) -> None:
-        self._mappers = mappers
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._mappers[name]()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._mappers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._mappers)
-
-    def __len__(self) -> int:
-        return len(self._mappers)
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> Mapping[str, Tensor]:
@@ -120,16 +95,14 @@ def unwrapped_weights(folder: Path, known_prefix: str) -> Mapping[str, Tensor] |
 def _describe(path: Path) -> tuple[str, Iterable[str]]:
     """Return the container and the names of the tensors in a file of PyTorch or safetensors, without their values."""
     with path.open("rb") as file:
-        if file.read(2) == b"PK":
-            with ZipFile(path) as archive:
-                (entry,) = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
-                return torch_file.describe_archive(archive, entry.removesuffix("data.pkl"))
-        file.seek(0)
-        if file.read(1) == b"\x80":
-            file.seek(0)
+        start = file.read(2)
+    if start == b"PK":
+        with open_archive(path) as archive:
+            return torch_file.describe_archive(archive, *torch_file.pickles(archive.namelist()))
+    if start.startswith(b"\x80"):
+        with torch_file.open_legacy(path) as file:
             return torch_file.describe_legacy(file)[:2]
-    with safe_open(path, framework="pt") as opened:
-        return "safetensors", opened.keys()
+    return "safetensors", tensor_names(path)
 
 
 def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:
@@ -143,10 +116,22 @@ def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:
     container = ""
     for file in files:
         container, part = _read_tensors(file)
+        check_names(part)
         if twice := sorted(tensors.keys() & part.keys()):
             raise FormatError(f"{twice[0]} is in two of the files.")
         tensors.maps.append(part)  # type: ignore[arg-type]  # nobody writes into it
     return container, tensors
+
+
+def check_names(names: Collection[str]) -> None:
+    """Refuse names that no training code gives, before the names are compared with each other and printed."""
+    if len(names) > _MAX_TENSORS:
+        raise FormatError(f"there are {len(names):,} tensors, expected {_MAX_TENSORS:,} at most.")
+    for name in names:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise FormatError(
+                f"{shown(name)} is no name of a weight; expected at most {_MAX_NAME} characters, all printable."
+            )
 
 
 def _read_tensors(path: Path) -> tuple[str, Mapping[str, Tensor]]:
@@ -158,94 +143,21 @@ def _read_tensors(path: Path) -> tuple[str, Mapping[str, Tensor]]:
         if start.startswith(b"PK\x03\x04"):
             return _read_zip(path)
         if start[8:] == b"{":  # after the length of the header, which may be any bytes
-            with safe_open(path, framework="pt") as opened:
-                names = opened.keys()
-            return "safetensors", StoredTensors({name: partial(_map_safetensor, path, name) for name in names})
+            return "safetensors", read_safetensors(path)
         if start.startswith(b"\x80"):  # a pickle
             return torch_file.read_legacy(path)
     except FormatError:
         raise
     except Exception as error:  # parsers raise anything when a file is damaged
-        raise FormatError(f"the file is damaged or forged: {' '.join(str(error).split())}") from error
+        raise FormatError(f"the file is damaged or forged: {one_line(error)}") from error
     raise FormatError("this is not a checkpoint; expected a PyTorch file (.pt), a .npz or a .safetensors file.")
 
 
 def _read_zip(path: Path) -> tuple[str, Mapping[str, Tensor]]:
-    with ZipFile(path) as archive:
+    with open_archive(path) as archive:
         names = archive.namelist()
-        if len(set(names)) != len(names):
-            raise FormatError("the archive has two entries of one name, so it is not clear what it holds.")
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _MAX_UNPACKED_RATIO * path.stat().st_size:
-            raise FormatError(
-                f"the archive unpacks to {unpacked:,} bytes, far more than it has; weights do not do that."
-            )
-        pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-        if len(pickles) == 1:
-            return torch_file.read_archive(archive, pickles[0].removesuffix("data.pkl"))
+        if folders := torch_file.pickles(names):
+            return torch_file.read_archive(archive, *folders)
         if any(name.endswith(".npy") for name in names):
-            entries = archive.infolist()
-            arrays = {entry.filename.removesuffix(".npy"): _array_mapper(path, archive, entry) for entry in entries}
-            with ThreadPoolExecutor() as pool:  # a checksum is slower than the disk, and leaves Python's lock alone
-                list(pool.map(partial(_check_sum, archive), entries))
-            for map_array in arrays.values():
-                map_array()  # so that a dtype without meaning is refused here
-            return "npz", StoredTensors(arrays)
+            return "npz", read_npz(archive, path)
     raise FormatError("this zip archive is no checkpoint; expected a PyTorch file (.pt) or NumPy arrays (.npz).")
-
-
-def _map_safetensor(path: Path, name: str) -> Tensor:
-    with safe_open(path, framework="pt") as opened:
-        return opened.get_tensor(name)
-
-
-def _array_mapper(path: Path, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]:
-    """Read the header of an entry of a .npz file; return a function that maps the array, or holds it if compressed.
-
-    Not to be called by several threads: NumPy's headers go through `ast`, whose state Python 3.11 shares among them.
-    """
-    if not entry.filename.endswith(".npy"):
-        raise FormatError(f"{entry.filename} is not a NumPy array.")
-    with archive.open(entry) as file:
-        if entry.compress_type != ZIP_STORED:
-            tensor = _from_numpy(np.lib.format.read_array(file, allow_pickle=False))
-            return lambda: tensor
-        major, _ = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(file)
-        header = file.tell()
-        if dtype.hasobject:
-            raise FormatError("Object arrays cannot be loaded: they hold pickles, which can run code.")
-        if header + math.prod(shape) * dtype.itemsize != entry.file_size:
-            raise FormatError(f"{entry.filename} has {entry.file_size} bytes, its header says another number.")
-    with path.open("rb") as raw:
-        raw.seek(entry.header_offset)
-        name_length, extra_length = struct.unpack("<26xHH", raw.read(30))
-    start = entry.header_offset + 30 + name_length + extra_length + header
-    return partial(_map_array, path, start, dtype, shape, "F" if fortran_order else "C")
-
-
-def _map_array(
-    path: Path, start: int, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]
-) -> Tensor:
-    """Return what `np.memmap` would, in a tenth of the time: NumPy also resolves the path of each array."""
-    if not math.prod(shape):
-        return _from_numpy(np.empty(shape, dtype))
-    offset_in_page = start % mmap.ALLOCATIONGRANULARITY  # a mapping starts at the beginning of a page
-    length = offset_in_page + math.prod(shape) * dtype.itemsize
-    with path.open("rb") as file:
-        memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start - offset_in_page)
-    return _from_numpy(np.ndarray(shape, dtype, memory, offset_in_page, order=order))
-
-
-def _check_sum(archive: ZipFile, entry: ZipInfo) -> None:
-    """Read an entry to its end, where its checksum is compared."""
-    with archive.open(entry) as file:
-        while file.read(1 << 20):
-            pass
-
-
-def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
-    if array.dtype == np.dtype("V2"):  # how NumPy stores JAX's bfloat16
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)

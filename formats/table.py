@@ -16,8 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import FormatError
+from .errors import FormatError, listed, shown
 from .operations import COUNT, KEEP, Operation, Shape, stack
+
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of which all operations are known
 
 
 class Rule(NamedTuple):
@@ -90,8 +92,8 @@ def solve(table: Sequence[Rule], tensors: Mapping[str, Tensor]) -> tuple[dict[st
         if name in counts:
             if tensor.dtype != torch.int64:
                 violations.append(f"{name} has dtype {tensor.dtype}, expected torch.int64")
-        elif not tensor.is_floating_point():
-            violations.append(f"{name} has dtype {tensor.dtype}, expected floating point")
+        elif tensor.dtype not in _FLOATING:
+            violations.append(f"{name} has dtype {tensor.dtype}, expected floating point of 16, 32 or 64 bits")
         elif not is_finite(tensor):
             violations.append(f"{name} has NaN or infinite values")
     return sizes, violations
@@ -133,7 +135,7 @@ def to_official(table: Sequence[Rule], state_dict: Mapping[str, Tensor], sizes: 
         if name in state_dict and state_dict[name].shape != shape
     ]
     if violations:
-        raise FormatError(f"the weights do not fit the official layout: {'; '.join(violations)}.")
+        raise FormatError(f"the weights do not fit the official layout: {listed(violations)}.")
     official: dict[str, Tensor] = {}
     for rule in table:
         sources = rule.operation.reverse([state_dict[name] for name in rule.targets], _shapes(rule, sizes))
@@ -147,7 +149,7 @@ def _shapes(rule: Rule, sizes: Mapping[str, int]) -> list[Shape]:
 
 def _compare_names(expected: Mapping[str, object], actual: Mapping[str, object]) -> list[str]:
     missing = [f"{name} is missing" for name in expected if name not in actual]
-    return missing + [f"{name} is not expected" for name in actual if name not in expected]
+    return missing + [f"{shown(name)} is not expected" for name in actual if name not in expected]
 
 
 def _size(symbol: str, sizes: Mapping[str, int]) -> int | None:

@@ -21,13 +21,13 @@ from ..configuration import (
 )
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from .big_vision import BigVisionLayout
-from .errors import FormatError, readable_errors
+from .errors import FormatError, listed, readable_errors
 from .geometry import sizes_of
 from .layout import Layout, read_json
 from .openai import OpenAILayout
 from .operations import COUNT, KEEP
 from .options import LoadOptions
-from .table import Rule, targets
+from .table import Rule, solve, targets
 
 # The layouts whose rules lead to every name that transformers has for a family. They are found by the first of its
 # `official_formats`.
@@ -106,6 +106,21 @@ def read_config(folder: Path) -> DualEncoderConfig | TowerConfig:
         family = family_of(values.get("model_type"))
         kinds = {kind.model_type: kind for kind in (family.config, *family.config.sub_configs.values())}
         return kinds[values["model_type"]].from_dict(values)
+
+
+def check_image_tower(config: TowerConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise FormatError where the weights of an image tower alone are not those that its configuration describes."""
+    shared = {"projection_dim": config.projection_dim} if hasattr(config, "projection_dim") else {}
+    both = family_of(config).config(vision_config=config.to_dict(), **shared)
+    rules = {rule.targets[0]: rule for rule in TransformersLayout.from_config(both).own_rules()}
+    prefix = "vision_model."  # which older versions of transformers write, and newer ones do not
+    names = {name.removeprefix(prefix): name for name in tensors if not re.search(POSITION_IDS_BUFFERS, name)}
+    own = {name.removeprefix(prefix): rule for name, rule in rules.items() if name.startswith(prefix)}
+    own |= {name: rule for name, rule in rules.items() if name == "visual_projection.weight" and name in names}
+    expected = [rule._replace(sources=(names.get(name, name),)) for name, rule in own.items()]
+    _, violations = solve(expected, {name: tensors[name] for name in names.values()})
+    if violations:
+        raise FormatError(f"config.json describes another image tower: {listed(violations)}.")
 
 
 def refuse_other_model_types(values: Mapping[str, object]) -> None:

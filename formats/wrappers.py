@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 
-from .errors import SeveralModelsError
+from .errors import SeveralModelsError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ def unwrap_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     prefixes = model_prefixes(names) or [""]
     if len(prefixes) > 1:
         raise SeveralModelsError(
-            f"its names begin in {len(prefixes)} ways, {' and '.join(map(repr, prefixes))}, as those of two models do, "
-            "such as a model and its moving average; save the one that you want alone."
+            f"its names begin in {len(prefixes)} ways, {listed(map(repr, prefixes), ' and ')}, as those of two models "
+            "do, such as a model and its moving average; save the one that you want alone."
         )
     prefix = prefixes[0]
     if beside := [name for name in names if not name.startswith(prefix)]:

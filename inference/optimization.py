@@ -1,30 +1,54 @@
-"""The weights that an optimised model has in another layout, and the way back to the plain model."""
+"""What an optimised model has in another form, how it notices that somebody changed it, and the way back."""
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from .products import Product
+from ..runtime.packed import Packed
+from .products import Product, is_plain
 
 logger = logging.getLogger(__name__)
 
-ADDED = {"products", "rows", "optimization", "attention_choice", "encode_tokens"}  # attributes of optimised modules
+_LOCK = threading.RLock()  # of `restore`, which threads that meet a change may call at the same time
 
 
 @dataclass
 class Slot:
-    """Where the values of a parameter are: in rows of products, one after the other."""
+    """Where the values of a parameter are: in some rows of a product."""
 
-    parameter: nn.Parameter
-    places: list[tuple[Product, slice]]
-    shape: torch.Size
+    parameter: Any
+    product: Product
+    rows: slice
 
     def dense(self) -> Tensor:
-        return torch.cat([product.dense()[rows] for product, rows in self.places]).view(self.shape)
+        return self.product.dense()[self.rows].view(self.parameter.shape)
+
+
+@dataclass
+class Change:
+    """A module that became one of a subclass, with attributes; and what it was."""
+
+    module: nn.Module
+    new_class: type
+    attributes: dict[str, Any]
+    former_class: type
+    former_attributes: dict[str, Any]
+
+    def undo(self) -> None:
+        """Undo it, except what somebody changed in the meantime."""
+        if self.module.__class__ is self.new_class:
+            self.module.__class__ = self.former_class
+        own = vars(self.module)
+        for name in [name for name, value in self.attributes.items() if own.get(name) is value]:
+            del own[name]
+            own.update({key: value for key, value in self.former_attributes.items() if key == name})
 
 
 @dataclass(eq=False)
@@ -34,8 +58,7 @@ class Optimization:
     choices: dict[str, dict[str, str]] = field(default_factory=dict)  # by tower
     milliseconds: dict[str, dict[str, float]] = field(default_factory=dict)  # of what was measured for them
     slots: list[Slot] = field(default_factory=list, repr=False)
-    modules: list[tuple[nn.Module, type]] = field(default_factory=list, repr=False)  # and their former classes
-    frozen: list[nn.Parameter] = field(default_factory=list, repr=False)
+    changes: list[Change] = field(default_factory=list, repr=False)
     compiled: list[nn.Module] = field(default_factory=list, repr=False)
     owner: Any = field(default=None, repr=False)
 
@@ -52,61 +75,160 @@ class Optimization:
         """Show it as `model.optimization`, not as a part of the model."""
         vars(self.owner)["optimization"] = self
 
-    def become(self, module: nn.Module, new_class: type, **values: Any) -> None:
+    def become(self, module: nn.Module, new_class: type, **attributes: Any) -> None:
         """Make a module an instance of a subclass of its class."""
-        self.modules.append((module, module.__class__))
+        attributes |= {"optimization": self, "left": []}
+        own = vars(module)
+        former = {name: own[name] for name in attributes if name in own}
+        self.changes.append(Change(module, new_class, attributes, module.__class__, former))
+        own.update(attributes)
         module.__class__ = new_class
-        vars(module).update(values, optimization=self)
 
-    def give_away(self, parameter: Any, *places: tuple[Product, slice]) -> None:
-        """Free the memory of a parameter, of which shape, dtype and device stay; its values are NaN."""
-        self.slots.append(Slot(parameter, [*places], parameter.shape))
-        parameter.data = torch.full((1,), torch.nan, dtype=parameter.dtype).expand(parameter.shape)
+    def give_away(self, parameter: nn.Parameter, product: Product, rows: slice) -> None:
+        """Free the memory of a parameter whose values are in rows of a product."""
+        self.slots.append(Slot(parameter, product, rows))
+        Packed.pack(parameter)
+
+    def finish(self) -> None:
+        """Remember how modules are left."""
+        for change in self.changes:
+            vars(change.module)["left"][:] = made_of(change.module)
 
     def restore(self) -> None:
-        for module, former in reversed(self.modules):
-            for name in set(vars(module)) & ADDED:
-                delattr(module, name)
-            module.__class__ = former
-        for slot in self.slots:
-            slot.parameter.data = slot.dense()
-        for layer in self.compiled:
-            vars(layer).pop("_compiled_call_impl", None)
-        for parameter in self.frozen:
-            parameter.requires_grad_(True)
-        vars(self.owner).pop("optimization", None)
+        """Undo all of it. A thread that computes with the model meanwhile gets right results."""
+        with _LOCK, torch.inference_mode(False), torch.no_grad():
+            while self.slots:  # before the modules change, so that nobody meets weights without values
+                slot = self.slots[-1]
+                slot.parameter.unpack(slot.dense())
+                self.slots.pop()
+            while self.changes:
+                self.changes.pop().undo()
+            for layer in self.compiled:
+                vars(layer).pop("_compiled_call_impl", None)
+            if vars(self.owner).get("optimization") is self:
+                del vars(self.owner)["optimization"]
+
+    def undo(self, cause: str) -> None:
+        with _LOCK:
+            if self.changes:
+                logger.warning("%s undoes optimize_for_inference(). Call it again afterwards.", cause)
+            self.restore()
 
 
-class WithoutWeights(nn.Module):
-    """Mixin of modules that gave weights away: what needs these undoes the optimisation of the whole model."""
+def made_of(module: nn.Module) -> list[Any]:
+    """Return the class of a module, the number of its own attributes, its parameters, and the same of its parts."""
+    own = vars(module)
+    found: list[Any] = [type(module), len(own), *own["_parameters"].values()]
+    for part in own["_modules"].values():
+        found.append(part)
+        if part is not None:
+            found += made_of(part)
+    return found
+
+
+def is_usual(module: Any, *classes: type) -> bool:
+    """Return whether a module is of one of the classes itself, with its own methods."""
+    own = type(module)
+    return own in classes and not any(callable(getattr(own, name, None)) for name in vars(module))
+
+
+def refuse_tracing() -> None:
+    """Raise RuntimeError where a graph is made of what is computed."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # What is not traced for this very error still belongs to what is compiled.
+    if is_traced or callable(torch._C._dynamo.eval_frame.get_eval_frame_callback()):
+        raise RuntimeError(
+            "A model cannot be compiled, exported or traced after optimize_for_inference(): its weights are in another "
+            "layout. Call model.restore() first."
+        )
+
+
+def needs_gradients(*inputs: Any) -> bool:
+    """Return whether the result for these inputs must know how it depends on them."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+
+
+class WithoutGradients:
+    """A method of a module, computed without gradients until the optimisation is undone.
+
+    It lies in the attributes of the module, which keeps its class, because the name of that is saved with the model.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name, self.former = module, name, vars(module).get(name)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The method itself, of which `inspect.signature` tells the arguments."""
+        return self.former or getattr(type(self.module), self.name).__get__(self.module)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        optimization = vars(self.module).get("optimization")
+        if optimization is None:
+            return self.__wrapped__(*args, **kwargs)
+        refuse_tracing()
+        if needs_gradients(*args, *kwargs.values()):
+            optimization.undo("An input that requires gradients")
+            return self.__wrapped__(*args, **kwargs)
+        with torch.no_grad():
+            return self.__wrapped__(*args, **kwargs)
+
+
+class OptimizedModule(nn.Module):
+    """Mixin of optimised modules: what needs the usual ones undoes the optimisation of the whole model."""
 
     optimization: Optimization
+    left: list[Any]  # what it was made of
+
+    def takes(self, x: Tensor) -> bool:
+        """Return whether the faster way does what the usual one would do for `x`; undo it all where it never does."""
+        refuse_tracing()
+        if needs_gradients(x) or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
+            self._undo("A call with gradients")
+        elif not self.is_as_left():
+            self._undo(f"A change of {self._name()}")
+        else:
+            return is_plain(x)
+        return False
+
+    def is_as_left(self) -> bool:
+        """Return whether it is made of what it was, as far as the faster way does not look at that itself."""
+        left, now = vars(self).get("left", ()), made_of(self)
+        return len(now) == len(left) and all(map(is_, now, left))
+
+    def _name(self) -> str:
+        owner = self.optimization.owner
+        names = (name for name, module in owner.named_modules() if module is self)
+        return next(names, type(self).__name__) or "the model"
 
     def _undo(self, cause: str) -> None:
-        logger.warning("%s undoes optimize_for_inference(). Call it again afterwards.", cause)
-        self.optimization.restore()
+        if (optimization := vars(self).get("optimization")) is not None:
+            optimization.undo(cause)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        one = torch.ones(1, dtype=next(self.parameters()).dtype)
+        one = torch.ones(1, dtype=next((parameter.dtype for parameter in self.parameters()), None))
         new = fn(one)
-        if new.dtype == one.dtype and new.device == one.device and new.item() == 1:
+        if new.dtype != one.dtype or new.device != one.device or new.item() != 1:
+            self._undo("A change of device, dtype or weights")
+        elif any(isinstance(parameter, Packed) for parameter in self._parameters.values()):
             return self
-        self._undo("A change of device, dtype or weights")
-        return self._apply(fn, recurse)
+        return nn.Module._apply(self, fn, recurse)
 
     def train(self, mode: bool = True) -> Any:
-        if not mode:
-            return super().train(mode)
-        self._undo("train()")
-        return self.train(mode)
+        if mode:
+            self._undo("train()")
+        return nn.Module.train(self, mode)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, parameter in self._parameters.items():
-            for slot in self.optimization.slots:
-                if slot.parameter is parameter:
-                    destination[prefix + name] = slot.dense()
+        with _LOCK:  # `restore` takes the slots away
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            for name, parameter in self._parameters.items():
+                for slot in self.optimization.slots:
+                    if slot.parameter is parameter:
+                        destination[prefix + name] = slot.dense()
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self._undo("load_state_dict()")
-        self._load_from_state_dict(*args)
+        nn.Module._load_from_state_dict(self, *args)

@@ -6,6 +6,7 @@ Which way is taken is measured.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
@@ -13,21 +14,23 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 from ..modeling.attention import Attention, PoolingAttention
 from ..modeling.clip_resnet import AttentionPooling, Bottleneck, Convolution
 from ..modeling.embeddings import VisionEmbeddings
-from ..modeling.encoder import Encoder, EncoderLayer
+from ..modeling.encoder import LAYERS, MLP, Encoder
 from ..modeling.pretrained import LoadableModel
-from ..modeling.towers import ImageTower, TextTower, VisionTower
-from .optimization import Optimization
-from .optimized_layers import OptimizedEncoder, OptimizedLayer, OptimizedLinear, OptimizedPatches
-from .optimized_pooling import ONE_POSITION, OptimizedAttentionPooling, OptimizedPoolingAttention, PooledPosition
-from .optimized_resnet import FoldedConvolution, OptimizedBottleneck, OptimizedConvolution
+from ..modeling.towers import ImageTower
+from .optimization import Optimization, WithoutGradients, is_usual
+from .optimized_layers import OptimizedEncoder, OptimizedLayer, OptimizedLinear, OptimizedPatches, WatchedLayer
+from .optimized_pooling import OptimizedAttentionPooling, OptimizedPoolingAttention, PooledPosition
+from .optimized_resnet import FoldedConvolution, OptimizedBottleneck, OptimizedConvolution, can_be_folded, versions
 from .products import FUSED, ROWS, Product, attend_by_products
 
 SECONDS = 0.03  # for the measurement of one choice
 CLEARLY_FASTER = 0.85  # of the time of the usual choice
+ACTIVATIONS = {type(ACT2FN[name]): how for name, how in FUSED.items()}
 MEASURED_FROM = 2**18  # weights of the largest layer; below, the usual choices make every run the same
 # The usual choice first.
 CHOICES = {"linear": ("onednn", "default"), "attention": ("kernel", "products"), "convolution": ("folded", "separate")}
@@ -50,21 +53,41 @@ def optimize(
         raise ValueError("Expected all weights in memory, got some off-loaded by accelerate: load without device_map.")
     model.restore().eval()
     optimization = Optimization(owner=model)
-    optimization.frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.requires_grad_(False)
     optimization.attach()
     if compile:
-        optimization.compiled = [module for module in model.modules() if isinstance(module, EncoderLayer)]
-        for layer in optimization.compiled:
-            layer.compile()
+        for layer in model.modules():
+            if type(layer) in LAYERS.values():
+                optimization.become(layer, WatchedLayer)
+                optimization.compiled.append(layer)
+                layer.compile()
         return model
     dtypes = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    with torch.inference_mode(False), torch.no_grad():
-        for name, tower in _towers(model):
-            parameter = next(tower.parameters(), None)
-            if parameter is not None and parameter.device.type == "cpu" and parameter.dtype in dtypes:
-                _Tower(optimization, name, tower, given).optimize()
+    shared = _shared_parameters(model)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for name, tower in _towers(model):
+                parameter = next(tower.parameters(), None)
+                if parameter is not None and parameter.device.type == "cpu" and parameter.dtype in dtypes:
+                    _Tower(optimization, name, tower, given, shared).optimize()
+            if optimization.changes:
+                _without_gradients(optimization, model, "forward", "logits", "loss")
+    except BaseException:
+        optimization.restore()
+        raise
+    optimization.finish()
     return model
+
+
+def _shared_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Return the parameters that the model has more than once."""
+    counts = Counter(parameter for module in model.modules() for parameter in module._parameters.values())
+    return {parameter for parameter, count in counts.items() if count > 1 and parameter is not None}
+
+
+def _without_gradients(optimization: Optimization, module: nn.Module, *names: str) -> None:
+    for name in names:
+        if callable(getattr(type(module), name, None)) and name not in vars(module):
+            optimization.become(module, type(module), **{name: WithoutGradients(module, name)})
 
 
 def _towers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -77,22 +100,22 @@ def _towers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 class _Tower:
     """What is optimised as one, and what of it can be."""
 
-    def __init__(self, optimization: Optimization, name: str, tower: Any, given: dict[str, str]) -> None:
+    def __init__(
+        self, optimization: Optimization, name: str, tower: Any, given: dict[str, str], shared: set[nn.Parameter]
+    ) -> None:
         self.optimization, self.name, self.tower, self.given = optimization, name, tower, given
         self.modules: list[Any] = list(tower.modules())
-        owners: dict[int, int] = {}  # how many modules have a parameter
-        for module in self.modules:
-            for parameter in module._parameters.values():
-                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-        self.linear = [m for m in self.modules if type(m) is nn.Linear and owners[id(m.weight)] == 1]
-        self.blocks = [m for m in self.modules if type(m) is EncoderLayer and self._is_whole(m)]
-        self.bottlenecks = [m for m in self.modules if type(m) is Bottleneck]
+        self.shared = shared  # parameters that stay where they are
+        self.linear = [m for m in self.modules if is_usual(m, nn.Linear) and self._can_give_away(m)]
+        self.blocks = [m for m in self.modules if is_usual(m, *LAYERS.values()) and self._is_whole(m)]
+        self.convolutions = [m for m in self.modules if is_usual(m, Convolution) and can_be_folded(m)]
+        self.bottlenecks = [m for m in self.modules if is_usual(m, Bottleneck) and self._has_usual_convolutions(m)]
         self.kept: set[nn.Module] = set()  # linear layers whose weights are used as they are
 
     def optimize(self) -> None:
         """Give every module of a kind that is known its other way."""
         for module in self.modules:
-            if type(module) is Encoder:
+            if is_usual(module, Encoder):
                 self.optimization.become(module, OptimizedEncoder)
         self._attend_from_one()
         if self.bottlenecks and self._choose("convolution", lambda: _time_bottleneck(self.bottlenecks)) == "folded":
@@ -100,14 +123,29 @@ class _Tower:
         largest = max(self.linear, key=lambda layer: layer.weight.numel(), default=None)
         if largest is not None and self._choose("linear", lambda: _time_linear(largest)) == "onednn":
             self._pack_all()
+        if any(change.module in self.modules for change in self.optimization.changes):
+            _without_gradients(self.optimization, self.tower, "forward")
+
+    def _can_give_away(self, module: nn.Module) -> bool:
+        """Return whether the weight of a module is a plain parameter that nothing else has."""
+        weight = module._parameters.get("weight")
+        return type(weight) is nn.Parameter and weight not in self.shared and "bias" in module._parameters
 
     def _is_whole(self, block: Any) -> bool:
-        """Return whether a block is of plain modules, whose work the products can do."""
+        """Return whether a block is of the usual modules, whose work the products can do."""
         own, mlp = block.self_attn, block.mlp
-        if type(own) is not Attention or own.config.hidden_act not in FUSED:
+        if not is_usual(own, Attention) or not is_usual(mlp, MLP):
             return False
-        linear = (own.q_proj, own.k_proj, own.v_proj, own.out_proj, mlp.fc1, mlp.fc2)
-        return {*linear} <= {*self.linear}
+        for norm in (block.layer_norm1, block.layer_norm2):
+            if not is_usual(norm, nn.LayerNorm) or None in (norm._parameters.get(name) for name in ("weight", "bias")):
+                return False
+        activation = mlp.activation_fn
+        if type(activation) not in ACTIVATIONS or not is_usual(activation, type(activation)):
+            return False
+        return {own.q_proj, own.k_proj, own.v_proj, own.out_proj, mlp.fc1, mlp.fc2} <= {*self.linear}
+
+    def _has_usual_convolutions(self, block: Any) -> bool:
+        return {m for m in block.children() if isinstance(m, Convolution)} <= {*self.convolutions}
 
     def _choose(self, what: str, measure: Callable[[], dict[str, float]]) -> str:
         """Return how something is done: as asked for, or the faster way, in a tower that is large enough to measure."""
@@ -126,26 +164,21 @@ class _Tower:
     def _attend_from_one(self) -> None:
         """Spare the tokens keys and values, and more in the last block, where only one of them is pooled."""
         for module in self.modules:
-            pools_one = isinstance(module, VisionTower | TextTower) and module.config.pooling in ONE_POSITION
-            if (
-                pools_one
-                and getattr(module, "pooled", True)
-                and (last := [*module.encoder.layers][-1:])
-                and last[0] in self.blocks
-            ):
+            if PooledPosition.fits(module) and (last := [*module.encoder.layers][-1:]) and last[0] in self.blocks:
                 self.optimization.become(module, type(module), encode_tokens=PooledPosition(module))
+                self.optimization.become(last[0], WatchedLayer)
                 self.blocks.remove(last[0])
                 self.kept |= {last[0].self_attn.k_proj, last[0].self_attn.v_proj}
-            elif type(module) is PoolingAttention:
+            elif is_usual(module, PoolingAttention):
                 self.optimization.become(module, OptimizedPoolingAttention)
-            elif type(module) is AttentionPooling and {module.k_proj, module.v_proj} <= {*self.linear}:
+            elif is_usual(module, AttentionPooling) and {module.k_proj, module.v_proj} <= {*self.linear}:
                 self.optimization.become(module, OptimizedAttentionPooling)
                 self.kept |= {module.k_proj, module.v_proj}
 
     def _fold(self) -> None:
-        for module in self.modules:
-            if type(module) is Convolution:
-                self.optimization.become(module, OptimizedConvolution, products=FoldedConvolution.of(module))
+        for module in self.convolutions:
+            attributes = {"products": FoldedConvolution.of(module), "versions": versions(module)}
+            self.optimization.become(module, OptimizedConvolution, **attributes)
         for module in self.bottlenecks:
             self.optimization.become(module, OptimizedBottleneck)
 
@@ -157,22 +190,30 @@ class _Tower:
         for block in self.blocks:
             own, mlp = block.self_attn, block.mlp
             groups = [(own.q_proj, own.k_proj, own.v_proj), (own.out_proj,), (mlp.fc1,), (mlp.fc2,)]
-            products = tuple(self._pack(group) for group in groups)
-            self.optimization.become(block, OptimizedLayer, products=products, attention_choice=attention)
+            ways = (attention, ACTIVATIONS[type(mlp.activation_fn)])
+            products = (*(self._pack(group) for group in groups), *ways)
+            self.optimization.become(block, OptimizedLayer, products=products)
         for layer in self.linear:
             if type(layer) is nn.Linear and layer not in self.kept:
                 self._pack([layer])
         for module in self.modules:
-            if type(module) is VisionEmbeddings and type(patches := module.patch_embedding) is nn.Conv2d:
+            if type(module) is VisionEmbeddings and self._are_patches(patches := module.patch_embedding):
                 product = Product([patches.weight.flatten(1)], [patches.bias])
-                self.optimization.give_away(patches.weight, (product, slice(0, product.rows)))
+                self.optimization.give_away(patches.weight, product, slice(0, product.rows))
                 self.optimization.become(patches, OptimizedPatches, products=product)
+
+    def _are_patches(self, conv: Any) -> bool:
+        """Return whether a convolution takes square patches that do not overlap."""
+        if not is_usual(conv, nn.Conv2d) or not self._can_give_away(conv):
+            return False
+        usual = ((conv.kernel_size[0],) * 2, (0, 0), (1, 1), 1)
+        return (conv.stride, conv.padding, conv.dilation, conv.groups) == usual and conv.kernel_size == conv.stride
 
     def _pack(self, layers: Sequence[nn.Linear]) -> Product:
         product, start = Product([layer.weight for layer in layers], [layer.bias for layer in layers]), 0
         for layer in layers:
             rows = slice(start, start + layer.out_features)
-            self.optimization.give_away(layer.weight, (product, rows))
+            self.optimization.give_away(layer.weight, product, rows)
             self.optimization.become(layer, OptimizedLinear, products=product, rows=rows)
             start = rows.stop
         return product

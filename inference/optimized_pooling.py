@@ -18,7 +18,9 @@ from ..modeling.pooling import POOLERS
 from ..modeling.towers import TextTower, VisionTower
 from ..runtime.outputs import deferred, later
 from ..runtime.pickling import has_hooks
-from .products import attend_from_one, is_plain, parts
+from .optimization import OptimizedModule
+from .optimized_layers import WatchedLayer
+from .products import attend_from_one, has_usual_kernel, is_plain, parts
 
 ONE_POSITION = ("class_token", "last_token", "first_eos")  # the poolers that take the state of one token
 
@@ -32,6 +34,17 @@ class PooledPosition:
     def __init__(self, tower: VisionTower | TextTower) -> None:
         self.tower: Any = tower
 
+    @staticmethod
+    def fits(tower: Any) -> bool:
+        """Return whether a tower pools one position, by its class's own methods."""
+        usual = next((x for x in (VisionTower, TextTower) if isinstance(tower, x)), None)
+        if usual is None or tower.config.pooling not in ONE_POSITION or not getattr(tower, "pooled", True):
+            return False
+        methods = ("encode_tokens", "pool")
+        return all(getattr(type(tower), name, None) is getattr(usual, name, None) for name in methods) and not (
+            {*methods} & {*vars(tower)}
+        )
+
     def __call__(self, hidden_states: Tensor, *inputs: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Do what `encode_tokens` of the tower does; `inputs` are `input_ids` and `attention_mask` of a text tower."""
         tower, x = self.tower, hidden_states  # (batch, length, width)
@@ -43,7 +56,7 @@ class PooledPosition:
             options = {"attention_mask": mask, "is_causal": tower.config.causal}
         elif tower.config.pre_norm:
             x = tower.pre_layrnorm(x)
-        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options)
+        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options).last_hidden_state
         # Pooled as if they were hidden states, positions (batch, length) give that of each row (batch,).
         positions = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
         names = ("input_ids", "attention_mask")[: len(inputs)]
@@ -62,7 +75,15 @@ class PooledPosition:
     def can_stop_early(self, x: Tensor, *inputs: Any, **kwargs: Any) -> bool:
         """Return whether nobody sees the other positions in the last block, and the kernel is PyTorch's."""
         config, watched = self.tower.config, ("output_hidden_states", "output_attentions")
-        if self.tower.training or config._attn_implementation != "sdpa" or is_tracing(x) or not is_plain(self.tower, x):
+        is_usual = config._attn_implementation == "sdpa" and has_usual_kernel(config) and "pool" not in vars(self.tower)
+        if self.tower.training or not is_usual or is_tracing(x) or not is_plain(x):
+            return False
+        last = [*self.tower.encoder.layers][-1:]
+        if not last or not isinstance(last[0], WatchedLayer):
+            if (optimization := vars(self.tower).get("optimization")) is not None:
+                optimization.undo("Another last layer")
+            return False
+        if not last[0].takes(x):
             return False
         if any(kwargs.pop(name, getattr(config, name)) for name in watched) or kwargs or has_hooks(self.tower):
             return False
@@ -99,14 +120,16 @@ def block_at(layer: EncoderLayer, x: Tensor, position: Tensor, mask: Tensor | No
     return states + layer.mlp(layer.layer_norm2(states))
 
 
-class OptimizedPoolingAttention(PoolingAttention):
+class OptimizedPoolingAttention(OptimizedModule, PoolingAttention):
     """The pooling head's attention, of one query."""
 
-    def forward(self, probe: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(self, query: Tensor, key: Tensor, value: Any = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        probe, x = query, key
         mask = kwargs.get("attention_mask")
         is_mask = mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
-        if not is_mask or kwargs.get("output_attentions") or not is_plain(self, x):
-            return super().forward(probe, x, **kwargs)
+        is_usual = is_mask and value is None and not kwargs.get("output_attentions") and has_usual_kernel(self.config)
+        if not self.takes(x) or not is_usual:
+            return PoolingAttention.forward(self, probe, x, value, **kwargs)
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
         query = nn.functional.linear(probe[0], query_weight, query_bias)  # (1, width)
@@ -115,12 +138,13 @@ class OptimizedPoolingAttention(PoolingAttention):
         return self.out_proj(attended)[:, None], None
 
 
-class OptimizedAttentionPooling(AttentionPooling):
+class OptimizedAttentionPooling(OptimizedModule, AttentionPooling):
     """The attention of a ResNet's pooling, of one query."""
 
     def forward(self, tokens: Tensor, grid: torch.Size, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        if kwargs.get("output_attentions") or not is_plain(self, tokens) or has_hooks(self):
-            return super().forward(tokens, grid, **kwargs)
+        is_usual = not kwargs.get("output_attentions") and has_usual_kernel(self.config)
+        if not self.takes(tokens) or not is_usual or has_hooks(self):
+            return AttentionPooling.forward(self, tokens, grid, **kwargs)
         x, value = self.with_mean(tokens, grid), self.v_proj
         query = self.q_proj(x[:, 0])
         return self.out_proj(

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Conv2d
 from torch.nn.functional import avg_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..modeling.clip_resnet import Bottleneck, Convolution
+from ..modeling.clip_resnet import BatchNorm, Bottleneck, Convolution
 from ..runtime.pickling import has_hooks
-from .optimization import WithoutWeights
-from .products import is_plain
+from .optimization import OptimizedModule, is_usual
 
 
 class FoldedConvolution:
@@ -46,25 +46,48 @@ class FoldedConvolution:
         return convolve(x, residual, self.weight, self.bias, *self.shape, "add", 1.0, "relu", [], "")
 
 
-class OptimizedConvolution(WithoutWeights, Convolution):
+def can_be_folded(module: Any) -> bool:
+    """Return whether a convolution is what its class makes, and not what somebody put there."""
+    conv, norm = module.conv, module.norm
+    if not is_usual(conv, Conv2d) or not is_usual(norm, BatchNorm) or {*norm._parameters} != {"weight", "bias"}:
+        return False
+    usual = ((1, 1), 1, "zeros", (conv.kernel_size[0] // 2,) * 2)
+    return (conv.dilation, conv.groups, conv.padding_mode, conv.padding) == usual and "weight" in conv._parameters
+
+
+class OptimizedConvolution(OptimizedModule, Convolution):
     """A convolution that is folded. Its own weights stay, for the way back: folding is not undone exactly."""
 
     products: FoldedConvolution
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_plain(self, x) or has_hooks(self):
-            return super().forward(x)
-        return self.products(x, "relu" if self.active else "none")
+        is_taken, product = self.takes(x), vars(self).get("products")
+        if product is None or not is_taken or has_hooks(self):
+            return Convolution.forward(self, x)
+        return product(x, "relu" if self.active else "none")
+
+    def is_as_left(self) -> bool:
+        return super().is_as_left() and vars(self).get("versions") in (None, versions(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "versions": None}  # a copy counts anew
 
 
-class OptimizedBottleneck(Bottleneck):
+def versions(module: Convolution) -> list[int]:
+    """Return how often what is folded has been written, as far as PyTorch counts it: not through `data`."""
+    return [x._version for x in (*module.parameters(), *module.buffers()) if not x.is_inference()]
+
+
+class OptimizedBottleneck(OptimizedModule, Bottleneck):
     """A residual block that adds and applies its last ReLU inside the last convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         last: Any = self.conv3
-        if not is_plain(self, x) or has_hooks(last):
-            return super().forward(x)
+        is_taken = self.takes(x) and last.takes(x)
+        product = vars(last).get("products")
+        if product is None or not is_taken or has_hooks(last):
+            return Bottleneck.forward(self, x)
         y = self.conv2(self.conv1(x))
         if self.stride > 1:
             x, y = avg_pool2d(x, self.stride), avg_pool2d(y, self.stride)
-        return last.products.added_to(self.downsample(x) if hasattr(self, "downsample") else x, y)
+        return product.added_to(self.downsample(x) if hasattr(self, "downsample") else x, y)

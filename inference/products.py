@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import eager_attention_forward
 
 ROWS = 1024  # tokens that go through the layers together: their activations, four times as wide, fit into the cache
 # How oneDNN calls the activations that it applies itself. Quick GELU is SiLU of 1.702 times its input, over 1.702.
@@ -29,13 +32,20 @@ class Product:
         weight = torch.cat([*weights])
         self.rows, self.inputs = weight.shape
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        zeros = [weight.new_zeros(len(part)) for part in weights]
-        parts = [zero if bias is None else bias for zero, bias in zip(zeros, biases, strict=True)]
-        self.bias = None if all(bias is None for bias in biases) else torch.cat(parts)
+        self.sizes = [len(part) for part in weights]
+        self.biases = [*biases]  # the layers' own, which may change
 
     def __reduce__(self) -> Any:
         """Pickle and copy weights in their usual layout, since oneDNN's is that of a processor."""
-        return Product, ([self.dense()], [self.bias])
+        return Product, (self.dense().split(self.sizes), self.biases)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The biases of all layers (outputs,)."""
+        if len(self.biases) == 1 or not any(bias is not None for bias in self.biases):
+            return self.biases[0]
+        parts = zip(self.biases, self.sizes, strict=True)
+        return torch.cat([torch.zeros(size, dtype=self.weight.dtype) if bias is None else bias for bias, size in parts])
 
     def dense(self) -> Tensor:
         """Return the weights in their usual layout, exactly."""
@@ -43,7 +53,9 @@ class Product:
 
     def __call__(self, x: Tensor, activation: str = "none", algorithm: str = "", scale: float = 1.0) -> Tensor:
         """Return the activation of `scale` times the layers' output for `x` (..., inputs), which has been scaled."""
-        bias = self.bias if self.bias is None or scale == 1 else self.bias * scale
+        bias = self.bias
+        if bias is not None and scale != 1:
+            bias = bias * scale
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, activation, [], algorithm)
 
     def added_to(self, residual: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
@@ -59,11 +71,17 @@ def parts(x: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, max(1, x.shape[0]), size)]
 
 
-def is_plain(module: nn.Module, x: Tensor) -> bool:
+def is_plain(x: Tensor) -> bool:
     """Return whether oneDNN's products take `x` (..., inputs): on the CPU, of the weights' dtype, without gradients."""
     if (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled("cpu"):
         return False
-    return x.device.type == "cpu" and x.numel() > 0 and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and x.numel() > 0
+
+
+def has_usual_kernel(config: Any) -> bool:
+    """Return whether attention is what PyTorch computes, and not what somebody registered."""
+    kernel = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
+    return kernel in (eager_attention_forward, sdpa_attention_forward)
 
 
 def attend_by_products(query: Tensor, key: Tensor, value: Tensor, head_dim: int, is_causal: bool) -> Tensor:

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from ..configuration import TextConfig, TransformerConfig, ViTConfig
-from ..runtime.pickling import PickledWithoutHooks
+from ..runtime import AttentionNames, PickledWithoutHooks
 from .initialization import linear
 
 Mask: TypeAlias = "Tensor | BlockMask | Packing | None"  # in the form that the kernel takes
@@ -99,7 +99,7 @@ def kernel_config(config: TransformerConfig, x: Tensor, output_attentions: bool)
     return _EAGER_CONFIG if output_attentions or x.shape[0] == 0 else config
 
 
-class MultiHeadAttention(PickledWithoutHooks, nn.Module):
+class MultiHeadAttention(AttentionNames, PickledWithoutHooks, nn.Module):
     """The base of both kinds of attention: heads, and the choice of a kernel through the framework's interface."""
 
     is_causal = False  # for kernels that are called without this argument
@@ -150,8 +150,9 @@ class Attention(MultiHeadAttention):
         width = config.hidden_size
         self.q_proj, self.k_proj, self.v_proj = (linear(width, width, "attention_in") for _ in "qkv")
 
-    def forward(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Return the attention of `x` (batch, length, width) to itself, and its map or None."""
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the attention of `hidden_states` (batch, length, width) to themselves, and its map or None."""
+        x = hidden_states
         return self.multi_head_attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), **kwargs)
 
 
@@ -168,11 +169,16 @@ class PoolingAttention(MultiHeadAttention):
         init.uniform_(self.in_proj_weight, -bound, bound)
         init.zeros_(self.in_proj_bias)
 
-    def forward(self, probe: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Return the attention of `probe` (1, 1, width) to `x` (batch, length, width), and its map or None."""
+    def forward(self, query: Tensor, key: Tensor, value: Any = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the attention of `query` (1, 1, width) to `key` (batch, length, width), and its map or None.
+
+        `value` is `key`, as clients pass it that call this as PyTorch's module. Raises ValueError for another one.
+        """
+        if value is not None and value is not key:
+            raise ValueError("The pooling attends to one sequence: expected the same tensor as key and value.")
         width = self.config.hidden_size
-        query = nn.functional.linear(probe, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        key_value = nn.functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        query = nn.functional.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width])
+        key_value = nn.functional.linear(key, self.in_proj_weight[width:], self.in_proj_bias[width:])
         key, value = key_value.chunk(2, dim=-1)  # (batch, length, width) each
-        query = query.expand(x.shape[0], -1, -1)  # (batch, 1, width)
+        query = query.expand(key.shape[0], -1, -1)  # (batch, 1, width)
         return self.multi_head_attention(query, key, value, is_causal=False, **kwargs)

@@ -13,19 +13,25 @@ from .pretrained import EncoderPreTrainedModel, ModelKwargs, can_return_tuple
 from .towers import ForImages, ImageClassifier, TextTower, VisionTower
 
 
-class CLIPVisionModel(VisionTower):
+class CLIPPreTrainedModel(EncoderPreTrainedModel):
+    """The base of the models of the family, which client code asks for."""
+
+    config: CLIPConfig
+
+
+class CLIPVisionModel(VisionTower, CLIPPreTrainedModel):
     """CLIP's image tower."""
 
     config: CLIPVisionConfig
 
 
-class CLIPTextModel(TextTower):
+class CLIPTextModel(TextTower, CLIPPreTrainedModel):
     """CLIP's text tower."""
 
     config: CLIPTextConfig
 
 
-class CLIPModel(TowerPair):
+class CLIPModel(TowerPair, CLIPPreTrainedModel):
     """CLIP (arXiv:2103.00020)."""
 
     config: CLIPConfig
@@ -36,14 +42,14 @@ class CLIPModel(TowerPair):
     __call__: Callable[..., CLIPOutput]  # of which torch.nn.Module declares that it returns Any
 
 
-class CLIPForImageClassification(ImageClassifier):
+class CLIPForImageClassification(ImageClassifier, CLIPPreTrainedModel):
     """CLIP's image tower under a linear classifier of the mean over patches."""
 
     config: CLIPConfig
     tower_class = CLIPVisionModel
 
 
-class CLIPVisionModelWithProjection(ForImages, EncoderPreTrainedModel):
+class CLIPVisionModelWithProjection(ForImages, CLIPPreTrainedModel):
     """CLIP's image tower and `visual_projection`; `image_embeds` (images, projection_dim) is not normalised."""
 
     config: CLIPVisionConfig
@@ -63,7 +69,7 @@ class CLIPVisionModelWithProjection(ForImages, EncoderPreTrainedModel):
         return deferred(CLIPVisionModelOutput, image_embeds=embeds, **without_pooled(outputs))
 
 
-class CLIPTextModelWithProjection(EncoderPreTrainedModel):
+class CLIPTextModelWithProjection(CLIPPreTrainedModel):
     """CLIP's text tower and `text_projection`; `text_embeds` (texts, projection_dim) is not normalised."""
 
     config: CLIPTextConfig

@@ -20,7 +20,7 @@ from typing_extensions import Self, Unpack
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
-from ..runtime import TextCache, check_inputs
+from ..runtime import DeclaresOutput, DualEncoderNames, TextCache, check_inputs
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
@@ -37,7 +37,7 @@ def l2_normalize(embeds: Tensor | None) -> Tensor:
     return nn.functional.normalize(embeds.float(), dim=-1)
 
 
-class DualEncoderModel(LoadableModel):
+class DualEncoderModel(DeclaresOutput, LoadableModel):
     """Image and text encoder with a common space: the base of the families and the one entry point.
 
     `DualEncoderModel.from_pretrained(source)` returns the right family for a Hub id, a folder or an official file. Of
@@ -46,7 +46,6 @@ class DualEncoderModel(LoadableModel):
 
     config: DualEncoderConfig  # of transformers' other families, transformers' own
     input_modalities = ("image", "text")
-    output_class: type[ModelOutput]
     vision_model: ImageTower
     text_model: TextTower
     logit_scale: Tensor  # the logarithm of the factor of the cosines
@@ -216,7 +215,7 @@ class DualEncoderModel(LoadableModel):
         )
 
 
-class TowerPair(DualEncoderModel, EncoderPreTrainedModel):
+class TowerPair(DualEncoderNames, DualEncoderModel, EncoderPreTrainedModel):
     """A dual encoder with the towers of this package: the base of its families."""
 
     vision_class: type[ImageTower]

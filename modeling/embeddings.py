@@ -10,9 +10,10 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration import ResNetConfig, SquareViTConfig, TextConfig, ViTConfig
 from ..formats.positions import resize_table, resize_weights
+from ..runtime import EmbeddingNames
 
 
-class VisionEmbeddings(nn.Module):
+class VisionEmbeddings(EmbeddingNames, nn.Module):
     """Patches as a convolution, a class token where the family has one, learned positions."""
 
     def __init__(self, config: SquareViTConfig) -> None:
@@ -58,7 +59,7 @@ def check_images(config: SquareViTConfig | ResNetConfig, pixel_values: Tensor, i
         )
 
 
-class PatchEmbeddings(nn.Module):
+class PatchEmbeddings(EmbeddingNames, nn.Module):
     """Ready-made patches through a linear layer; the square table of positions resized to the grid of each image."""
 
     def __init__(self, config: ViTConfig) -> None:
@@ -121,7 +122,7 @@ class PatchEmbeddings(nn.Module):
         return grids
 
 
-class TextEmbeddings(nn.Module):
+class TextEmbeddings(EmbeddingNames, nn.Module):
     """Token and position embeddings."""
 
     def __init__(self, config: TextConfig) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..configuration import TransformerConfig
-from ..runtime.pickling import PickledWithoutHooks
+from ..runtime import LayerNames, PickledWithoutHooks
 from .attention import Attention
 from .initialization import linear
 
@@ -22,11 +23,11 @@ class MLP(nn.Module):
         self.fc1 = linear(config.hidden_size, config.intermediate_size, "mlp_in")
         self.fc2 = linear(config.intermediate_size, config.hidden_size, "mlp_out")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation_fn(self.fc1(x)))  # (..., width)
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))  # (..., width)
 
 
-class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):
+class EncoderLayer(LayerNames, PickledWithoutHooks, GradientCheckpointingLayer):
     """One pre-norm transformer block."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -36,23 +37,41 @@ class EncoderLayer(PickledWithoutHooks, GradientCheckpointingLayer):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
         x = hidden_states  # (batch, length, width)
-        x = x + self.self_attn(self.layer_norm1(x), **kwargs)[0]
+        x = x + self.self_attn(self.layer_norm1(x), attention_mask=attention_mask, **kwargs)[0]
         return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoderLayer(EncoderLayer):
+    """The same under the name by which FSDP and accelerate look for CLIP's."""
+
+
+class SiglipEncoderLayer(EncoderLayer):
+    """The same under the name by which FSDP and accelerate look for SigLIP's."""
+
+
+class Siglip2EncoderLayer(EncoderLayer):
+    """The same under the name by which FSDP and accelerate look for SigLIP 2's."""
+
+
+# By the `encoder_layer` of a configuration.
+LAYERS = {cls.__name__: cls for cls in (CLIPEncoderLayer, SiglipEncoderLayer, Siglip2EncoderLayer)}
 
 
 class Encoder(nn.Module):
     """A stack of blocks, of which the first `depth` are run; all by default.
 
-    The keyword `attention_mask` is None or what `create_causal_mask` and its like return.
+    `attention_mask` is None or what `create_causal_mask` and its like return.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(LAYERS[config.encoder_layer](config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden_states: Tensor, depth: int | None = None, **kwargs: Any) -> Tensor:
+    def forward(
+        self, inputs_embeds: Tensor, attention_mask: Any = None, depth: int | None = None, **kwargs: Any
+    ) -> BaseModelOutput:
         for layer in islice(self.layers, depth):
-            hidden_states = layer(hidden_states, **kwargs)
-        return hidden_states  # (batch, length, width)
+            inputs_embeds = layer(inputs_embeds, attention_mask=attention_mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=inputs_embeds)  # (batch, length, width)

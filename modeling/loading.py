@@ -1,34 +1,24 @@
 """`from_pretrained` for official checkpoints, for folders with wrapped names, and for the bases of all families."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from typing_extensions import Self
 
-from ..catalogue.download import is_name, suggest_names
+from ..catalogue.download import HUB_ARGUMENTS, is_name, suggest_names
 from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
 from ..formats.adapters import base_of_adapter
 from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
+from ..runtime.towers import absent_towers
 
 _OTHER_WEIGHTS = ("variant", "gguf_file", "state_dict")  # arguments with which transformers reads other weights
 _PLACE_OF_ADAPTER = ("revision", "subfolder", "adapter_name", "adapter_kwargs")  # arguments that are not of its base
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-
-def absent_towers(model: PreTrainedModel, missing: Collection[str]) -> list[str]:
-    """Return the names of the towers in a model, or of a tower itself, of which all weights are among the missing."""
-    towers = [(f"{name}.", child) for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
-    return [
-        prefix.rstrip(".") or type(tower).__name__
-        for prefix, tower in towers or [("", model)]
-        if all(prefix + name in missing for name in tower.state_dict())
-    ]
 
 
 class LoadsOfficialFiles:

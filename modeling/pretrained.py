@@ -12,9 +12,9 @@ from typing_extensions import Self
 
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from ..formats.positions import RESAMPLING_METHODS, resize_positions
-from ..runtime.pickling import PickledWithoutHooks
+from ..runtime import PickledWithoutHooks, UnsplitModules
 from .attention import Attention
-from .encoder import EncoderLayer
+from .encoder import LAYERS, EncoderLayer
 from .initialization import initialize
 from .loading import LoadsOfficialFiles
 
@@ -72,12 +72,12 @@ class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
 
     def restore(self) -> Self:
         """Undo `optimize_for_inference`; return the model."""
-        if (optimization := self.__dict__.get("optimization")) is not None:
+        for optimization in {vars(module).get("optimization") for module in self.modules()} - {None}:
             optimization.restore()
         return self
 
 
-class EncoderPreTrainedModel(LoadableModel):
+class EncoderPreTrainedModel(UnsplitModules, LoadableModel):
     """The base of towers, heads and dual encoders that have the encoder of this package."""
 
     supports_gradient_checkpointing = True
@@ -85,7 +85,7 @@ class EncoderPreTrainedModel(LoadableModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["VisionEmbeddings", "TextEmbeddings", "EncoderLayer", "AttentionPoolingHead"]
+    _no_split_modules = ["VisionEmbeddings", "PatchEmbeddings", "TextEmbeddings", *LAYERS, "AttentionPoolingHead"]
     _input_embed_layer = "token_embedding"
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": Attention}
     _keys_to_ignore_on_load_unexpected = {POSITION_IDS_BUFFERS}

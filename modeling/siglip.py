@@ -8,10 +8,17 @@ from transformers.models.siglip.modeling_siglip import SiglipOutput
 from ..configuration import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 from .attention import PoolingAttention
 from .dual_encoder import TowerPair
+from .pretrained import EncoderPreTrainedModel
 from .towers import ImageClassifier, TextTower, VisionTower
 
 
-class SiglipVisionModel(VisionTower):
+class SiglipPreTrainedModel(EncoderPreTrainedModel):
+    """The base of the models of the family, which client code asks for."""
+
+    config: SiglipConfig
+
+
+class SiglipVisionModel(VisionTower, SiglipPreTrainedModel):
     """SigLIP's image tower.
 
     `output_pooling_attentions=True` adds `pooling_attentions`, the head's map (batch, heads, 1, patches).
@@ -21,13 +28,13 @@ class SiglipVisionModel(VisionTower):
     _can_record_outputs = {**VisionTower._can_record_outputs, "pooling_attentions": PoolingAttention}
 
 
-class SiglipTextModel(TextTower):
+class SiglipTextModel(TextTower, SiglipPreTrainedModel):
     """SigLIP's text tower."""
 
     config: SiglipTextConfig
 
 
-class SiglipModel(TowerPair):
+class SiglipModel(TowerPair, SiglipPreTrainedModel):
     """SigLIP (arXiv:2303.15343); fixed-size SigLIP 2 (arXiv:2502.14786) is the same model."""
 
     config: SiglipConfig
@@ -38,7 +45,7 @@ class SiglipModel(TowerPair):
     __call__: Callable[..., SiglipOutput]  # of which torch.nn.Module declares that it returns Any
 
 
-class SiglipForImageClassification(ImageClassifier):
+class SiglipForImageClassification(ImageClassifier, SiglipPreTrainedModel):
     """SigLIP's image tower under a linear classifier of the mean over patches."""
 
     config: SiglipConfig

@@ -12,19 +12,24 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
 from .dual_encoder import TowerPair
-from .pretrained import ModelKwargs, capture_outputs
+from .pretrained import EncoderPreTrainedModel, ModelKwargs, capture_outputs
 from .siglip import SiglipVisionModel
 from .towers import ImageClassifier, TextTower
 
 
-class Siglip2VisionModel(SiglipVisionModel):
+class Siglip2PreTrainedModel(EncoderPreTrainedModel):
+    """The base of the models of the family, which client code asks for."""
+
+    config: Siglip2Config
+
+
+class Siglip2VisionModel(SiglipVisionModel, Siglip2PreTrainedModel):
     """The image tower of SigLIP 2 NaFlex.
 
     `output_pooling_attentions=True` adds `pooling_attentions`, the head's map (batch, heads, 1, patches).
     """
 
     config: Siglip2VisionConfig
-    _no_split_modules = [*SiglipVisionModel._no_split_modules, "PatchEmbeddings"]
 
     @capture_outputs
     def forward(  # type: ignore[override]
@@ -55,13 +60,13 @@ class Siglip2VisionModel(SiglipVisionModel):
         return grids.pop()
 
 
-class Siglip2TextModel(TextTower):
+class Siglip2TextModel(TextTower, Siglip2PreTrainedModel):
     """The text tower of SigLIP 2 NaFlex."""
 
     config: Siglip2TextConfig
 
 
-class Siglip2Model(TowerPair):
+class Siglip2Model(TowerPair, Siglip2PreTrainedModel):
     """SigLIP 2 NaFlex (arXiv:2502.14786)."""
 
     config: Siglip2Config
@@ -94,7 +99,7 @@ class Siglip2Model(TowerPair):
         return super().forward(input_ids, pixel_values, return_loss=return_loss, **images, **texts, **kwargs)
 
 
-class Siglip2ForImageClassification(ImageClassifier):
+class Siglip2ForImageClassification(ImageClassifier, Siglip2PreTrainedModel):
     """The image tower of SigLIP 2 NaFlex under a linear classifier of the mean over patches."""
 
     config: Siglip2Config

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils.import_utils import is_tracing
+from typing_extensions import Self
 
 from ..configuration import DualEncoderConfig, TextConfig, VisionConfig, ViTConfig
 from ..configuration.known_names import POSITION_IDS_BUFFERS
 from ..formats.former_names import AcceptsFormerNames, former_module
-from ..runtime.outputs import deferred, later
-from ..runtime.pickling import has_hooks
+from ..runtime import TextTowerNames, deferred, has_hooks, later, states_of
 from .attention import Packing, image_mask, text_mask
 from .embeddings import PatchEmbeddings, TextEmbeddings, VisionEmbeddings, flatten_texts
 from .encoder import Encoder
@@ -134,11 +134,11 @@ class VisionTower(ImageTower):
             hidden_states = self.pre_layrnorm(hidden_states)
         if packed and token_mask is not None and hidden_states.shape[0] and not is_watched:
             packing = Packing(token_mask.to(hidden_states.device))
-            sequence = self.encoder(hidden_states[packing.rows][None], attention_mask=packing, **kwargs)
+            sequence = states_of(self.encoder(hidden_states[packing.rows][None], attention_mask=packing, **kwargs))
             hidden_states = torch.zeros_like(hidden_states).index_put(packing.rows, sequence[0])
         else:
             mask = image_mask(self.config, hidden_states, hidden_states, token_mask, output_attentions)
-            hidden_states = self.encoder(hidden_states, **{"attention_mask": mask, **kwargs})
+            hidden_states = states_of(self.encoder(hidden_states, **{"attention_mask": mask, **kwargs}))
         if self.config.norm_first:
             hidden_states = self.post_layernorm(hidden_states)
         pooled = self.pool(hidden_states, token_mask=token_mask, **kwargs)  # (batch, width)
@@ -160,7 +160,7 @@ class VisionTower(ImageTower):
         return self.pool(tokens[:, None], output_pooling_attentions=True)
 
 
-class TextTower(AcceptsFormerNames, EncoderPreTrainedModel):
+class TextTower(TextTowerNames, AcceptsFormerNames, EncoderPreTrainedModel):
     """Text encoder: embeddings, encoder, norm, pooling, and SigLIP's linear head."""
 
     config: TextConfig
@@ -210,7 +210,8 @@ class TextTower(AcceptsFormerNames, EncoderPreTrainedModel):
         """Do what follows the embeddings `x` (batch, length, width); the other inputs are those of `forward`."""
         output_attentions = bool(kwargs.setdefault("output_attentions", self.config.output_attentions))
         mask = text_mask(self.config, x, attention_mask, output_attentions)
-        x = self.final_layer_norm(self.encoder(x, attention_mask=mask, is_causal=self.config.causal, **kwargs))
+        x = states_of(self.encoder(x, attention_mask=mask, is_causal=self.config.causal, **kwargs))
+        x = self.final_layer_norm(x)
         pooled = POOLERS[self.config.pooling](self, x, input_ids=input_ids, attention_mask=attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=self.head(pooled))
 
@@ -247,7 +248,11 @@ class TextTower(AcceptsFormerNames, EncoderPreTrainedModel):
 
 
 class ImageClassifier(ForImages, EncoderPreTrainedModel):
-    """Image tower without its pooling, then the mean over patches, then a linear classifier."""
+    """Image tower, then the mean over patches or the tower's own pooling, then a linear classifier.
+
+    Which of the two is `config.classifier_pooling`. With "mean", as in transformers, the tower has no pooling; "pooled"
+    starts from the head that the checkpoint was trained with.
+    """
 
     config: DualEncoderConfig
     _keys_to_ignore_on_load_unexpected = {r"^(vision_model\.)?(head|post_layernorm)\."}  # pooling
@@ -255,11 +260,26 @@ class ImageClassifier(ForImages, EncoderPreTrainedModel):
 
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__(config)
-        vision_config = self.config.vision_config
-        self.vision_model = self.tower_class._from_config(vision_config, pooled=False)
-        has_labels = self.config.num_labels > 0
-        self.classifier = nn.Linear(vision_config.hidden_size, self.config.num_labels) if has_labels else nn.Identity()
+        vision_config, pooled = self.config.vision_config, self.config.classifier_pooling == "pooled"
+        self.vision_model = self.tower_class._from_config(vision_config, pooled=pooled)
+        width, labels = vision_config.pooled_size if pooled else vision_config.hidden_size, self.config.num_labels
+        self.classifier = nn.Linear(width, labels) if labels > 0 else nn.Identity()
         self.post_init()
+
+    @classmethod
+    def from_labels(cls, model: Any, processor: Any, labels: Sequence[str], **options: Any) -> Self:
+        """Return a classifier with the image tower of a dual encoder, which starts as its zero-shot classifier.
+
+        Its weights are the embeddings of the labels, so that it ranks them for an image exactly as `model` does, before
+        any training. Its logits are those of `model` times a factor of each image, the length of its embedding, in
+        units of that of one photograph. `templates` are those of `ZeroShotClassifier`, by default "a photo of {}.".
+
+        Raises ValueError for labels and templates that `ZeroShotClassifier` refuses, and TypeError for a dual encoder
+        of another family.
+        """
+        from ..inference.label_classifier import classifier_from_labels
+
+        return classifier_from_labels(cls, model, processor, labels, **options)
 
     @can_return_tuple
     def forward(
@@ -271,9 +291,11 @@ class ImageClassifier(ForImages, EncoderPreTrainedModel):
     ) -> ImageClassifierOutput:
         """Classify images; `labels` are class indices (batch,), or (batch, num_labels) for several labels or values."""
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
-        patches = outputs.last_hidden_state[:, self.config.vision_config.num_class_tokens :]
-        mean = mean_of_tokens(patches, kwargs.get("pixel_attention_mask"))  # (batch, width)
-        logits = self.classifier(mean)  # (batch, num_labels)
+        features = outputs.pooler_output  # (batch, width)
+        if not self.vision_model.pooled:
+            patches = outputs.last_hidden_state[:, self.config.vision_config.num_class_tokens :]
+            features = mean_of_tokens(patches, kwargs.get("pixel_attention_mask"))  # (batch, width)
+        logits = self.classifier(features)  # (batch, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -25,7 +25,7 @@ from .reference_layers import (
     tower_reference,
 )
 from .reference_resnet import OPENAI_NAMES, TWINLENS_NAMES, resnet_tower
-from .reference_weights import FileFacts, to_float64, torch_blocks, torch_pair, weights_below
+from .reference_weights import FileFacts, to_float64, torch_blocks, torch_pair, transformers_config, weights_below
 
 
 class _ImageTower(NamedTuple):
@@ -136,7 +136,7 @@ def _openai_image(tensors: Mapping[str, Any], images: Images, facts: FileFacts) 
 
 def transformers_clip_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a CLIP under transformers' names."""
-    weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
+    weight, config = weights_below(tensors), transformers_config(facts.sidecar_json)
     vision = config.vision_config
     image_tower = _ImageTower(
         patch_kernel=weight("vision_model.embeddings.patch_embedding.weight"),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import transformers
 
 from .reference_layers import (
     MLP,
@@ -45,6 +44,7 @@ from .reference_weights import (
     torch_blocks,
     torch_pair,
     torch_stacked,
+    transformers_config,
     weights_below,
 )
 
@@ -184,7 +184,7 @@ def _timm_pooling_head(weight: GetWeight) -> PoolingHead:
 
 def transformers_siglip_forward(tensors: Mapping[str, Any], images: Images, ids: Ids, facts: FileFacts) -> Reference:
     """Run a SigLIP, NaFlex or not, under transformers' names."""
-    weight, config = weights_below(tensors), transformers.AutoConfig.for_model(**facts.sidecar_json)
+    weight, config = weights_below(tensors), transformers_config(facts.sidecar_json)
     vision, text = config.vision_config, config.text_config
     patch_kernel, positions = (
         weight(f"vision_model.embeddings.{name}_embedding.weight") for name in ("patch", "position")

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from .reference_layers import MLP, Array, Attention, Block, PoolingHead, Settings, WeightAndBias
 
@@ -52,6 +54,12 @@ class FileFacts(NamedTuple):
 def weights_below(tensors: Mapping[str, Any], prefix: str = "") -> GetWeight:
     """Return a function from names below a prefix to float64 arrays."""
     return lambda name: to_float64(tensors[prefix + name])
+
+
+def transformers_config(values: Mapping[str, Any]) -> Any:
+    """Return the configuration that a `config.json` states, in transformers' class, whatever is registered for it."""
+    values = dict(values)
+    return getattr(transformers, CONFIG_MAPPING_NAMES[values.pop("model_type")])(**values)
 
 
 def to_float64(tensor: torch.Tensor | npt.NDArray[Any]) -> Array:

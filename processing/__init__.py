@@ -19,9 +19,16 @@ from .siglip_tokenizer import SiglipTokenizer
 from .siglip_vocabulary import TEXT_CLEANUPS
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 
+# Names of transformers for the same classes.
+CLIPImageProcessorPil = CLIPImageProcessor
+SiglipImageProcessorPil = SiglipImageProcessor
+Siglip2ImageProcessorPil = Siglip2ImageProcessor
+Siglip2Tokenizer = SiglipTokenizer
+
 __all__ = [
     "TEXT_CLEANUPS",
     "CLIPImageProcessor",
+    "CLIPImageProcessorPil",
     "CLIPProcessor",
     "CLIPTokenizer",
     "DualEncoderImageProcessor",
@@ -29,8 +36,11 @@ __all__ = [
     "DualEncoderTokenizer",
     "Preprocessing",
     "Siglip2ImageProcessor",
+    "Siglip2ImageProcessorPil",
     "Siglip2Processor",
+    "Siglip2Tokenizer",
     "SiglipImageProcessor",
+    "SiglipImageProcessorPil",
     "SiglipProcessor",
     "SiglipTokenizer",
     "VocabularyNotFoundError",

@@ -16,6 +16,7 @@ from tokenizers.normalizers import Normalizer
 
 SEPARATOR = "\x01"  # makes every character a grapheme of its own; the table removes it, as it does control characters
 BARRIER = "\ufdd0"  # keeps NFC from composing over it; Unicode guarantees that it is no character of any text
+_MOST_TAILS = 32  # for each unit: a spelling has as many as it has bytes
 _NOT_FIRST = r"(?!\A)"  # since `tokenizers` loses count of characters inserted before the first
 _SEPARATE = normalizers.Replace(Regex(rf"{_NOT_FIRST}(?=[^\x00-\x7F])"), SEPARATOR)
 
@@ -71,15 +72,20 @@ def charsmap_keys(charsmap: bytes) -> list[str]:
     (size,) = struct.unpack_from("<I", charsmap)
     units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
     children: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    most, made = _MOST_TAILS * len(units), 0  # in a forged table nodes lead to each other, and 2**n ways to a node
     for node, unit in enumerate(units[1:], 1):
         if not _is_value(unit):
             children[node ^ _label(unit)].append((_label(unit), node))
 
     @cache  # branches share their tails
     def tails(node: int) -> list[bytes]:
+        nonlocal made
         unit = units[node]
         base = node ^ _offset(unit)
         longer = [bytes([label]) + tail for label, child in children[base] for tail in tails(child)]
+        made += len(longer)
+        if made > most:
+            raise ValueError("it has more spellings than places for them")
         return [b"", *longer] if _ends_a_key(unit) else longer
 
     return [key.decode("utf-8") for key in tails(0)]

@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerFast  # noqa: F401  # diffusers look
 
 from . import clip_vocabulary
 from .charsmap import letter_normalizers
-from .text_cleanup import OPEN_CLIP_CLEANUPS, lower, spell_specials
+from .text_cleanup import OPEN_CLIP_CLEANUPS, clean_beginning, lower, spell_specials
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 from .tokenizer_json import read_tokenizer_json
+from .vocabulary_file import MAX_JSON, check_file, readable_vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
@@ -60,15 +61,23 @@ class CLIPTokenizer(DualEncoderTokenizer):
         elif tokenizer_file is not None:
             model = read_tokenizer_json(tokenizer_file).model
         elif vocab_file is not None and merges_file is not None:
-            model = models.BPE.from_file(
-                vocab_file, merges_file, end_of_word_suffix="</w>", unk_token=clip_vocabulary.END
-            )
+            for file in (vocab_file, merges_file):
+                check_file(file, MAX_JSON)
+            with readable_vocabulary(vocab_file, f"a vocabulary with the merges of {merges_file}"):
+                model = models.BPE.from_file(
+                    vocab_file, merges_file, end_of_word_suffix="</w>", unk_token=clip_vocabulary.END
+                )
         else:
             raise VocabularyNotFoundError(
                 "Expected tokenizer.json, or vocab.json and merges.txt, found neither: "
                 "CLIPTokenizer.from_official() has OpenAI's vocabulary."
             )
         start, end = clip_vocabulary.START, clip_vocabulary.END
+        if not isinstance(model, models.BPE) or None in (model.token_to_id(start), model.token_to_id(end)):
+            raise ValueError(
+                f"CLIP's vocabularies are BPE with {start} and {end}, got {type(model).__name__} "
+                f"{'with' if model.token_to_id(start) and model.token_to_id(end) else 'without'} them."
+            )
         tokens = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": "!"}
         self.text_cleanup = text_cleanup
         if text_cleanup is not None:
@@ -83,13 +92,19 @@ class CLIPTokenizer(DualEncoderTokenizer):
     @classmethod
     def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
         """Read a `tokenizer.json` or OpenAI's vocabulary, recognised by its content."""
-        if Path(path).read_bytes()[:2] == b"\x1f\x8b":
+        check_file(path, MAX_JSON)
+        with open(path, "rb") as file:
+            is_compressed = file.read(2) == b"\x1f\x8b"
+        if is_compressed:
             return cls.from_official(path, **kwargs)
         return cls(tokenizer_file=str(path), **kwargs)
 
     def clean(self, text: str) -> str:
         """Clean a text as OpenAI does, or as the JSON of open_clip states."""
         return lower(text) if self.text_cleanup is None else spell_specials(OPEN_CLIP_CLEANUPS[self.text_cleanup](text))
+
+    def clean_for(self, text: str, tokens: int) -> str:
+        return clean_beginning(self.clean, text, words=tokens)
 
     def _can_end_a_text(self, index: int) -> bool:
         if super()._can_end_a_text(index):

@@ -8,8 +8,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from .tokenizer_json import LOWER, WITHOUT_PUNCTUATION
+from .vocabulary_file import LONGEST_PIECE, readable_vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+_MAX_TEXT = 16 << 20  # bytes of OpenAI's file when it is unpacked; it has 3 million
 _OFFICIAL_MERGES = 49152 - 256 - 2  # the first of the 262144 lines in OpenAI's file that `simple_tokenizer.py` uses
 # OpenAI's pattern, by which a text falls into words; it ignores case, after the text was lower-cased. What is left of
 # that: "ſ" counts as an "s", and U+0345, a mark whose capital is a letter, as neither punctuation nor anything else.
@@ -48,10 +50,14 @@ def read_official(path: str | Path | None = None) -> models.BPE:
     ValueError for other files.
     """
     source = files(__package__) / "assets" / "bpe_simple_vocab_16e6.txt.gz" if path is None else Path(path)
-    try:
-        lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not OpenAI's bpe_simple_vocab_16e6.txt.gz: {error}") from error
+    with readable_vocabulary(source, "OpenAI's bpe_simple_vocab_16e6.txt.gz"):
+        with source.open("rb") as compressed, gzip.GzipFile(fileobj=compressed) as file:
+            content = file.read(_MAX_TEXT + 1)
+        if len(content) > _MAX_TEXT:
+            raise ValueError(f"it unpacks to more than {_MAX_TEXT:,} bytes")
+        lines = content.decode("utf-8").split("\n")
+        if (longest := max(map(len, lines))) > 2 * LONGEST_PIECE:
+            raise ValueError(f"a line has {longest:,} characters")
     stated = re.search(r"#merges: (\d+)$", lines[0])
     count = int(stated[1]) if stated else _OFFICIAL_MERGES
     merges = [(left, right) for left, space, right in (line.partition(" ") for line in lines[1 : count + 1]) if space]

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any, Literal, get_args
 
+import numpy as np
 from transformers.processing_utils import ImagesKwargs
 
 Color = tuple[int, int, int]  # levels of 0..255: red, green, blue
@@ -11,6 +13,7 @@ EngineName = Literal["pillow", "torch", "official"]
 
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 WHITE: Color = (255, 255, 255)
+_MAX_SIDE = 65_536  # pixels
 
 
 class DualEncoderImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -95,6 +98,22 @@ class ImageSettings:
     patch_size: int = 0  # NaFlex; 0 for families that return whole images
     max_num_patches: int = 0  # NaFlex
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers out of a file that no image can be computed with."""
+        for name in ("size", "crop_size", "pad_size"):
+            for side, pixels in getattr(self, name).items():
+                if pixels is not None and not (isinstance(pixels, Integral) and 1 <= pixels <= _MAX_SIDE):
+                    raise ValueError(f"{name}[{side!r}] must be 1 to {_MAX_SIDE:,} pixels, got {_short(pixels)}.")
+        for name in ("rescale_factor", "image_mean", "image_std"):
+            value = getattr(self, name)
+            if value is not None and not _is_finite(value):
+                raise ValueError(f"{name} must be a finite number, or one for each channel, got {_short(value)}.")
+        if not isinstance(self.resample, int) or not 0 <= self.patch_size <= _MAX_SIDE:
+            raise ValueError(
+                f"resample must be a filter of Pillow and patch_size a number of pixels, got {_short(self.resample)} "
+                f"and {_short(self.patch_size)}."
+            )
+
     @property
     def resizes_own_mode(self) -> bool:
         """Whether an image is resized in its own mode and converted to RGB afterwards."""
@@ -106,3 +125,14 @@ class ImageSettings:
         known = {field.name: kwargs[field.name] for field in fields(cls) if kwargs.get(field.name) is not None}
         sizes = {name: dict(value) for name, value in known.items() if name in ("size", "crop_size", "pad_size")}
         return cls(**(known | sizes))
+
+
+def _is_finite(numbers: Any) -> bool:
+    try:
+        return not isinstance(numbers, str) and bool(np.isfinite(np.asarray(numbers, np.float64)).all())
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _short(value: object) -> str:
+    return repr(value) if isinstance(value, int | float) and abs(value) < 1e20 else f"a {type(value).__name__}"

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from ..catalogue.download import HUB_ARGUMENTS
 from ..configuration import OTHER_FAMILIES, OtherFamily, max_text_length
 from .image_arrays import to_levels
 from .image_batches import naming, number_images
@@ -28,8 +29,6 @@ from .processor import DualEncoderProcessor
 from .tokenization import VocabularyNotFoundError, clean_texts
 
 logger = logging.getLogger(__name__)
-
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class OtherImageProcessor:

@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args
 
 from PIL import Image
-from transformers import AutoConfig, BatchFeature, PreTrainedConfig, ProcessorMixin
-from transformers.processing_utils import TextKwargs
+from transformers import (
+    AutoConfig,
+    BaseImageProcessor,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.processing_utils import AudioKwargs, ProcessingKwargs, TextKwargs, VideosKwargs
 
 from ..catalogue.download import check_vocabulary, is_name, published_vocabulary, suggest_names
 from ..configuration import (
@@ -28,6 +35,7 @@ from .image_processors import (
     Siglip2ImageProcessor,
     SiglipImageProcessor,
 )
+from .native_parts import own_image_processor, own_tokenizer
 from .siglip_tokenizer import SiglipTokenizer
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
 
@@ -37,6 +45,8 @@ if TYPE_CHECKING:
 Preprocessing = Literal["official", "hub"]
 Part = TypeVar("Part", DualEncoderImageProcessor, DualEncoderTokenizer)
 
+# Settings that every processor of transformers takes, and that mean nothing without videos and audio.
+_OF_OTHER_INPUTS = {name for kinds in (AudioKwargs, ProcessingKwargs, VideosKwargs) for name in kinds.__annotations__}
 _CLIP_VOCABULARY_SIZE = 49408
 _OFFICIAL_TOKENIZERS = "openai/clip-vit-"  # what the names of those on the Hub begin with
 
@@ -48,7 +58,7 @@ class DualEncoderProcessor(ProcessorMixin):
     """
 
     has_text_cleanup: ClassVar[bool] = False  # whether the tokenizer takes `text_cleanup`
-    text_defaults: Mapping[str, Any] = {"padding": "max_length"}  # of the tokenizer
+    text_defaults: Mapping[str, Any] = {"padding": "max_length", "truncation": True}  # of the tokenizer
     image_processor_type: type[DualEncoderImageProcessor] = DualEncoderImageProcessor
     tokenizer_type: ClassVar[type[DualEncoderTokenizer]] = DualEncoderTokenizer
 
@@ -57,21 +67,20 @@ class DualEncoderProcessor(ProcessorMixin):
     tokenizer: DualEncoderTokenizer
 
     def __init__(
-        self, image_processor: DualEncoderImageProcessor, tokenizer: DualEncoderTokenizer | None = None
+        self,
+        image_processor: DualEncoderImageProcessor | BaseImageProcessor,
+        tokenizer: DualEncoderTokenizer | PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
     ) -> None:
-        self._check_part("image_processor", image_processor, self.image_processor_type)
-        if tokenizer is not None:
-            self._check_part("tokenizer", tokenizer, self.tokenizer_type)
-        self.image_processor = image_processor
-        self.tokenizer = tokenizer  # type: ignore[assignment]  # see above
-        self.chat_template = None  # ProcessorMixin's methods look for it
+        """Take the two parts; those of transformers are converted, to the same settings and the same vocabulary.
 
-    def _check_part(self, name: str, part: object, expected: type) -> None:
-        if not isinstance(part, expected):
-            raise TypeError(
-                f"{type(self).__name__} takes a twinlens {expected.__name__} as {name}, got {type(part)}: "
-                f"load it with twinlens.processing.{expected.__name__}.from_pretrained."
-            )
+        Raises TypeError for a part of another family. `chat_template` is for the methods of `ProcessorMixin`.
+        """
+        name = type(self).__name__
+        self.image_processor = own_image_processor(image_processor, self.image_processor_type, name)
+        own = tokenizer if tokenizer is None else own_tokenizer(tokenizer, self.tokenizer_type, name)
+        self.tokenizer = own  # type: ignore[assignment]  # see above
+        self.chat_template = chat_template
 
     def __call__(
         self,
@@ -93,8 +102,9 @@ class DualEncoderProcessor(ProcessorMixin):
         an array, a generator, a column of `datasets` or pandas. Further settings go to the image processor or the
         tokenizer by their names, or through `images_kwargs` and `text_kwargs`; those of `common_kwargs` come after
         them. `return_tensors` is "pt" unless given. As for all processors of transformers, `videos` and `audio` may be
-        passed, but only as None. Raises TypeError for a setting that neither has, and ValueError without images and
-        text, for videos or audio, for a setting that is passed twice, or for text without a tokenizer.
+        passed, but only as None; settings for them have no effect. Raises TypeError for a setting that none has, and
+        ValueError without images and text, for videos or audio, for a setting that is passed twice, or for text without
+        a tokenizer.
         """
         if given := [name for name, values in {"videos": videos, "audio": audio}.items() if values is not None]:
             raise ValueError(
@@ -104,7 +114,7 @@ class DualEncoderProcessor(ProcessorMixin):
             raise ValueError("Expected images, text or both, got neither.")
         image_names, text_names = self.image_processor_type.valid_kwargs.__annotations__, TextKwargs.__annotations__
         images_kwargs, text_kwargs, common_kwargs = images_kwargs or {}, text_kwargs or {}, common_kwargs or {}
-        unknown = (kwargs.keys() | common_kwargs.keys()) - image_names.keys() - text_names.keys()
+        unknown = (kwargs.keys() | common_kwargs.keys()) - image_names.keys() - text_names.keys() - _OF_OTHER_INPUTS
         unknown |= (text_kwargs.keys() - text_names.keys()) | (images_kwargs.keys() - image_names.keys())
         if unknown:
             names = ", ".join(sorted(unknown))
@@ -180,8 +190,7 @@ class DualEncoderProcessor(ProcessorMixin):
             image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
         type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")
         processor_class = cls._processor_class(model_type or type_name, source)
-        if length := (config_dict.get("text_config") or config_dict).get("max_position_embeddings"):
-            other["model_max_length"] = length
+        other |= text_settings(config_dict)
         image_processor = processor_class.image_processor_type.from_dict(image_dict, **image_settings)
         try:
             return processor_class(image_processor, processor_class._load_tokenizer(tokenizer or source, **other))
@@ -377,6 +386,12 @@ def holds_image_settings(folder: Path) -> bool:
     """Return whether a folder states its pixels: in a file of their own, or as transformers 5 saves a processor."""
     own_file, processor_file = folder / "preprocessor_config.json", folder / "processor_config.json"
     return own_file.is_file() or "image_processor" in read_json(processor_file, {})
+
+
+def text_settings(config_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the tokenizer that follow from a `config.json`, of both towers or one."""
+    length = (config_dict.get("text_config") or config_dict).get("max_position_embeddings")
+    return {"model_max_length": length} if length else {}
 
 
 def _other_model_type(folder: Path) -> str | None:

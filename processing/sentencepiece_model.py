@@ -5,12 +5,15 @@ A model file is one protocol-buffer message. Of its fields a tokenizer needs a d
 sources names them) rather than bring in a dependency for it.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
+
+from .vocabulary_file import LONGEST_PIECE, MAX_MODEL, MOST_PIECES, check_file
 
 
 class PieceType(IntEnum):
@@ -44,16 +47,19 @@ class SentencePieceModel:
 
 
 _UNIGRAM, _BPE = 1, 2
+_MAX_BITS = 70  # of a number, in groups of seven
 
 
 def read_sentencepiece(path: str | Path) -> SentencePieceModel:
     """Read a `.model` file; ValueError if it is none, or of a kind other than unigram and BPE."""
+    check_file(path, MAX_MODEL)
     try:
         pieces, trainer, normalizer = [], {}, {}
         for number, value in _fields(Path(path).read_bytes()):
             if number == 1:
                 piece = dict(_fields(value))
                 pieces.append((piece[1].decode(), _float(piece.get(2)), PieceType(piece.get(3, PieceType.NORMAL))))
+                _check_piece(*pieces[-1], number=len(pieces))
             elif number == 2:
                 trainer = dict(_fields(value))
             elif number == 3:
@@ -65,17 +71,28 @@ def read_sentencepiece(path: str | Path) -> SentencePieceModel:
         raise ValueError(
             f"{path}: expected a unigram (1) or BPE (2) model with pieces, got {len(pieces)} of kind {kind}."
         )
+    unk_id = _signed(trainer.get(40, 0))
+    if not 0 <= unk_id < len(pieces):
+        raise ValueError(f"{path}: expected the id of the unknown piece to be one of {len(pieces)}, got {unk_id}.")
     return SentencePieceModel(
         pieces=pieces,
         is_bpe=kind == _BPE,
         byte_fallback=bool(trainer.get(35, False)),
-        unk_id=_signed(trainer.get(40, 0)),
+        unk_id=unk_id,
         eos_id=_signed(trainer.get(42, 2)),
         pad_id=_signed(trainer.get(43, -1)),
         charsmap=normalizer.get(2, b""),
         add_dummy_prefix=bool(normalizer.get(3, True)),
         remove_extra_whitespaces=bool(normalizer.get(4, True)),
     )
+
+
+def _check_piece(text: str, score: float, _: PieceType, *, number: int) -> None:
+    """Refuse what a library would crash on, or take minutes for."""
+    if number > MOST_PIECES:
+        raise ValueError(f"more than {MOST_PIECES:,} pieces")
+    if len(text) > LONGEST_PIECE or not math.isfinite(score):
+        raise ValueError(f"piece {number} has {len(text):,} characters and the score {score}")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
@@ -105,6 +122,8 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     while True:
         byte = message[position]
         position += 1
+        if shift >= _MAX_BITS:
+            raise ValueError("a number has more than ten bytes")
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position

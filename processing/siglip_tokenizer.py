@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: F401  # diffusers look
 from .siglip_vocabulary import SiglipVocabulary
 from .text_cleanup import OPEN_CLIP_CLEANUPS
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
+from .vocabulary_file import MAX_JSON, check_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
@@ -67,6 +68,7 @@ class SiglipTokenizer(DualEncoderTokenizer):
     @classmethod
     def from_file(cls, path: str | Path, **kwargs: Any) -> "Self":
         """Read a `tokenizer.json` or a SentencePiece `.model`, recognised by its content."""
+        check_file(path, MAX_JSON)
         with open(path, "rb") as file:
             is_json = file.read(1) == b"{"
         return cls(tokenizer_file=str(path), **kwargs) if is_json else cls.from_sentencepiece(path, **kwargs)

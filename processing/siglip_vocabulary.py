@@ -15,6 +15,7 @@ from tokenizers.normalizers import Normalizer
 from .charsmap import BARRIER, charsmap_keys, longest_match_normalizers
 from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
 from .tokenizer_json import LOWER, WITHOUT_PUNCTUATION, read_tokenizer_json
+from .vocabulary_file import readable_vocabulary
 from .words import SPACE, WordRule
 
 # The ways to clean a text before it is cut into pieces. "lower" is that of the training of SigLIP and SigLIP 2
@@ -34,6 +35,7 @@ TEXT_CLEANUPS: dict[str, list[Normalizer]] = {
 }
 
 
+_PROBES = ("a", "A", "a.", "a a", "a  a")  # the texts that show what the pipeline of a file does
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 _CONTROLS = ("<pad>", "<s>", "</s>", "<bos>", "<eos>", "<unk>")  # SentencePiece's control pieces, and the unknown one
 
@@ -59,8 +61,10 @@ class SiglipVocabulary:
         source = read_sentencepiece(path)
         if not 0 <= source.eos_id < len(source.pieces):
             raise ValueError(f"{path} has no end-of-text piece, which every SigLIP text ends with.")
+        with readable_vocabulary(path, "a SentencePiece model of SigLIP"):
+            model = _bpe(source) if source.is_bpe else _unigram(source)
         return cls(
-            model=_bpe(source) if source.is_bpe else _unigram(source),
+            model=model,
             eos=source.pieces[source.eos_id][0],
             specials=source.named(PieceType.CONTROL, PieceType.UNKNOWN),
             user_defined=source.named(PieceType.USER_DEFINED) if source.is_bpe else [],
@@ -81,6 +85,7 @@ class SiglipVocabulary:
                 f"this one is {type(source.model).__name__} and has {eos or 'neither'}."
             )
         model: models.Unigram | models.BPE = source.model
+        _check_normalizer(source.normalizer, path)
         corrections = []
         if not _falls_back_on_bytes(model) and all(source.token_to_id(piece) is not None for piece in _BYTE_PIECES):
             model = _falling_back_on_bytes(path)
@@ -199,6 +204,15 @@ class SiglipVocabulary:
         return tokenizer
 
 
+def _check_normalizer(normalizer: Normalizer | None, path: str | Path) -> None:
+    """Raise ValueError for steps that make much of little, before the pipeline of a file encodes texts with them."""
+    for text in _PROBES:
+        for step in _steps(normalizer):
+            text = step.normalize_str(text)
+            if len(text) > 100:
+                raise ValueError(f"{path}: its normalizer makes more than 100 characters of two letters.")
+
+
 def _steps(normalizer: Normalizer | None) -> Iterator[Normalizer]:
     if isinstance(normalizer, normalizers.Sequence):
         for index in range(len(normalizer)):
@@ -232,7 +246,7 @@ def _falling_back_on_bytes(path: str | Path) -> models.Unigram | models.BPE:
 def _unigram(source: SentencePieceModel) -> models.Unigram:
     pieces = list(source.pieces)
     # T5's files end with 100 sentinels, for which SigLIP has no embeddings.
-    while pieces[-1][2] is PieceType.USER_DEFINED:
+    while len(pieces) > source.unk_id + 1 and pieces[-1][2] is PieceType.USER_DEFINED:
         pieces.pop()
     model = models.Unigram([(piece, score) for piece, score, _ in pieces], source.unk_id, source.byte_fallback)
     # `tokenizers` reads a third of the scores one unit in the last place off from its own file, and those as they are.

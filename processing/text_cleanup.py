@@ -7,6 +7,7 @@ import html
 import re
 import string
 from collections.abc import Callable
+from itertools import islice
 
 import ftfy
 import regex
@@ -34,6 +35,46 @@ def lower(text: str) -> str:
 def canonicalize(text: str) -> str:
     """Do the same, and drop ASCII punctuation; an underscore becomes a space."""
     return " ".join(whitespace(text).translate(_WITHOUT_PUNCTUATION).lower().split())
+
+
+_LONG_TEXT = 20_000  # characters; shorter ones are cleaned as a whole in a tenth of a second
+_LONGEST_SEGMENT = 1_000_000  # characters: ftfy's `max_decode_length`
+_UNSURE_WORDS = 40  # at the end of a beginning
+
+
+def clean_beginning(clean: Callable[[str], str], text: str, words: int) -> str:
+    """Return a beginning of `clean(text)`, for one of the cleanings here, that has the given number of whole words.
+
+    It is all of it where the text has fewer. CLIP makes at least one token of a word, which here is one between spaces
+    that has a letter or a digit, and none of its tokens spans a space; so a text that is cut after n tokens has the
+    same ones with n words as with all. That its beginning is cleaned as in the whole text has these reasons:
+
+    - ftfy repairs a text line by line, a long line in parts of a million characters, from left to right, and what it
+      has found in one decides nothing but what it does to later ones. The beginning is made of such parts.
+    - HTML entities do not span more than 33 characters, or else have no spaces; an entity that is cut at the end of the
+      beginning changes so many words at most, twice. The last 40 words are not used.
+    - Upper and lower case, and punctuation, depend on no more than the word that they are in.
+    """
+    if len(text) <= _LONG_TEXT:
+        return clean(text)
+    text = _NESTED_AMPERSAND.sub("&amp;" * 9, text)
+    length = _LONG_TEXT
+    while (end := _end_of_segment(text, length)) < len(text):
+        cleaned = clean(text[:end]).split(" ")[:-_UNSURE_WORDS]
+        with_letters = (number for number, word in enumerate(cleaned, 1) if any(map(str.isalnum, word)))
+        if (enough := next(islice(with_letters, words - 1, None), None)) is not None:
+            return " ".join(cleaned[:enough])
+        length = 2 * end
+    return clean(text)
+
+
+def _end_of_segment(text: str, position: int) -> int:
+    """Return the end of the part of a text that ftfy repairs by itself and that has the character at `position`."""
+    start = 0
+    while start <= min(position, len(text) - 1):
+        line = text.find("\n", start) + 1 or len(text)
+        start = min(line, start + _LONGEST_SEGMENT)
+    return start
 
 
 # A word of punctuation may begin with what spells a special token; only where no other word has begun, it is one.

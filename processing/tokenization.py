@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NEED_WHOLE_TEXTS = ("return_overflowing_tokens", "is_split_into_words", "stride", "return_length")
 _TEXTS_AT_ONCE = 8192  # their encodings, far larger than their ids, are in memory together
+_MAX_LENGTH = 1 << 20  # tokens, to which SigLIP's texts are padded
 _CUT = "a text was cut"  # the name of the warning
 
 
@@ -111,6 +114,8 @@ def sharing_copy(
 class DualEncoderTokenizer(TokenizersBackend):
     """A `tokenizers` pipeline that cuts at the model's length and always ends with end-of-text.
 
+    `truncation=False`, said in the call, is obeyed; no model takes what is longer, SigLIP's apart, which cut it.
+
     Whatever pipeline the files hold, it is built anew from their vocabulary; saved files carry it, so that plain
     transformers gives the same ids (for CLIP: of text that needs no more of `ftfy` than its repairs of single letters).
     """
@@ -124,6 +129,8 @@ class DualEncoderTokenizer(TokenizersBackend):
         self._tokenizer = pipeline
         if model_max_length is None or model_max_length > LARGE_INTEGER:  # the value of files that leave it open
             model_max_length = self.default_length
+        if not isinstance(model_max_length, int) or not 1 <= model_max_length <= _MAX_LENGTH:
+            raise ValueError(f"model_max_length must be 1 to {_MAX_LENGTH:,} tokens, got {model_max_length!r:.80}.")
         for name in ("add_bos_token", "add_eos_token"):  # either would replace the pipeline's post-processor
             kwargs.pop(name, None)
         kwargs |= {
@@ -170,20 +177,39 @@ class DualEncoderTokenizer(TokenizersBackend):
     def _patch_mistral_regex(self, tokenizer: Tokenizer, *args: Any, **kwargs: Any) -> Tokenizer:
         return tokenizer  # transformers would ask the Hub whether a large vocabulary is Mistral's
 
+    def _get_padding_truncation_strategies(
+        self, padding: Any = False, truncation: Any = None, max_length: int | None = None, **kwargs: Any
+    ) -> tuple[PaddingStrategy, TruncationStrategy | None, int | None, dict[str, Any]]:
+        """Do what transformers does, but tell a truncation of which the call says nothing, None, from a refused one."""
+        padding_strategy, strategy, limit, kwargs = super()._get_padding_truncation_strategies(
+            padding, truncation, max_length, **kwargs
+        )
+        # diffusers asks so for a whole prompt, to tell its user what the model will not see of it.
+        is_whole_prompt = padding == "longest" and max_length is None and not self.fixed_length
+        is_open = truncation is None and strategy == TruncationStrategy.DO_NOT_TRUNCATE and not is_whole_prompt
+        return padding_strategy, None if is_open else strategy, limit, kwargs
+
     def _encode_plus(
         self,
         text: Any,
         text_pair: Any = None,
         add_special_tokens: bool = True,
         padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
-        truncation_strategy: TruncationStrategy = TruncationStrategy.DO_NOT_TRUNCATE,
+        truncation_strategy: TruncationStrategy | None = None,
         max_length: int | None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
-        texts = clean_texts(text, self.clean)
+        clean = self.clean
+        cuts = add_special_tokens and self.truncation_side == "right"
+        if cuts and text_pair is None and not any(kwargs.get(name) for name in _NEED_WHOLE_TEXTS):
+            clean = partial(self.clean_for, tokens=min(max_length or self.model_max_length, self.model_max_length))
+        texts = clean_texts(text, clean)
         pairs = None if text_pair is None else clean_texts(text_pair, self.clean)
-        if add_special_tokens:
+        if truncation_strategy is None and not add_special_tokens:
+            truncation_strategy = TruncationStrategy.DO_NOT_TRUNCATE
+        is_cut = truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
+        if add_special_tokens and is_cut:
             truncation_strategy = TruncationStrategy.LONGEST_FIRST
             max_length = min(max_length or self.model_max_length, self.model_max_length)
         if add_special_tokens and self.fixed_length:
@@ -198,6 +224,7 @@ class DualEncoderTokenizer(TokenizersBackend):
             and pairs is None
             and list not in map(type, texts)  # pairs of texts, or words
             and add_special_tokens
+            and is_cut
             and padding_strategy != PaddingStrategy.DO_NOT_PAD
             and max_length is not None
             and self._needs_only_arrays(return_tensors, **kwargs)
@@ -335,6 +362,10 @@ class DualEncoderTokenizer(TokenizersBackend):
     def clean(self, text: str) -> str:
         """Return the text after the part of its cleaning that no `tokenizer.json` can express."""
         return text
+
+    def clean_for(self, text: str, tokens: int) -> str:
+        """Return a beginning of the cleaned text that has all of its first `tokens` tokens."""
+        return self.clean(text)
 
     def _save_pretrained(self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
         # Under the name of our class plain transformers would build a pipeline of its own, SigLIP's from a file that

@@ -1,18 +1,34 @@
-"""What happens around a model while it runs: outputs computed when they are read, remembered texts, what is pickled."""
+"""What happens around a model while it runs: outputs computed when read, remembered texts, pickles, clients' names."""
 
+from .client_names import (
+    AttentionNames,
+    DualEncoderNames,
+    EmbeddingNames,
+    LayerNames,
+    TextTowerNames,
+    UnsplitModules,
+)
 from .devices import device_named
 from .inputs import check_inputs
-from .outputs import deferred, later, without_pooled
+from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
 
 __all__ = [
+    "AttentionNames",
+    "DeclaresOutput",
+    "DualEncoderNames",
+    "EmbeddingNames",
+    "LayerNames",
     "PickledWithoutHooks",
     "TextCache",
+    "TextTowerNames",
+    "UnsplitModules",
     "check_inputs",
     "deferred",
     "device_named",
     "has_hooks",
     "later",
+    "states_of",
     "without_pooled",
 ]

@@ -4,6 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
+from inspect import signature
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +14,33 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
 
 Output = TypeVar("Output", bound=ModelOutput)
+
+
+class DeclaresOutput:
+    """Mixin of models that inherit `forward`: its annotation names the `output_class` of each of them.
+
+    Clients read the fields of a model's outputs from there.
+    """
+
+    output_class: type[ModelOutput]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if vars(cls).get("output_class") is None:
+            return
+        inherited: Any = cls.forward  # type: ignore[attr-defined]
+        parts = inherited.__globals__, inherited.__name__, inherited.__defaults__, inherited.__closure__
+        forward: Any = FunctionType(inherited.__code__, *parts)
+        forward.__kwdefaults__, forward.__dict__ = inherited.__kwdefaults__, dict(inherited.__dict__)
+        forward.__doc__, forward.__module__ = inherited.__doc__, inherited.__module__
+        forward.__annotations__ = {**inherited.__annotations__, "return": cls.output_class}
+        forward.__signature__ = signature(inherited).replace(return_annotation=cls.output_class)
+        cls.forward = forward  # type: ignore[attr-defined]
+
+
+def states_of(output: Any) -> Tensor:
+    """Return `last_hidden_state` of an output, or the tensor that a client's function in place of a module returned."""
+    return output if isinstance(output, Tensor) else output.last_hidden_state
 
 
 def later(device_type: str, compute: Callable[[], Any]) -> Callable[[], Tensor]:

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.import_utils import is_tracing
 
 from .outputs import deferred, later, names_in, plain_class
+from .packed import Packed
 from .pickling import has_hooks
 
 ENTRIES = 4  # batches of texts that are remembered
@@ -145,10 +146,11 @@ def _weights_of(model: Any) -> _Weights | None:
     modules = [module for part in parts for module in part.modules()]
     if not _is_encoded_by_a_library(model) or any(map(has_hooks, parts)) or not all(map(_is_plain, modules)):
         return None
-    tensors = [value for module in modules for value in _tensors_of(module)]
+    # What is packed keeps its values until the optimisation, which is part of the settings, is undone.
+    tensors = [value for module in modules for value in _tensors_of(module) if not isinstance(value, Packed)]
     if not all(map(_is_followed, tensors)):
         return None
-    settings = (_settings_of(model, *modules), model.__dict__.get("optimization"))
+    settings = (_settings_of(model, *modules), [module.__dict__.get("optimization") for module in (model, *modules)])
     places = [(value.data_ptr(), value._version, value.dtype, value.device, value.shape) for value in tensors]
     samples = [value.detach().flatten()[:: max(1, value.numel() // _SAMPLES)].float() for value in tensors]
     return _Weights((*settings, *places), torch.cat(samples).nan_to_num(7.0))
@@ -171,8 +173,9 @@ def _settings_of(*modules: nn.Module) -> list[object]:
 
 def _is_plain(module: nn.Module) -> bool:
     """Return whether a module is what its library made it: in evaluation, with its own `forward`."""
-    is_known = type(module).__module__.partition(".")[0] in _LIBRARIES
-    return is_known and not module.training and "forward" not in module.__dict__
+    methods = (type(module), type(module.__dict__.get("forward", module)))  # of an optimised one, this package's
+    is_known = all(method.__module__.partition(".")[0] in _LIBRARIES for method in methods)
+    return is_known and not module.training
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:

@@ -8,11 +8,17 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The client libraries have an environment of their own, in which `pytest tests/clients` asks for them.
+CLIENTS = Path(__file__).with_name("clients")
+_asked = (Path(argument.partition("::")[0]).resolve() for argument in sys.argv[1:])
+collect_ignore = [] if any(path.is_relative_to(CLIENTS) for path in _asked) else ["clients"]
 
 
 def pytest_collection() -> None:

@@ -138,7 +138,7 @@ class TestSmallestSettings:
         monkeypatch.setattr(zero_shot, "MODELS", {"tiny": ("CLIP", sizes)})
         options = argparse.Namespace(labels=3, rounds=1, all=False)
         case = zero_shot.measure("tiny", tmp_path, zero_shot.photographs(2), options)
-        assert len(case["ms_each"]) == 3
+        assert len(case["ms_each"]) == 4
         assert max(case["score_difference"].values()) < 1e-4
 
     def test_start(self, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -153,6 +154,57 @@ class TestSentenceTransformers:
             torch.testing.assert_close(encoder.encode([cat()], convert_to_tensor=True), expected, rtol=0, atol=1e-6)
             with pytest.raises(ValueError, match="text"):
                 encoder.encode(["a cat"])
+
+    @pytest.mark.thorough
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("name", BUNDLED)
+    def test_our_class_loads_there(self, name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+        """It finds the outputs in the annotation of `forward`. Also from a folder without the three files for it."""
+        library = pytest.importorskip("sentence_transformers")
+        for part in plain(folders[name]):
+            part.save_pretrained(tmp_path)
+        assert not (tmp_path / "modules.json").exists()
+        model, processor = own(folders[name])
+        images = [photograph.resize((64, 64)) for photograph in PHOTOGRAPHS.values()]
+        for folder in (folders[name], tmp_path):
+            with twinlens.register():
+                encoder = library.SentenceTransformer(str(folder), device="cpu")
+            assert type(encoder[0].model) is type(model)
+            assert type(encoder[0].processor) is type(processor)
+            for items in (TEXTS, images):
+                found = encoder.encode(items, convert_to_tensor=True, normalize_embeddings=True)
+                torch.testing.assert_close(found, model.encode(items, processor), rtol=0, atol=1e-6)
+
+    @pytest.mark.thorough
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("name", BUNDLED)
+    def test_training_there(self, name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+        """With our class as with transformers': the same losses and weights after three steps."""
+        library = pytest.importorskip("sentence_transformers")
+        kinds = [("red", "star"), ("purple", "heart"), ("green", "circle"), ("blue", "ring")]
+        images = [render(draw_scene(Random(0), [kind], "one")) for kind in kinds]  # type: ignore[list-item]
+        pairs = Dataset.from_dict({"image": images, "text": [describe_kind(kind) for kind in kinds]})  # type: ignore[arg-type]
+        trained = {}
+        for origin in ("transformers", "twinlens"):
+            registration = twinlens.register() if origin == "twinlens" else nullcontext()
+            with registration:
+                encoder = library.SentenceTransformer(str(folders[name]), device="cpu")
+            assert type(encoder[0].model).__module__.startswith(origin)
+            arguments = library.SentenceTransformerTrainingArguments(
+                str(tmp_path / origin), max_steps=3, per_device_train_batch_size=4, report_to="none", use_cpu=True
+            )
+            loss = library.sentence_transformer.losses.MultipleNegativesRankingLoss(encoder)
+            trainer = library.SentenceTransformerTrainer(encoder, arguments, pairs, loss=loss)
+            start = encoder[0].model.text_model.embeddings.token_embedding.weight.clone()
+            trainer.train()
+            weights = encoder[0].model.state_dict()
+            assert not torch.equal(start, weights["text_model.embeddings.token_embedding.weight"])
+            trained[origin] = weights, trainer.state.log_history[-1]["train_loss"]
+            encoder.save_pretrained(str(tmp_path / origin / "saved"))
+            again = library.SentenceTransformer(str(tmp_path / origin / "saved"), device="cpu")
+            assert np.abs(again.encode(TEXTS) - encoder.encode(TEXTS)).max() < 1e-6
+        assert trained["twinlens"][1] == pytest.approx(trained["transformers"][1], abs=1e-5)
+        torch.testing.assert_close(trained["twinlens"][0], trained["transformers"][0], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [pytest.param("siglip-shapes", marks=pytest.mark.thorough), "clip-shapes"])

@@ -132,6 +132,21 @@ def test_code_from_before_5_6_finds_the_text_tower(folder: Path) -> None:
         skipped(transformers)
 
 
+def test_what_was_cut_from_a_prompt_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import diffusers
+
+    prompt, told = "red star " * 40, []
+    for library in (transformers, twinlens):
+        made = pipeline(library, folder)
+        diffusers.logging.enable_propagation()
+        caplog.clear()
+        made.encode_prompt(prompt, device="cpu")
+        diffusers.logging.disable_propagation()
+        told.append([record.message for record in caplog.records if "was truncated" in record.message])
+    assert told[0]
+    assert told[0] == told[1]
+
+
 def test_saved_components_load_again(folder: Path, tmp_path: Path) -> None:
     from diffusers import DiffusionPipeline
 

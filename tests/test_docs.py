@@ -12,6 +12,7 @@ A page with a line `<!-- needs: PACKAGE, ... -->` is run where these are install
 """
 
 import ast
+import asyncio
 import contextlib
 import importlib.util
 import io
@@ -23,6 +24,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
@@ -116,6 +118,25 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def closed_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the event loops that Gradio makes and leaves open: a later test would get the warning about them."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    make = asyncio.new_event_loop
+
+    def make_and_remember() -> asyncio.AbstractEventLoop:
+        loops.append(make())
+        return loops[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", make_and_remember)
+    yield
+    for loop in loops:
+        loop.close()
+    if loops:
+        asyncio.set_event_loop(None)
+
+
+@pytest.mark.usefixtures("closed_loops")
 class TestPagesRun:
     @pytest.mark.parametrize(
         "page", [pytest.param(page, marks=marks_of(page), id=name_of(page)) for page in PAGES if blocks(page)]

@@ -669,7 +669,7 @@ def test_few_classes_lie_between_pixels_and_logits(family, most):
             module.register_forward_hook(lambda module, *_: classes.add(type(module).__name__))
     ours(**images(family), input_ids=token_ids(family))
     embeddings = "VisionEmbeddings" if family in SQUARE else "PatchEmbeddings"
-    assert {f"{family}Model", f"{family}VisionModel", embeddings, "EncoderLayer", "MLP"} <= classes
+    assert {f"{family}Model", f"{family}VisionModel", embeddings, f"{family}EncoderLayer", "MLP"} <= classes
     assert len(classes) <= most
 
 

@@ -269,7 +269,7 @@ class TestSiglipText:
         [
             {},
             {"padding": True},
-            {"padding": False, "truncation": False},
+            {"padding": False},
             {"padding": "max_length", "max_length": 64, "truncation": True},
             {"padding": "max_length", "max_length": 5},
             {"padding": True, "padding_side": "left", "pad_to_multiple_of": 7},

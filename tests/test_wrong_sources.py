@@ -180,6 +180,11 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
     "explain image": lambda world, source, out: ["explain", world.model, source, "--text", "a", "--out", f"{out}.png"],
     "locate": lambda world, source, out: ["locate", source, world.picture, "--text", "a", "--out", f"{out}.png"],
     "locate image": lambda world, source, out: ["locate", world.model, source, "--text", "a", "--out", f"{out}.png"],
+    "app": lambda world, source, out: ["app", source],
+    "app index": lambda world, source, out: ["app", world.model, "--index", source],
+    "embed": lambda world, source, out: ["embed", source, world.pairs, "--out", out],
+    "evaluate": lambda world, source, out: ["evaluate", source, world.pairs],
+    "onnx": lambda world, source, out: ["onnx", source, out, "--no-verify"],
     "search": lambda world, source, out: ["search", source, "a"],
     "search image": lambda world, source, out: ["search", world.search_index, "--image", source],
     "search model": lambda world, source, out: ["search", world.search_index, "a", "--model", source],
@@ -197,7 +202,7 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
 # The sources that are not wrong for a use: it does not read the part that is, or takes text files as they are.
 _PROCESSOR = "(tokenizer|preprocessor)-.*"
 SOUND = {
-    "inspect": f"{_PROCESSOR}|weights-(half|shape)|config-no-activation",  # it reads the headers of weights
+    "inspect": _PROCESSOR,
     "export": _PROCESSOR,
     "push": f"{_PROCESSOR}|weights-shape|config-(a-.*-of-text|a-size.*|no-activation)",
     "push repository": "hub",

@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ..configuration import title_of
+from ..formats import code_span, escaped
 
 _CARD = """\
 ---
@@ -46,7 +47,7 @@ def training_card(report: Mapping[str, Any], model_type: str, changed: Mapping[s
     """Return the card: metadata, origin, usage, curves, last metrics, the settings in `changed`, and versions."""
     plan = report["plan"]
     title = title_of(model_type)
-    start = f"`{Path(plan['model']).name}`"
+    start = code_span(Path(plan["model"]).name)
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
@@ -62,7 +63,7 @@ def training_card(report: Mapping[str, Any], model_type: str, changed: Mapping[s
         process_word="process" if report["processes"] == 1 else "processes",
         minutes=report["seconds"] / 60,
         metrics=_metrics_table(report["metrics"]),
-        settings="\n".join(f"- `{name}`: {value}" for name, value in changed.items()),
+        settings="\n".join(f"- `{name}`: {escaped(value)}" for name, value in changed.items()),
         versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     )
 
@@ -75,7 +76,7 @@ def _metrics_table(metrics: Mapping[str, float]) -> str:
     }
     if not rows:
         return ""
-    table = "\n".join(f"| {name} | {value:.1%} |" for name, value in rows.items())
+    table = "\n".join(f"| {escaped(name)} | {value:.1%} |" for name, value in rows.items())
     return f"| measured at the end | |\n|---|---:|\n{table}\n\n"
 
 

@@ -16,9 +16,9 @@ FLOORS = (
     ("configuration", "catalogue"),
     ("formats", "losses", "runtime"),
     ("processing", "modeling"),
-    ("inference", "parity"),
-    ("index",),
-    ("evaluation",),
+    ("inference", "integration", "parity"),
+    ("index", "compat"),
+    ("evaluation", "web"),
     ("conversion", "training"),
     ("deployment", "toy_world"),
     ("cli",),
@@ -30,6 +30,7 @@ FLOORS = (
 DOORS = {
     "modeling/dual_encoder.py": "inference",  # `DualEncoderModel.encode`
     "modeling/pretrained.py": "inference",  # `optimize_for_inference`
+    "modeling/towers.py": "inference",  # `ImageClassifier.from_labels`
 }
 
 

@@ -1,0 +1,47 @@
+"""Client libraries with transformers' classes and with ours. They are not in the environment of the other tests."""
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from helpers import client_table
+
+_rows: list[client_table.Row] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="Write results.json and the table in docs/clients.md.")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundled checkpoints, converted."""
+    from twinlens.conversion import convert
+
+    root = tmp_path_factory.mktemp("converted")
+    for name in ("clip-shapes", "siglip-shapes"):
+        convert(name, root / name, verify=False)
+    return {folder.name: folder for folder in root.iterdir()}
+
+
+@pytest.fixture
+def record() -> Callable[..., None]:
+    """Note what a test has run, and refuse a difference above the bar of all clients."""
+
+    def record(library: str, what: str, difference: float, native: str = "the same") -> None:
+        assert difference <= 1e-5
+        _rows.append(
+            client_table.Row(
+                library=library, version=version(library), what=what, native=native, difference=float(difference)
+            )
+        )
+
+    return record
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if session.config.getoption("--record") and exitstatus == 0:
+        client_table.RESULTS.write_text(json.dumps(_rows, indent=2) + "\n", encoding="utf-8")
+        client_table.write()

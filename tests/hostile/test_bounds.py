@@ -1,0 +1,181 @@
+"""Single bounds: descriptors, headers, configurations, long texts, names in cards."""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from helpers.builders import TINY_CLIP, openai_tensors
+from markdown_it import MarkdownIt
+
+import twinlens
+from twinlens.conversion import convert
+from twinlens.formats import FormatError, code_span, escaped, inspect_source, read_checkpoint, safetensors_file
+from twinlens.formats.reader import read_files
+from twinlens.processing.text_cleanup import OPEN_CLIP_CLEANUPS, clean_beginning, lower, spell_specials
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+class TestManyTensors:
+    def test_one_descriptor_for_all_arrays(self, tmp_path: Path) -> None:
+        path = tmp_path / "many.npz"
+        arrays: dict[str, Any] = {f"params/{number}": np.full(3, number, np.float32) for number in range(300)}
+        np.savez(path, **arrays)
+        before = descriptors()
+        held = dict(read_files([path])[1])
+        assert descriptors() <= before + 1
+        assert all(torch.equal(value, torch.from_numpy(arrays[name])) for name, value in held.items())
+        del held
+        assert descriptors() == before
+
+    def test_a_header_is_read_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, read = tmp_path / "many.safetensors", []
+        tensors = {f"t{number}": torch.randn(number % 5, 3).to(torch.bfloat16) for number in range(100)}
+        safetensors.torch.save_file(tensors, path)
+        loads = json.loads
+        monkeypatch.setattr(safetensors_file.json, "loads", lambda text: read.append(1) or loads(text))
+        stored = read_files([path])[1]
+        assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
+        assert len(read) == 1
+
+    def test_a_thousand_faults_are_ten_and_a_count(self, tmp_path: Path) -> None:
+        tensors = openai_tensors(**TINY_CLIP, half=False, integers=False)
+        tensors |= {f"visual.transformer.resblocks.0.{'x' * 200}{number}": torch.ones(1) for number in range(1000)}
+        torch.save(tensors, tmp_path / "file.pt")
+        with pytest.raises(FormatError, match=r"not expected; and 990 more\.$") as error:
+            read_checkpoint(tmp_path / "file.pt")
+        assert len(str(error.value)) < 2500
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("converted") / "folder"
+    convert("siglip-shapes", path, verify=False)
+    return path
+
+
+@pytest.fixture
+def change(folder: Path) -> Any:
+    """Set a field of the vision tower in config.json, for one test."""
+    file = folder / "config.json"
+    sound = file.read_text()
+
+    def change(field: str, value: object) -> Path:
+        content = json.loads(sound)
+        content["vision_config"][field] = value
+        file.write_text(json.dumps(content))
+        return folder
+
+    yield change
+    file.write_text(sound)
+
+
+class TestConfigurations:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("intermediate_size", 2**24), ("hidden_size", 2**24), ("num_hidden_layers", 1000), ("image_size", 2**20)],
+    )
+    def test_larger_than_the_weights(self, change: Callable[[str, object], Path], field: str, value: int) -> None:
+        source = change(field, value)
+        with pytest.raises(ValueError, match=r"bytes of weights, but its config\.json describes a model of at least"):
+            twinlens.DualEncoderModel.from_pretrained(source)
+        with pytest.raises(FormatError):
+            inspect_source(source)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("num_hidden_layers", 10**9, "num_hidden_layers must be at most 1,000, got 1,000,000,000"),
+            ("num_hidden_layers", -1, "num_hidden_layers must be at least 0, got -1"),
+            ("hidden_size", 10**30, "hidden_size must be at most 16,777,216, got a int"),
+            ("layer_norm_eps", float("nan"), "layer_norm_eps must be a number of at least 0, got nan"),
+        ],
+    )
+    def test_beyond_all_models(
+        self, change: Callable[[str, object], Path], field: str, value: object, message: str
+    ) -> None:
+        with pytest.raises(Exception, match=message):
+            twinlens.SiglipConfig.from_pretrained(change(field, value))
+
+    def test_labels_are_counted_before_they_are_named(self) -> None:
+        with pytest.raises(Exception, match="num_labels must be a whole number of at most 1,000,000"):
+            twinlens.SiglipConfig(num_labels=2**40)
+
+    def test_inspect_counts_the_weights(self, folder: Path, change: Callable[[str, object], Path]) -> None:
+        model = twinlens.DualEncoderModel.from_pretrained(folder)
+        assert inspect_source(folder)["parameters"] == sum(p.numel() for p in model.parameters())
+        with pytest.raises(FormatError, match=r"has shape \(64, 3, 8, 8\), expected \(128, 3, 8, 8\)"):
+            inspect_source(change("hidden_size", 128))
+
+
+PARTS = ("a cat", "&amp;", "&lt;b&gt;", "Σ ΟΔΟΣ", "cafÃ©", "<|endoftext|>", "\n", "\x85", "\u0345", "ﬁ", "naïve",
+         "&#38;amp;", "&eacute", "\u00a0", "“q”", "ſ", "!!!", "_", "&" + "\u00a0" * 20)  # fmt: skip
+
+
+def long_text(seed: int) -> str:
+    choose = random.Random(seed)
+    return "".join(choose.choice(PARTS) + choose.choice((" ", "", " ", "\n")) for _ in range(6000))
+
+
+class TestLongTexts:
+    @pytest.mark.parametrize("name", ["lower", *OPEN_CLIP_CLEANUPS])
+    def test_a_beginning_is_that_of_the_whole(self, name: str, thorough: bool) -> None:
+        def clean(text: str) -> str:
+            return lower(text) if name == "lower" else spell_specials(OPEN_CLIP_CLEANUPS[name](text))
+
+        for seed in range(300 if thorough else 2):
+            text = long_text(seed)
+            whole, beginning = clean(text), clean_beginning(clean, text, words=77)
+            assert f"{whole} ".startswith(f"{beginning} ")
+            assert len(beginning) < len(whole) // 10
+
+    def test_ids_are_those_of_the_whole(self, thorough: bool) -> None:
+        tokenizer = twinlens.CLIPTokenizer.from_official()
+        for seed in range(100 if thorough else 2):
+            text = long_text(seed)
+            whole = tokenizer.backend_tokenizer.encode(tokenizer.clean(text)).ids
+            assert tokenizer(text)["input_ids"] == [*whole[:76], whole[-1]]
+            assert tokenizer(text, return_tensors="pt")["input_ids"][0].tolist() == [*whole[:76], whole[-1]]
+
+    def test_words_without_a_token_do_not_count(self) -> None:
+        tokenizer = twinlens.CLIPTokenizer.from_official()
+        text = "\u0345 " * 15_000 + "cat " * 5000
+        whole = tokenizer.backend_tokenizer.encode(tokenizer.clean(text)).ids
+        assert tokenizer(text)["input_ids"] == [*whole[:76], whole[-1]]
+
+
+class TestCards:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "plain_name.pt",
+            "a\n# heading",
+            "a`b",
+            "``",
+            "`",
+            "a`\n\n<script>x</script>\n\n[link](https://x)`",
+            "a|b",
+            "\x1b[2J",
+        ],
+    )
+    def test_names_stay_text(self, name: str) -> None:
+        markdown = MarkdownIt("commonmark").enable("table")
+        for line in (f"# A model from {code_span(name)}", f"- {escaped(name)}", f"| a |\n|---|\n| {escaped(name)} |"):
+            kinds = [token.type for token in markdown.parse(line)]
+            inner = [child.type for token in markdown.parse(line) for child in token.children or ()]
+            assert kinds.count("heading_open") == line.startswith("#")
+            assert not {"html_block", "fence"} & {*kinds}
+            assert {*inner} <= {"text", "code_inline", "text_special"}
+
+    def test_a_plain_name_is_not_changed(self) -> None:
+        assert code_span("ViT-B-32_x.pt") == "`ViT-B-32_x.pt`"
+        assert escaped("data/pairs_1") == "data/pairs_1"

@@ -1,0 +1,5 @@
+"""A page in the browser to try a model with: classify, compare, search."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
