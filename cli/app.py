@@ -1,6 +1,8 @@
 """The application: every command by its name, in the order in which `twinlens --help` lists them."""
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
@@ -72,6 +74,15 @@ app = typer.Typer(
     f"A failure is one line; with the environment variable {TRACEBACK}=1 it is Python's traceback.",
 )
 
+
+def _paragraphs(command: Callable[..., None]) -> str:
+    """Return the documentation of a command with each paragraph, or step of a list, on one line, as wide as that is.
+
+    Typer would keep the ends of lines of the source, which are no use in a terminal of another width.
+    """
+    return re.sub(r"(?<!\n)\n(?!\n|\d\. )", " ", inspect.getdoc(command) or "")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_command,
     "inspect": inspect_command,
@@ -91,7 +102,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo_command,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, help=_paragraphs(command))(command)
 
 
 def print_version(asked: bool) -> None:

@@ -33,7 +33,7 @@ def classify_command(
         typer.Argument(
             help='The images to classify: files, URLs, patterns such as "photos/*.jpg", or folders, with all folders '
             "in them.",
-            metavar="IMAGE...",
+            metavar="IMAGE",
         ),
     ],
     labels: Annotated[
@@ -67,8 +67,12 @@ def classify_command(
         Literal["sigmoid", "softmax", "cosine"] | None,
         typer.Option(help="The kind of scores; by default sigmoid or softmax, as MODEL was trained."),
     ] = None,
-    top: Annotated[int | None, typer.Option(help="Show the best labels only, this many for each image.", min=1)] = None,
-    batch_size: Annotated[int, typer.Option(help="The number of images that are computed together.", min=1)] = 64,
+    top: Annotated[
+        int | None, typer.Option(help="Show the best labels only, this many for each image.", min=1, metavar="N")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="The number of images that are computed together.", min=1, metavar="N")
+    ] = 64,
     device: Annotated[
         str, typer.Option(help="Where the model computes: cpu, cuda, cuda:1, mps; or auto, the accelerator if any.")
     ] = "auto",

@@ -27,9 +27,9 @@ def locate_command(
         typer.Option(help="The picture of the boxes to write: .png, or another format that Pillow writes."),
     ] = None,
     max_encodings: Annotated[
-        int, typer.Option(min=1, help="The number of crops that the model may encode at most.")
+        int, typer.Option(min=1, metavar="N", help="The number of crops that the model may encode at most.")
     ] = 60,
-    max_boxes: Annotated[int, typer.Option(min=1, help="The number of boxes to return at most.")] = 5,
+    max_boxes: Annotated[int, typer.Option(min=1, metavar="N", help="The number of boxes to return at most.")] = 5,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The vocabulary, if MODEL has none: a file or folder as for `convert`.")
     ] = None,

@@ -26,7 +26,7 @@ def search_command(
         str | None,
         typer.Option(help="An image file or URL to find similar ones of, in place of TEXT.", metavar="IMAGE"),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="The number of images to find.")] = 20,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="The number of images to find.")] = 20,
     html: Annotated[
         Path | None, typer.Option(help="The page with thumbnails to write: one file, which needs no other.")
     ] = None,

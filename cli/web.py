@@ -12,7 +12,11 @@ from .terminal import quiet_libraries, show_progress
 
 def app_command(
     model: Annotated[
-        str, typer.Argument(help="A converted folder, an official checkpoint file, or a Hub id.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+            metavar="MODEL",
+        ),
     ],
     index: Annotated[
         Path | None,
