@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _NEED_WHOLE_TEXTS = ("return_overflowing_tokens", "is_split_into_words", "stride", "return_length")
 _TEXTS_AT_ONCE = 8192  # their encodings, far larger than their ids, are in memory together
 _MAX_LENGTH = 1 << 20  # tokens, to which SigLIP's texts are padded
-_CUT = "a text was cut"  # the name of the warning
+_CUT, _PADDED = "a text was cut", "a text was padded"  # the names of the warnings
 
 
 class VocabularyNotFoundError(ValueError):
@@ -213,6 +213,8 @@ class DualEncoderTokenizer(TokenizersBackend):
             truncation_strategy = TruncationStrategy.LONGEST_FIRST
             max_length = min(max_length or self.model_max_length, self.model_max_length)
         if add_special_tokens and self.fixed_length:
+            if max_length is not None and max_length < self.model_max_length:
+                self._warn_padded(max_length)
             padding_strategy = PaddingStrategy.MAX_LENGTH
             max_length = self.model_max_length
             kwargs |= {"padding_side": None, "pad_to_multiple_of": None}
@@ -317,6 +319,14 @@ class DualEncoderTokenizer(TokenizersBackend):
                 inner = sum(part.special_tokens_mask.count(0) for part in (encoding, *overflowing))
                 self._warn_truncated(inner + special_tokens, max_length)
                 return
+
+    def _warn_padded(self, max_length: int) -> None:
+        is_first = object()
+        if self.deprecation_warnings.setdefault(_PADDED, is_first) is is_first:
+            logger.warning(
+                f"max_length={max_length} has no effect: this model was trained with texts padded to "
+                f"{self.model_max_length} tokens, and takes no others."
+            )
 
     def _warn_truncated(self, length: int, limit: int) -> None:
         is_first = object()
