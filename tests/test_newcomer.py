@@ -196,3 +196,12 @@ class TestPython:
         with pytest.raises(TypeError, match=r"no input named attention_masks\. Did you mean attention_mask\?"):
             model.encode_text(**inputs, attention_masks=None)
         assert model.encode_image(**inputs).shape == model.encode_text(**inputs, labels=None).shape
+
+    def test_a_length_that_has_no_effect_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        processor = twinlens.DualEncoderProcessor.from_pretrained("siglip-shapes")
+        length = processor.tokenizer.model_max_length
+        for settings in ({}, {"max_length": length}, {"max_length": 8}, {"max_length": 8}):
+            assert processor(text="a cat", **settings)["input_ids"].shape == (1, length)
+        assert caplog.messages == [
+            f"max_length=8 has no effect: this model was trained with texts padded to {length} tokens, and takes no others."
+        ]
