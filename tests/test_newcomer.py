@@ -203,5 +203,6 @@ class TestPython:
         for settings in ({}, {"max_length": length}, {"max_length": 8}, {"max_length": 8}):
             assert processor(text="a cat", **settings)["input_ids"].shape == (1, length)
         assert caplog.messages == [
-            f"max_length=8 has no effect: this model was trained with texts padded to {length} tokens, and takes no others."
+            f"max_length=8 has no effect: this model was trained with texts padded to {length} tokens, and takes no "
+            "others."
         ]
