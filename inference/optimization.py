@@ -46,9 +46,11 @@ class Change:
         if self.module.__class__ is self.new_class:
             self.module.__class__ = self.former_class
         own = vars(self.module)
-        for name in [name for name, value in self.attributes.items() if own.get(name) is value]:
-            del own[name]
-            own.update({key: value for key, value in self.former_attributes.items() if key == name})
+        for name, value in self.attributes.items():
+            if own.get(name) is value:
+                del own[name]
+                if name in self.former_attributes:
+                    own[name] = self.former_attributes[name]
 
 
 @dataclass(eq=False)
@@ -77,7 +79,9 @@ class Optimization:
 
     def become(self, module: nn.Module, new_class: type, **attributes: Any) -> None:
         """Make a module an instance of a subclass of its class."""
-        attributes |= {"optimization": self, "left": []}
+        attributes["optimization"] = self
+        if issubclass(new_class, OptimizedModule):
+            attributes["left"] = []
         own = vars(module)
         former = {name: own[name] for name in attributes if name in own}
         self.changes.append(Change(module, new_class, attributes, module.__class__, former))
@@ -92,7 +96,13 @@ class Optimization:
     def finish(self) -> None:
         """Remember how modules are left."""
         for change in self.changes:
-            vars(change.module)["left"][:] = made_of(change.module)
+            if isinstance(change.module, OptimizedModule):
+                change.module.left[:] = made_of(change.module)
+
+    def is_as_left(self) -> bool:
+        """Return whether everything is as `finish` left it."""
+        modules = [change.module for change in self.changes]
+        return all(module.is_as_left() for module in modules if isinstance(module, OptimizedModule))
 
     def restore(self) -> None:
         """Undo all of it. A thread that computes with the model meanwhile gets right results."""
@@ -116,7 +126,7 @@ class Optimization:
 
 
 def made_of(module: nn.Module) -> list[Any]:
-    """Return the class of a module, how many attributes it has of its own, its parameters, and the same of its parts."""
+    """Return a module's class, how many attributes it has of its own, its parameters, and the same of its parts."""
     own = vars(module)
     found: list[Any] = [type(module), len(own), *own["_parameters"].values()]
     for part in own["_modules"].values():
@@ -128,9 +138,8 @@ def made_of(module: nn.Module) -> list[Any]:
 
 def is_usual(module: Any, module_class: type) -> bool:
     """Return whether a module is of the class itself, with its own methods."""
-    return type(module) is module_class and not any(
-        callable(getattr(module_class, name, None)) for name in vars(module)
-    )
+    replaces_methods = any(callable(getattr(module_class, name, None)) for name in vars(module))
+    return type(module) is module_class and not replaces_methods
 
 
 def refuse_tracing() -> None:
@@ -158,23 +167,32 @@ class WithoutGradients:
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
-        self.module, self.name, self.former = module, name, vars(module).get(name)
+        self.module, self.name = module, name
 
     @property
     def __wrapped__(self) -> Any:
         """The method itself, of which `inspect.signature` tells the arguments."""
-        return self.former or getattr(type(self.module), self.name).__get__(self.module)
+        return getattr(type(self.module), self.name).__get__(self.module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         optimization = vars(self.module).get("optimization")
         if optimization is None:
             return self.__wrapped__(*args, **kwargs)
         refuse_tracing()
+        # With gradients, all is looked at beforehand: what would be noticed on the way had lost its gradients by then.
         if needs_gradients(*args, *kwargs.values()):
             optimization.undo("An input that requires gradients")
+        elif torch.is_grad_enabled() and not (self.has_own_parameters() and optimization.is_as_left()):
+            optimization.undo("A change of modules or parameters")
+        if "optimization" not in vars(self.module):
             return self.__wrapped__(*args, **kwargs)
         with torch.no_grad():
             return self.__wrapped__(*args, **kwargs)
+
+
+    def has_own_parameters(self) -> bool:
+        """Return whether parameters are parameters, and not what `torch.func.functional_call` puts in their places."""
+        return all(isinstance(parameter, nn.Parameter) for parameter in self.module.parameters())
 
 
 class OptimizedModule(nn.Module):
@@ -188,6 +206,8 @@ class OptimizedModule(nn.Module):
         refuse_tracing()
         if needs_gradients(x) or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             self._undo("A call with gradients")
+        elif self.training:  # without train(), which would have been noticed
+            self._undo("Training mode")
         elif not self.is_as_left():
             self._undo(f"A change of {self._name()}")
         else:
@@ -224,9 +244,9 @@ class OptimizedModule(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         with _LOCK:  # `restore` takes the slots away
-            super()._save_to_state_dict(destination, prefix, keep_vars)
+            nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)
             for name, parameter in self._parameters.items():
-                for slot in self.optimization.slots:
+                for slot in getattr(vars(self).get("optimization"), "slots", ()):
                     if slot.parameter is parameter:
                         destination[prefix + name] = slot.dense()
 

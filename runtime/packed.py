@@ -37,8 +37,8 @@ class Packed(nn.Parameter):
         name = func.__self__.__name__ if is_attribute else func.__name__
         if not is_attribute and name not in _METHODS:
             raise RuntimeError(
-                "Weights of a model are in another layout after optimize_for_inference(), and have no values to compute "
-                f"with ({name}). Call model.restore() first."
+                "Weights of a model are in another layout after optimize_for_inference(), and have no values to "
+                f"compute with ({name}). Call model.restore() first."
             )
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
