@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 from ..runtime.packed import Packed
@@ -106,7 +107,8 @@ class Optimization:
 
     def restore(self) -> None:
         """Undo all of it. A thread that computes with the model meanwhile gets right results."""
-        with _LOCK, torch.inference_mode(False), torch.no_grad():
+        outside = temporarily_clear_interpreter_stack()  # of the transforms of torch.func
+        with _LOCK, outside, torch.inference_mode(False), torch.no_grad():
             while self.slots:  # before the modules change, so that nobody meets weights without values
                 slot = self.slots[-1]
                 slot.parameter.unpack(slot.dense())
@@ -188,7 +190,6 @@ class WithoutGradients:
             return self.__wrapped__(*args, **kwargs)
         with torch.no_grad():
             return self.__wrapped__(*args, **kwargs)
-
 
     def has_own_parameters(self) -> bool:
         """Return whether parameters are parameters, and not what `torch.func.functional_call` puts in their places."""

@@ -38,7 +38,7 @@ class Packed(nn.Parameter):
         if not is_attribute and name not in _METHODS:
             raise RuntimeError(
                 "Weights of a model are in another layout after optimize_for_inference(), and have no values to "
-                f"compute with ({name}). Call model.restore() first."
+                f"compute with, compile or export ({name}). Call model.restore() first."
             )
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
