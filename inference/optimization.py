@@ -17,7 +17,7 @@ from .products import Product, is_plain
 
 logger = logging.getLogger(__name__)
 
-_LOCK = threading.RLock()  # of `restore`, which threads that meet a change may call at the same time
+LOCK = threading.RLock()  # of what optimises and restores, which threads that meet a change do at the same time
 
 
 @dataclass
@@ -29,7 +29,8 @@ class Slot:
     rows: slice
 
     def dense(self) -> Tensor:
-        return self.product.dense()[self.rows].view(self.parameter.shape)
+        values = self.product.dense()[self.rows].view(self.parameter.shape)
+        return values if values.numel() == self.product.weight.numel() else values.clone()  # no view of others' values
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Optimization:
         own.update(attributes)
         module.__class__ = new_class
 
-    def give_away(self, parameter: nn.Parameter, product: Product, rows: slice) -> None:
+    def give_away(self, parameter: Tensor, product: Product, rows: slice) -> None:
         """Free the memory of a parameter whose values are in rows of a product."""
         self.slots.append(Slot(parameter, product, rows))
         Packed.pack(parameter)
@@ -108,7 +109,7 @@ class Optimization:
     def restore(self) -> None:
         """Undo all of it. A thread that computes with the model meanwhile gets right results."""
         outside = temporarily_clear_interpreter_stack()  # of the transforms of torch.func
-        with _LOCK, outside, torch.inference_mode(False), torch.no_grad():
+        with LOCK, outside, torch.inference_mode(False), torch.no_grad():
             while self.slots:  # before the modules change, so that nobody meets weights without values
                 slot = self.slots[-1]
                 slot.parameter.unpack(slot.dense())
@@ -121,7 +122,7 @@ class Optimization:
                 del vars(self.owner)["optimization"]
 
     def undo(self, cause: str) -> None:
-        with _LOCK:
+        with LOCK:
             if self.changes:
                 logger.warning("%s undoes optimize_for_inference(). Call it again afterwards.", cause)
             self.restore()
@@ -146,7 +147,7 @@ def is_usual(module: Any, module_class: type) -> bool:
 
 def refuse_tracing() -> None:
     """Raise RuntimeError where a graph is made of what is computed."""
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    is_traced = torch.compiler.is_compiling() or torch._C._is_tracing()
     # What is not traced for this very error still belongs to what is compiled.
     if is_traced or callable(torch._C._dynamo.eval_frame.get_eval_frame_callback()):
         raise RuntimeError(
@@ -209,6 +210,8 @@ class OptimizedModule(nn.Module):
             self._undo("A call with gradients")
         elif self.training:  # without train(), which would have been noticed
             self._undo("Training mode")
+        elif not vars(self).get("left"):  # another thread is optimising, or has just restored
+            return False
         elif not self.is_as_left():
             self._undo(f"A change of {self._name()}")
         else:
@@ -244,7 +247,7 @@ class OptimizedModule(nn.Module):
         return nn.Module.train(self, mode)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        with _LOCK:  # `restore` takes the slots away
+        with LOCK:  # `restore` takes the slots away
             nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)
             for name, parameter in self._parameters.items():
                 for slot in getattr(vars(self).get("optimization"), "slots", ()):
