@@ -2,17 +2,19 @@
 
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import chain, islice
 from numbers import Integral
 from typing import Any, Literal, TypedDict, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from PIL import Image, ImageSequence
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from ..modeling import DualEncoderModel
@@ -25,6 +27,9 @@ Kind = Literal["image", "text"]
 
 BATCH_SIZE = 64
 TEXTS_AT_ONCE = 8192  # are tokenized and sorted by length together; an iterator may have any number of them
+
+_PAUSED: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()  # how many calls keep modules out of training mode
+_PAUSING = threading.Lock()
 
 _IMAGE_SUFFIX = re.compile(r"\.(avif|bmp|gif|jpe?g|png|tiff?|webp)$", re.IGNORECASE)
 
@@ -244,11 +249,21 @@ def _input_device(model: DualEncoderModel) -> torch.device:
 
 @contextmanager
 def _evaluation_mode(model: DualEncoderModel) -> Iterator[None]:
-    """Put a model into evaluation mode and, afterwards, those of its modules back that were in training mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """Put a model into evaluation mode, and its modules back into training mode where they were in it.
+
+    Of several calls in threads, the last one does that.
+    """
+    with _PAUSING:
+        training = [module for module in model.modules() if module.training or module in _PAUSED]
+        for module in training:
+            _PAUSED[module] = _PAUSED.get(module, 0) + 1
+        model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _PAUSING:
+            for module in training:
+                _PAUSED[module] -= 1
+                if not _PAUSED[module]:
+                    del _PAUSED[module]
+                    module.training = True

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 from ..runtime.packed import Packed
@@ -16,7 +17,7 @@ from .products import Product, is_plain
 
 logger = logging.getLogger(__name__)
 
-_LOCK = threading.RLock()  # of `restore`, which threads that meet a change may call at the same time
+LOCK = threading.RLock()  # of what optimises and restores, which threads that meet a change do at the same time
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Slot:
     rows: slice
 
     def dense(self) -> Tensor:
-        return self.product.dense()[self.rows].view(self.parameter.shape)
+        values = self.product.dense()[self.rows].view(self.parameter.shape)
+        return values if values.numel() == self.product.weight.numel() else values.clone()  # no view of others' values
 
 
 @dataclass
@@ -46,9 +48,11 @@ class Change:
         if self.module.__class__ is self.new_class:
             self.module.__class__ = self.former_class
         own = vars(self.module)
-        for name in [name for name, value in self.attributes.items() if own.get(name) is value]:
-            del own[name]
-            own.update({key: value for key, value in self.former_attributes.items() if key == name})
+        for name, value in self.attributes.items():
+            if own.get(name) is value:
+                del own[name]
+                if name in self.former_attributes:
+                    own[name] = self.former_attributes[name]
 
 
 @dataclass(eq=False)
@@ -77,14 +81,16 @@ class Optimization:
 
     def become(self, module: nn.Module, new_class: type, **attributes: Any) -> None:
         """Make a module an instance of a subclass of its class."""
-        attributes |= {"optimization": self, "left": []}
+        attributes["optimization"] = self
+        if issubclass(new_class, OptimizedModule):
+            attributes["left"] = []
         own = vars(module)
         former = {name: own[name] for name in attributes if name in own}
         self.changes.append(Change(module, new_class, attributes, module.__class__, former))
         own.update(attributes)
         module.__class__ = new_class
 
-    def give_away(self, parameter: nn.Parameter, product: Product, rows: slice) -> None:
+    def give_away(self, parameter: Tensor, product: Product, rows: slice) -> None:
         """Free the memory of a parameter whose values are in rows of a product."""
         self.slots.append(Slot(parameter, product, rows))
         Packed.pack(parameter)
@@ -92,11 +98,18 @@ class Optimization:
     def finish(self) -> None:
         """Remember how modules are left."""
         for change in self.changes:
-            vars(change.module)["left"][:] = made_of(change.module)
+            if isinstance(change.module, OptimizedModule):
+                change.module.left[:] = made_of(change.module)
+
+    def is_as_left(self) -> bool:
+        """Return whether everything is as `finish` left it."""
+        modules = [change.module for change in self.changes]
+        return all(module.is_as_left() for module in modules if isinstance(module, OptimizedModule))
 
     def restore(self) -> None:
         """Undo all of it. A thread that computes with the model meanwhile gets right results."""
-        with _LOCK, torch.inference_mode(False), torch.no_grad():
+        outside = temporarily_clear_interpreter_stack()  # of the transforms of torch.func
+        with LOCK, outside, torch.inference_mode(False), torch.no_grad():
             while self.slots:  # before the modules change, so that nobody meets weights without values
                 slot = self.slots[-1]
                 slot.parameter.unpack(slot.dense())
@@ -109,14 +122,14 @@ class Optimization:
                 del vars(self.owner)["optimization"]
 
     def undo(self, cause: str) -> None:
-        with _LOCK:
+        with LOCK:
             if self.changes:
                 logger.warning("%s undoes optimize_for_inference(). Call it again afterwards.", cause)
             self.restore()
 
 
 def made_of(module: nn.Module) -> list[Any]:
-    """Return the class of a module, the number of its own attributes, its parameters, and the same of its parts."""
+    """Return a module's class, how many attributes it has of its own, its parameters, and the same of its parts."""
     own = vars(module)
     found: list[Any] = [type(module), len(own), *own["_parameters"].values()]
     for part in own["_modules"].values():
@@ -134,7 +147,7 @@ def is_usual(module: Any, *classes: type) -> bool:
 
 def refuse_tracing() -> None:
     """Raise RuntimeError where a graph is made of what is computed."""
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    is_traced = torch.compiler.is_compiling() or torch._C._is_tracing()
     # What is not traced for this very error still belongs to what is compiled.
     if is_traced or callable(torch._C._dynamo.eval_frame.get_eval_frame_callback()):
         raise RuntimeError(
@@ -157,23 +170,31 @@ class WithoutGradients:
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
-        self.module, self.name, self.former = module, name, vars(module).get(name)
+        self.module, self.name = module, name
 
     @property
     def __wrapped__(self) -> Any:
         """The method itself, of which `inspect.signature` tells the arguments."""
-        return self.former or getattr(type(self.module), self.name).__get__(self.module)
+        return getattr(type(self.module), self.name).__get__(self.module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         optimization = vars(self.module).get("optimization")
         if optimization is None:
             return self.__wrapped__(*args, **kwargs)
         refuse_tracing()
+        # With gradients, all is looked at beforehand: what would be noticed on the way had lost its gradients by then.
         if needs_gradients(*args, *kwargs.values()):
             optimization.undo("An input that requires gradients")
+        elif torch.is_grad_enabled() and not (self.has_own_parameters() and optimization.is_as_left()):
+            optimization.undo("A change of modules or parameters")
+        if "optimization" not in vars(self.module):
             return self.__wrapped__(*args, **kwargs)
         with torch.no_grad():
             return self.__wrapped__(*args, **kwargs)
+
+    def has_own_parameters(self) -> bool:
+        """Return whether parameters are parameters, and not what `torch.func.functional_call` puts in their places."""
+        return all(isinstance(parameter, nn.Parameter) for parameter in self.module.parameters())
 
 
 class OptimizedModule(nn.Module):
@@ -187,6 +208,10 @@ class OptimizedModule(nn.Module):
         refuse_tracing()
         if needs_gradients(x) or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             self._undo("A call with gradients")
+        elif self.training:  # without train(), which would have been noticed
+            self._undo("Training mode")
+        elif not vars(self).get("left"):  # another thread is optimising, or has just restored
+            return False
         elif not self.is_as_left():
             self._undo(f"A change of {self._name()}")
         else:
@@ -222,10 +247,10 @@ class OptimizedModule(nn.Module):
         return nn.Module.train(self, mode)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        with _LOCK:  # `restore` takes the slots away
-            super()._save_to_state_dict(destination, prefix, keep_vars)
+        with LOCK:  # `restore` takes the slots away
+            nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)
             for name, parameter in self._parameters.items():
-                for slot in self.optimization.slots:
+                for slot in getattr(vars(self).get("optimization"), "slots", ()):
                     if slot.parameter is parameter:
                         destination[prefix + name] = slot.dense()
 

@@ -22,7 +22,7 @@ from ..modeling.embeddings import VisionEmbeddings
 from ..modeling.encoder import LAYERS, MLP, Encoder
 from ..modeling.pretrained import LoadableModel
 from ..modeling.towers import ImageTower
-from .optimization import Optimization, WithoutGradients, is_usual
+from .optimization import LOCK, Optimization, WithoutGradients, is_usual
 from .optimized_layers import OptimizedEncoder, OptimizedLayer, OptimizedLinear, OptimizedPatches, WatchedLayer
 from .optimized_pooling import OptimizedAttentionPooling, OptimizedPoolingAttention, PooledPosition
 from .optimized_resnet import FoldedConvolution, OptimizedBottleneck, OptimizedConvolution, can_be_folded, versions
@@ -51,7 +51,12 @@ def optimize(
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
     if any(parameter.is_meta for parameter in model.parameters()) or getattr(model, "hf_device_map", None):
         raise ValueError("Expected all weights in memory, got some off-loaded by accelerate: load without device_map.")
-    model.restore().eval()
+    with LOCK:
+        _optimize(model.restore().eval(), given, compile)
+    return model
+
+
+def _optimize(model: LoadableModel, given: dict[str, str], compile: bool) -> None:
     optimization = Optimization(owner=model)
     optimization.attach()
     if compile:
@@ -60,7 +65,7 @@ def optimize(
                 optimization.become(layer, WatchedLayer)
                 optimization.compiled.append(layer)
                 layer.compile()
-        return model
+        return
     dtypes = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
     shared = _shared_parameters(model)
     try:
@@ -75,7 +80,6 @@ def optimize(
         optimization.restore()
         raise
     optimization.finish()
-    return model
 
 
 def _shared_parameters(model: nn.Module) -> set[nn.Parameter]:

@@ -51,6 +51,9 @@ class OptimizedPatches(OptimizedModule, nn.Conv2d):
 class WatchedLayer(OptimizedModule, EncoderLayer):
     """A block that is not changed itself: it is compiled, or its tower does its work."""
 
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        return EncoderLayer.forward(self, hidden_states, **kwargs)
+
 
 class OptimizedLayer(OptimizedModule, EncoderLayer):
     """A block with one product for q, k and v, the activation and the residuals inside products."""

@@ -40,10 +40,9 @@ class PooledPosition:
         usual = next((x for x in (VisionTower, TextTower) if isinstance(tower, x)), None)
         if usual is None or tower.config.pooling not in ONE_POSITION or not getattr(tower, "pooled", True):
             return False
-        methods = ("encode_tokens", "pool")
-        return all(getattr(type(tower), name, None) is getattr(usual, name, None) for name in methods) and not (
-            {*methods} & {*vars(tower)}
-        )
+        methods = {"encode_tokens", "pool"}
+        are_usual = all(getattr(type(tower), name, None) is getattr(usual, name, None) for name in methods)
+        return are_usual and not methods & vars(tower).keys()
 
     def __call__(self, hidden_states: Tensor, *inputs: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Do what `encode_tokens` of the tower does; `inputs` are `input_ids` and `attention_mask` of a text tower."""

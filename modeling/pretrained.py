@@ -53,9 +53,15 @@ class LoadableModel(LoadsOfficialFiles, PickledWithoutHooks, PreTrainedModel):
         convolutions. What was chosen is in `model.optimization`, which can be printed.
 
         `last_hidden_state` is then completed when it is read, by the last layer as it is at that time.
-        Saving, copying, pickling, hooks, hidden states and attention maps work as before. What needs the weights in
-        their usual form undoes the optimisation, and logs that: `train()`, another device or dtype, `load_state_dict`.
-        Parameters have no gradients meanwhile, and no values to be read from them.
+        Saving, copying, pickling, hooks, hidden states and attention maps work as before. What needs the plain model
+        undoes the optimisation, and logs that: `train()`, another device or dtype, `load_state_dict`, inputs that
+        require gradients, and replaced modules, parameters, methods and adapters when the model is next called.
+        Meanwhile results have no gradients, although parameters keep `requires_grad`; packed weights have no values:
+        computing with them raises RuntimeError, also in another model that shares them, and so do compiling, exporting
+        and tracing. Towers that models share are optimised for the last one, and `restore` of either undoes it.
+
+        Not noticed: a method replaced in a class, and a ResNet's weights written through `.data`. `restore` may be
+        called while other threads use the model, this method may not: optimise before they start.
 
         Options:
 

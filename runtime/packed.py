@@ -20,8 +20,8 @@ class Packed(nn.Parameter):
     """
 
     @classmethod
-    def pack(cls, parameter: nn.Parameter) -> None:
-        """Free the memory of a parameter."""
+    def pack(cls, parameter: Any) -> None:
+        """Free the memory of an `nn.Parameter`."""
         like = torch.full((1,), torch.nan, dtype=parameter.dtype).expand(parameter.shape)
         parameter.__class__ = cls  # first: another thread gets an error, and no NaN
         parameter.data = like
@@ -37,8 +37,8 @@ class Packed(nn.Parameter):
         name = func.__self__.__name__ if is_attribute else func.__name__
         if not is_attribute and name not in _METHODS:
             raise RuntimeError(
-                "Weights of a model are in another layout after optimize_for_inference(), and have no values for "
-                f"{name}. Call model.restore() first."
+                "Weights of a model are in another layout after optimize_for_inference(), and have no values to "
+                f"compute with, compile or export ({name}). Call model.restore() first."
             )
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
@@ -50,7 +50,7 @@ class Packed(nn.Parameter):
     def __deepcopy__(self, memo: dict[int, Any]) -> "Packed":
         return memo.setdefault(id(self), _packed(tuple(self.shape), self.dtype, self.requires_grad))
 
-    def __repr__(self, **kwargs: Any) -> str:
+    def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
         return f"Packed(shape={tuple(self.shape)}, dtype={self.dtype}, requires_grad={self.requires_grad})"
 
 

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.utils import output_capturing
 
 
@@ -30,7 +31,11 @@ def is_foreign(hook: Any) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether somebody watches the calls of `module`, or of one inside it, by hooks of his own."""
+    return _has_any_global_hook() or _has_own_hooks(module)
+
+
+def _has_own_hooks(module: nn.Module) -> bool:
     hooks = module._forward_hooks  # not those of `modules()`, which takes longer than all else here
     if module._forward_pre_hooks or (hooks and any(map(is_foreign, hooks.values()))):
         return True
-    return any(map(has_hooks, filter(None, module._modules.values())))
+    return any(map(_has_own_hooks, filter(None, module._modules.values())))

@@ -282,6 +282,19 @@ class TestAnswer:
         assert seen == [False] * (1 if fails else 2)
         assert {name: module.training for name, module in model.named_modules()} == before
 
+    def test_calls_that_overlap_share_evaluation_mode(self) -> None:
+        model, other = families.model("CLIP").train(), families.model("CLIP").train()
+        other.text_model = model.text_model.train()
+        model.vision_model.eval()
+        before = [(module, module.training) for one in (model, other) for module in one.modules()]
+        calls = [embedding._evaluation_mode(one) for one in (model, model, other)]
+        for call in calls:
+            call.__enter__()
+        for call in calls:
+            assert not (model if call is not calls[2] else other).text_model.training
+            call.__exit__(None, None, None)
+        assert [(module, module.training) for module, _ in before] == before
+
     def test_half_precision_and_off_loaded_weights(self, clip: Pair) -> None:
         model, processor = load("clip-shapes")
         half = model.to(torch.bfloat16)

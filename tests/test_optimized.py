@@ -345,7 +345,7 @@ class TestCompiled:
     def test_copies_compute_with_weights_of_their_own(self, copied: Any) -> None:
         ours = copied(model("CLIP").optimize_for_inference(compile=True))
         assert all(module._compiled_call_impl is None for module in ours.modules())
-        assert not any(parameter.requires_grad for parameter in ours.parameters())
+        assert all(parameter.requires_grad for parameter in ours.parameters())
         assert all(parameter.requires_grad for parameter in ours.restore().parameters())
 
 
@@ -387,7 +387,7 @@ class TestAroundIt:
         parameters = {name: (parameter, parameter.requires_grad) for name, parameter in ours.named_parameters()}
         names = {name: {*vars(module)} for name, module in ours.named_modules()}
         assert ours.optimize_for_inference(**FIXED) is ours
-        assert not any(parameter.requires_grad for parameter in ours.parameters())
+        assert all(parameter.requires_grad == parameters[name][1] for name, parameter in ours.named_parameters())
         assert ours.num_parameters() == sum(parameter.numel() for parameter, _ in parameters.values())
         assert ours.restore() is ours
         assert_same_state(state_of(ours), state)
