@@ -10,7 +10,7 @@ MAX_LAYERS = 1000
 _MAX_LABELS = 1_000_000
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # not adapters, nor the state of a training
 _PARAMETERS_PER_BYTE = 2  # of weights in four bits
-_UNCHECKED_PARAMETERS = 10_000_000  # 40 MB: what is missing from the weights may be made new
+_UNCHECKED_PARAMETERS = 128_000_000  # 512 MB: what is missing, such as a tower of the default size, may be made new
 
 
 def check_sizes(config: object, names: Iterable[str], least: int = 1, most: int = _MAX_SIZE) -> None:

@@ -65,7 +65,7 @@ class OptimizedLayer(OptimizedModule, EncoderLayer):
         x = hidden_states  # (batch, length, width)
         is_taken, products = self.takes(x), vars(self).get("products")
         if products is None or not is_taken or kwargs.get("output_attentions") or has_hooks(self):
-            return EncoderLayer.forward(self, x, attention_mask, **kwargs)
+            return EncoderLayer.forward(self, x, attention_mask=attention_mask, **kwargs)
         qkv, out_proj, fc1, fc2, attention, (activation, algorithm, scale) = products
         query, key, value = qkv(self.layer_norm1(x)).chunk(3, dim=-1)
         if attention == "products" and attention_mask is None and has_usual_kernel(self.self_attn.config):
@@ -93,9 +93,9 @@ class OptimizedEncoder(OptimizedModule, Encoder):
         is_watched = is_watched or getattr(config, "output_hidden_states", True)
         takes_parts = mask is None or (isinstance(mask, Tensor) and mask.shape[0] == x.shape[0])
         if len(slices) == 1 or is_watched or not takes_parts or not is_plain(x) or has_hooks(self):
-            return Encoder.forward(self, x, mask, depth, **kwargs)
+            return Encoder.forward(self, x, attention_mask=mask, depth=depth, **kwargs)
         output = torch.empty_like(x)
         for part in slices:
-            of_part = mask if mask is None else mask[part]
-            output[part] = Encoder.forward(self, x[part], of_part, depth, **kwargs).last_hidden_state
+            kwargs["attention_mask"] = mask if mask is None else mask[part]
+            output[part] = Encoder.forward(self, x[part], depth=depth, **kwargs).last_hidden_state
         return BaseModelOutput(last_hidden_state=output)

@@ -309,6 +309,7 @@ class TestOnnx:
 
     pytestmark = EXPORTER
 
+    @pytest.mark.thorough
     def test_a_text_tower(self, tmp_path: Path) -> None:
         """Of one layer, by day; the rest is below."""
         config = families.config("CLIP")

@@ -304,7 +304,7 @@ class TestWrongUse:
             (["--batch-size", "0"], 2, "--batch-size must be auto or a number from 1 on, got '0'"),
             (["--workers", "many"], 2, "--workers must be auto or a number from 1 on, got 'many'"),
             (["--dtype", "float8"], 2, "'float8' is not one of"),
-            (["--device", "toaster"], 1, "device must be cpu, cuda, cuda:1 or the like, got 'toaster'"),
+            (["--device", "toaster"], 1, "device must be auto, cpu, cuda, cuda:1 or the like, got 'toaster'"),
             (["--device", "xpu"], 1, "device must be one of this machine, cpu, got 'xpu'"),
         ],
     )

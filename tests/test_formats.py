@@ -784,7 +784,7 @@ class TestRefusedWeights:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            (["visual.layer1.0.conv1.weight", "visual.attnpool.q_proj.weight"], "visual.bn3.weight is missing"),
+            (["visual.layer1.0.conv1.weight", "visual.attnpool.q_proj.weight"], "visual.conv1.weight is missing"),
             (["visual.trunk.pos_embed", "text.text_projection.weight"], "visual.trunk.attn_pool.kv.weight is missing"),
             (["visual.conv1.weight", "text.transformer.resblocks.0.ln_1.bias"], "visual.ln_pre.weight is missing"),
             (["module.visual.conv1.weight", "logit_scale"], "logit_scale is not expected"),

@@ -240,8 +240,7 @@ class TestOriginalCode:
 class TestNames:
     def test_list(self, run: Run) -> None:
         lines = run("list")[1].splitlines()
-        assert len(lines) == 62  # a heading, 60 names, and those in the package
-        assert any(line.startswith("ViT-B/32 ") and "151,277,313" in line for line in lines)
+        assert any(line.startswith("ViT-B/32 ") and " 151M " in line for line in lines)
         rows = json.loads(run("list", "--json")[1])
         assert {row["name"] for row in rows} >= {"ViT-B/32", "siglip-base-patch16-224"}
 

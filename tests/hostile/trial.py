@@ -84,6 +84,7 @@ def _readable() -> tuple[str, ...]:
         *libraries,
         *twinlens.__path__,
         "/proc/self",
+        "/proc/mounts",
         "/sys/",
         "/usr/",
         "/etc/",
