@@ -51,8 +51,8 @@ class OptimizedPatches(OptimizedModule, nn.Conv2d):
 class WatchedLayer(OptimizedModule, EncoderLayer):
     """A block that is not changed itself: it is compiled, or its tower does its work."""
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        return EncoderLayer.forward(self, hidden_states, **kwargs)
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+        return EncoderLayer.forward(self, hidden_states, attention_mask=attention_mask, **kwargs)
 
 
 class OptimizedLayer(OptimizedModule, EncoderLayer):

@@ -102,7 +102,7 @@ class ImageSettings:
         """Raise ValueError for numbers out of a file that no image can be computed with."""
         for name in ("size", "crop_size", "pad_size"):
             for side, pixels in getattr(self, name).items():
-                if pixels is not None and not (isinstance(pixels, Integral) and 1 <= pixels <= _MAX_SIDE):
+                if pixels is not None and not (isinstance(pixels, Integral) and 1 <= int(pixels) <= _MAX_SIDE):
                     raise ValueError(f"{name}[{side!r}] must be 1 to {_MAX_SIDE:,} pixels, got {_short(pixels)}.")
         for name in ("rescale_factor", "image_mean", "image_std"):
             value = getattr(self, name)

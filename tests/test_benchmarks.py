@@ -1,6 +1,7 @@
 """Benchmarks start, measure at their smallest, and the tables of docs/benchmarks.md are those of their results."""
 
 import argparse
+import importlib
 import importlib.util
 import json
 import sys
@@ -453,8 +454,7 @@ def test_a_filter_that_chooses_nothing_is_refused_before_anything_is_measured(na
 
 
 def test_rows_have_a_header_once(capsys):
-    import common
-
+    common = importlib.import_module("common")
     cases = [{"case": "a", "ms": 1.0}]
     common.print_rows(cases, 0)
     common.print_rows([*cases, {"case": "b", "ms": 2.0}], 1)

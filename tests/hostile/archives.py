@@ -144,9 +144,12 @@ def _as_zip(make: Callable[[], bytes]) -> bytes:
     return zipped({"archive/data.pkl": _without_stop(make), "archive/data/0": bytes(4)})
 
 
+_LEGACY_HEAD: tuple[object, ...] = (0x1950A86A20F9469CFC6C, 1001, {})
+
+
 def _as_legacy(make: Callable[[], bytes]) -> bytes:
     """After the three pickles that old files begin with."""
-    return b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + _without_stop(make)
+    return b"".join(pickle.dumps(value, 2) for value in _LEGACY_HEAD) + _without_stop(make)
 
 
 def _legacy_storage(keys: bytes, sizes: bytes) -> bytes:
