@@ -64,19 +64,6 @@ def resolve_source(
     return download_checkpoint(checkpoint, progress=progress), checkpoint
 
 
-def check_vocabulary(source: str | Path, tokenizer: str | Path | None) -> None:
-    """Raise ValueError, before anything is downloaded, for a name of which the vocabulary cannot be used yet.
-
-    Another one, `tokenizer`, can.
-    """
-    entry = CATALOGUE.get(str(source)) or ALIASES.get(str(source))
-    if tokenizer is None and entry is not None and entry.obstacle and not Path(source).exists():
-        raise ValueError(
-            f"{source} cannot be converted yet: {entry.obstacle}. Nothing was downloaded. With another vocabulary that "
-            f"has {entry.vocabulary.size:,} pieces it can: pass it as tokenizer (--tokenizer)."
-        )
-
-
 def is_name(source: object) -> "TypeGuard[str | Path]":
     """Return whether `source` is a name for `resolve_source`, of a published or a bundled checkpoint, and no path.
 

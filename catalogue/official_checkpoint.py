@@ -55,7 +55,6 @@ class Vocabulary:
     address: str | None  # None: it ships with this package
     sha256: str | None
     source: str
-    extra_pieces: int = 0  # in the file, beyond the embeddings
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,6 @@ class OfficialCheckpoint:
             return image + 6 * width + text + (width + self.text.width) * self.embedding + 1
         pooling = Tower(width, 1, self.image.heads, self.image.mlp).parameters - width  # a probe, and one norm less
         return image + 3 * width + pooling + text + (self.text.width + 1) * self.embedding + 2
-
-    @property
-    def obstacle(self) -> str | None:
-        """Why twinlens cannot read texts for it with its own vocabulary yet; None where it can."""
-        name, extra = self.vocabulary.name, self.vocabulary.extra_pieces
-        return f"its vocabulary, {name}, has {extra} pieces more than the model has embeddings" if extra else None
 
     def source_of(self, fact: str) -> str:
         """Return where a fact such as "license" is stated."""

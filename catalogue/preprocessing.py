@@ -27,7 +27,6 @@ MC4 = Vocabulary(
     address="https://storage.googleapis.com/t5-data/vocabs/mc4.250000.100extra/sentencepiece.model",
     sha256=None,
     source=_OPS_TEXT,
-    extra_pieces=100,
 )
 GEMMA = Vocabulary(
     name="gemma",

@@ -21,23 +21,19 @@ def list_command(
 
     entries = CATALOGUE.values()
     if as_json:
-        print_json([asdict(entry) | {"parameters": entry.parameters, "obstacle": entry.obstacle} for entry in entries])
+        print_json([asdict(entry) | {"parameters": entry.parameters} for entry in entries])
         return
     width = max(len(entry.name) for entry in entries)
     print(f"{'name':<{width}} {'family':<11}{'size':>6} {'pixels':>6} {'text':>4} licence")
     for entry in entries:
         size = f"{_millions(entry.parameters):>6} {entry.image_size or 'any':>6} {entry.text_length:>4}"
-        print(f"{entry.name:<{width}} {entry.family:<11}{size} {entry.license}{'' if entry.obstacle is None else ' *'}")
+        print(f"{entry.name:<{width}} {entry.family:<11}{size} {entry.license}")
         if verbose:
             print(f"    {entry.address}")
             print(f"    sha256 {entry.sha256 or 'not published'}")
     published = sum(entry.sha256 is not None for entry in entries)
     notes = [
         "size: parameters; pixels: per side of an image; text: tokens, padding included.",
-        *(
-            f"* cannot be converted yet: {obstacle}."
-            for obstacle in dict.fromkeys(entry.obstacle for entry in entries if entry.obstacle)
-        ),
         f"Of {published} of these {len(entries)} files a hash is published, with which a download is compared. Of the "
         "others the geometry is compared, and `convert` shows the hash that it computed. --verbose shows addresses and "
         "hashes.",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..catalogue.download import Progress, check_vocabulary, published_vocabulary
+from ..catalogue.download import Progress, published_vocabulary
 from ..formats import (
     Checkpoint,
     FormatError,
@@ -116,7 +116,6 @@ def convert(
     check_options(options)
     folder = absolute_path(folder)
     check_destination(Path(source), folder, overwrite)
-    check_vocabulary(source, tokenizer)
     checkpoint, entry = read_source(source, progress=progress, **options)
     if isinstance(checkpoint.layout, OpenAITowerLayout):
         raise FormatError(

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.processing_utils import AudioKwargs, ProcessingKwargs, TextKwargs, VideosKwargs
 
-from ..catalogue.download import check_vocabulary, is_name, published_vocabulary, suggest_names
+from ..catalogue.download import is_name, published_vocabulary, suggest_names
 from ..configuration import (
     FAMILIES,
     OTHER_FAMILIES,
@@ -167,7 +167,6 @@ class DualEncoderProcessor(ProcessorMixin):
         }
         image_settings = {name: value for name, value in kwargs.items() if name in image_names}
         if is_checkpoint_file(source) or is_name(source):
-            check_vocabulary(source, tokenizer)
             checkpoint, entry = read_source(source, **pop_options(kwargs))
             tokenizer = tokenizer or published_vocabulary(source, entry)
             chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}

@@ -37,6 +37,7 @@ TEXT_CLEANUPS: dict[str, list[Normalizer]] = {
 
 _PROBES = ("a", "A", "a.", "a a", "a  a")  # the texts that show what the pipeline of a file does
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
+_SENTINEL = re.compile(r"▁?<extra_id_\d+>$")
 _CONTROLS = ("<pad>", "<s>", "</s>", "<bos>", "<eos>", "<unk>")  # SentencePiece's control pieces, and the unknown one
 
 
@@ -245,8 +246,11 @@ def _falling_back_on_bytes(path: str | Path) -> models.Unigram | models.BPE:
 
 def _unigram(source: SentencePieceModel) -> models.Unigram:
     pieces = list(source.pieces)
-    # T5's files end with 100 sentinels, for which SigLIP has no embeddings.
-    while len(pieces) > source.unk_id + 1 and pieces[-1][2] is PieceType.USER_DEFINED:
+    # T5's files end with 100 sentinels, for which SigLIP has no embeddings; mT5's have them by name.
+    while len(pieces) > source.unk_id + 1:
+        piece, _, kind = pieces[-1]
+        if kind is not PieceType.USER_DEFINED and not _SENTINEL.match(piece):
+            break
         pieces.pop()
     model = models.Unigram([(piece, score) for piece, score, _ in pieces], source.unk_id, source.byte_fallback)
     # `tokenizers` reads a third of the scores one unit in the last place off from its own file, and those as they are.

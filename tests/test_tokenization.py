@@ -31,6 +31,7 @@ from helpers.text_corpus import (
     train_sentencepiece,
     trained_sentencepiece,
 )
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
@@ -466,6 +467,19 @@ class TestSiglipText:
             (theirs.id_to_piece(index), theirs.get_score(index)) for index in range(theirs.get_piece_size())
         ]
         assert (ours.unk_id, ours.eos_id, ours.pad_id) == (theirs.unk_id(), theirs.eos_id(), theirs.pad_id())
+
+    def test_sentinels_are_left_out_whatever_they_are_said_to_be(
+        self, train: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        """The models have no embeddings for T5's, which are at the end of mT5's file."""
+        model = sentencepiece_model_pb2.ModelProto()
+        model.ParseFromString(train("unigram").read_bytes())
+        for piece in ("▁<extra_id_1>", "▁<extra_id_0>"):
+            model.pieces.add(piece=piece, score=0.0)
+        (tmp_path / "mt5.model").write_bytes(model.SerializeToString())
+        with_them, without = map(SiglipTokenizer.from_sentencepiece, (tmp_path / "mt5.model", train("unigram")))
+        assert len(with_them) == len(without) == len(model.pieces) - 2
+        assert with_them("a red star").input_ids == without("a red star").input_ids
 
 
 @pytest.fixture(scope="module", params=["CLIP", "SigLIP", "SigLIP 2"])
