@@ -472,7 +472,7 @@ class TestSiglipText:
         self, train: Callable[[str], Path], tmp_path: Path
     ) -> None:
         """The models have no embeddings for T5's, which are at the end of mT5's file."""
-        model = sentencepiece_model_pb2.ModelProto()
+        model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         model.ParseFromString(train("unigram").read_bytes())
         for piece in ("▁<extra_id_1>", "▁<extra_id_0>"):
             model.pieces.add(piece=piece, score=0.0)
