@@ -224,7 +224,7 @@ class OptimizedModule(nn.Module):
         return len(now) == len(left) and all(map(is_, now, left))
 
     def _name(self) -> str:
-        owner = self.optimization.owner
+        owner = getattr(vars(self).get("optimization"), "owner", self)
         names = (name for name, module in owner.named_modules() if module is self)
         return next(names, type(self).__name__) or "the model"
 

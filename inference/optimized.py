@@ -218,7 +218,7 @@ class _Tower:
         for layer in layers:
             rows = slice(start, start + layer.out_features)
             self.optimization.give_away(layer.weight, product, rows)
-            self.optimization.become(layer, OptimizedLinear, products=product, rows=rows)
+            self.optimization.become(layer, OptimizedLinear, products=(product, rows))
             start = rows.stop
         return product
 

@@ -16,18 +16,18 @@ from .products import Product, attend_by_products, has_usual_kernel, is_plain, p
 
 
 class OptimizedLinear(OptimizedModule, nn.Linear):
-    """A linear layer with its weights among the `rows` of a product."""
+    """A linear layer with its weights in some rows of a product."""
 
-    products: Product
-    rows: slice
+    products: tuple[Product, slice]  # one attribute, which another thread takes away at once
 
     def forward(self, x: Tensor) -> Tensor:
-        is_taken, own = self.takes(x), vars(self)
-        if (product := own.get("products")) is None:  # it has been undone
+        is_taken, products = self.takes(x), vars(self).get("products")
+        if products is None:  # it has been undone
             return nn.Linear.forward(self, x)
-        if is_taken and self.rows == slice(0, product.rows):
+        product, rows = products
+        if is_taken and rows == slice(0, product.rows):
             return product(x)
-        return nn.functional.linear(x, product.dense()[self.rows], self.bias)
+        return nn.functional.linear(x, product.dense()[rows], self.bias)
 
 
 class OptimizedPatches(OptimizedModule, nn.Conv2d):
