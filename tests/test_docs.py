@@ -3,7 +3,7 @@
 A page is run from top to bottom in a folder of its own, in which the tour has run. Blocks are of these kinds:
 
 - `python` is executed; what it prints is what its lines `# prints: ...` say. After `<!-- network -->` a test of its own
-  executes it, where there is a network.
+  executes it, where there is a network, and after `<!-- client: NAME -->` one in tests/clients.
 - `sh` is executed, a line at a time. After `<!-- not run: REASON -->` its commands and options are only looked up.
 - `text` is the output of the `sh` block before it, or after `<!-- diagram -->` anything.
 - `yaml` after `<!-- file: NAME -->` is written to that file.
@@ -42,6 +42,9 @@ from twinlens import cli
 
 PROJECT = Path(__file__).parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+CLIENTS = tuple(  # libraries whose blocks tests/clients/test_page.py runs
+    f"client: {name}" for name in ("compel", "faiss", "lancedb", "qdrant", "sentence-transformers", "torchmetrics")
+)
 REASONS = ("GPUs", "installs", "minutes", "network", "placeholders", "the checks themselves")
 TOUR = "twinlens demo --folder tour"
 
@@ -154,7 +157,7 @@ class TestPagesRun:
             match block.language, block.mark:
                 case "python", "":
                     assert run_python(block, names, where) == printed_by(block), where
-                case "python", "network":
+                case "python", mark if mark == "network" or mark in CLIENTS:
                     compile(block.text, where, "exec")  # and run by a test of its own
                 case "sh", "":
                     output = "".join(run_command_line(line) for line in commands(block) if line != TOUR)
