@@ -157,8 +157,9 @@ def examine(case: Case, canary: Canary) -> str:
                 return f"{command[0]}: {used:.0f} s"
             if taken > allowed:
                 return f"{command[0]}: {taken >> 20:,} MiB for {size:,} bytes"
-            if seen:
-                return f"{command[0]}: {seen[0]} and {len(seen) - 1} more"
+            made = str(root / ".out.") if outcome == "answered" else str(root / "nothing")  # `convert` makes a folder
+            if foreign := [event for event in seen if made not in event]:
+                return f"{command[0]}: {foreign[0]} and {len(foreign) - 1} more"
             if outcome == "refused" and sorted(root.rglob("*")) != before:
                 return f"{command[0]}: left files behind"
             shutil.rmtree(root / "out", ignore_errors=True)
