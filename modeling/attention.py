@@ -1,5 +1,6 @@
 """Multi-head attention: self-attention of tokens, and the attention of one learned probe to all tokens."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from .initialization import linear
 Mask: TypeAlias = "Tensor | BlockMask | Packing | None"  # in the form that the kernel takes
 Kernel: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 _EAGER_CONFIG = PreTrainedConfig(attn_implementation="eager")
+_CAN_BE_BLIND = "allow_is_causal_skip" in inspect.signature(create_causal_mask).parameters
 
 
 class Packing:
@@ -66,9 +68,10 @@ def text_mask(config: TextConfig, tokens: Tensor, attention_mask: Tensor | None,
     """
     if not config.causal:
         return None
-    # On a GPU, looking for padding would wait for it.
-    kernel, may_look = kernel_config(config, tokens, output_attentions), attention_mask is None or tokens.is_cpu
-    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None, allow_is_causal_skip=may_look)
+    # On a GPU, looking for padding would wait for it; older versions of transformers always look.
+    blind = {} if attention_mask is None or tokens.is_cpu or not _CAN_BE_BLIND else {"allow_is_causal_skip": False}
+    kernel = kernel_config(config, tokens, output_attentions)
+    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None, **blind)
 
 
 def image_mask(

@@ -92,8 +92,7 @@ class LoadsOfficialFiles:
         cls, source: "str | PathLike[str]", base: str, hub_arguments: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Self:
         """Load the base model of an adapter, whatever it is, and the adapter into it."""
-        of_base = {name: value for name, value in kwargs.items() if name not in _PLACE_OF_ADAPTER}
-        loaded = cls.from_pretrained(base, *args, **of_base)
+        loaded = cls.from_pretrained(base, *args, **{n: v for n, v in kwargs.items() if n not in _PLACE_OF_ADAPTER})
         adapter_kwargs = {**hub_arguments, **(kwargs.get("adapter_kwargs") or {})}
         model: Any = loaded[0] if isinstance(loaded, tuple) else loaded  # beside its loading info, or alone
         model.load_adapter(source, kwargs.get("adapter_name"), adapter_kwargs=adapter_kwargs)
