@@ -133,6 +133,7 @@ class TestSmallestSettings:
             assert case["ms_each"].keys() >= {"twinlens", "twinlens, optimised", "transformers"}
             assert max(case["error"].values()) < 1e-6
 
+    @pytest.mark.thorough
     def test_zero_shot(self, monkeypatch, tmp_path):
         zero_shot = load("zero_shot")
         sizes = {"vision_config": {**TINY_TOWER, "patch_size": 112}, "text_config": TINY_TOWER}

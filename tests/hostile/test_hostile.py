@@ -8,7 +8,7 @@ import pytest
 
 from .trial import outcomes
 
-KINDS = ("archives", "settings", "vocabularies")
+KINDS = (pytest.param("archives", marks=pytest.mark.thorough), "settings", "vocabularies")
 
 
 @pytest.mark.parametrize("kind", KINDS)
