@@ -11,7 +11,7 @@ import typer
 
 from .images import find_images
 from .models import check_model
-from .options import AsJson
+from .options import AsJson, Model
 from .terminal import align_points, one_line, print_json, print_json_line, quiet_libraries, show_progress
 
 if TYPE_CHECKING:
@@ -21,13 +21,7 @@ Answer = list[dict[str, Any]]  # labels and scores of one image, the best first
 
 
 def classify_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
-            metavar="MODEL",
-        ),
-    ],
+    model: Model,
     images: Annotated[
         list[str],
         typer.Argument(

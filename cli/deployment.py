@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from .models import check_model
-from .options import AsJson, Overwrite
+from .options import AsJson, Model, Overwrite
 from .terminal import console, print_json, quiet_libraries, show_progress
 
 
@@ -18,13 +18,7 @@ class Tower(str, Enum):  # of which an option can be repeated, as a Literal cann
 
 
 def onnx_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
-            metavar="MODEL",
-        ),
-    ],
+    model: Model,
     folder: Annotated[
         Path,
         typer.Argument(

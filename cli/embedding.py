@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .models import check_model
-from .options import AsJson
+from .options import AsJson, Model
 from .terminal import print_json, quiet_libraries, show_progress
 
 if TYPE_CHECKING:
@@ -20,13 +20,7 @@ SECONDS_BETWEEN_LINES = 60  # in a pipe
 
 
 def embed_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
-            metavar="MODEL",
-        ),
-    ],
+    model: Model,
     sources: Annotated[
         list[str],
         typer.Argument(

@@ -17,20 +17,14 @@ from .evaluation_measures import (
 )
 from .evaluation_tables import print_result
 from .models import check_model
-from .options import AsJson
+from .options import AsJson, Model
 from .terminal import print_json, quiet_libraries
 
 DEFAULT_TEMPLATES = "siglip"
 
 
 def evaluate_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
-            metavar="MODEL",
-        ),
-    ],
+    model: Model,
     data: Annotated[
         str,
         typer.Argument(

@@ -1,8 +1,6 @@
 """The measures of `twinlens evaluate`: each embeds what it needs and returns what is reported."""
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -129,25 +127,14 @@ def measure_labels(job: EmbeddingJob, labelled: "Labelled", class_embeds: "Tenso
     }
 
 
-@contextmanager
-def _without_log_of_streams() -> Iterator[None]:
-    """Keep quiet about damaged pairs while they are read: all of them are listed at the end."""
-    log = logging.getLogger("twinlens.training.streams")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
 def measure_pairs(job: EmbeddingJob, pairs: "CaptionedImages", own_images_only: bool) -> dict[str, Any]:
     """Measure recall at 1, 5 and 10 in both directions."""
     import torch
 
     from ..evaluation import retrieval_metrics
+    from ..runtime.logs import without_warnings
 
-    with _without_log_of_streams():
+    with without_warnings("twinlens.training.streams"):
         embedded = job.embed(pairs, pairs.count)
     job.skipped += [(None, reason) for reason in pairs.left_out]
     row_of_image = {place: row for row, place in enumerate(embedded.kept)}

@@ -6,19 +6,13 @@ from typing import Annotated, Literal
 import typer
 
 from .models import check_model
-from .options import AsJson
+from .options import AsJson, Model
 from .pictures import picture_format
 from .terminal import print_json, quiet_libraries
 
 
 def explain_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
-            metavar="MODEL",
-        ),
-    ],
+    model: Model,
     image: Annotated[str, typer.Argument(help="The image file or URL.", metavar="IMAGE")],
     out: Annotated[Path, typer.Option(help="The picture to write: .png, or another format that Pillow writes.")],
     text: Annotated[

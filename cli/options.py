@@ -13,6 +13,13 @@ import typer
 Command = TypeVar("Command", bound=Callable[..., None])
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
+        metavar="MODEL",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 
 

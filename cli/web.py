@@ -7,17 +7,12 @@ from typing import Annotated
 import typer
 
 from .models import check_model
+from .options import Model
 from .terminal import quiet_libraries, show_progress
 
 
 def app_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A converted folder, an official checkpoint file, a name from `twinlens list`, or a Hub id.",
-            metavar="MODEL",
-        ),
-    ],
+    model: Model,
     index: Annotated[
         Path | None,
         typer.Option(help="A folder that `twinlens embed` wrote with MODEL, to search in.", metavar="DIR"),

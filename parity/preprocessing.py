@@ -4,10 +4,8 @@ The reference is the source's own code where it is installed (open_clip, openai-
 the statement (`reference_pixels`, `reference_texts`).
 """
 
-import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +20,7 @@ from ..configuration import family_of, is_single_tower
 from ..formats import Checkpoint, read_json
 from ..formats.layout import LAYOUT_FILE
 from ..processing import DualEncoderProcessor
+from ..runtime.logs import without_warnings
 from . import reference_pixels, reference_texts
 from .certificate import InputCheck, PreprocessingCheck
 from .reference_pixels import PatchSteps, PixelSteps
@@ -134,7 +133,7 @@ def _check_texts(
         return None
     is_clip = checkpoint.config.text_config.pooling == "first_eos"
     reference = _text_reference(checkpoint, folder, choices)
-    with _without_warnings():
+    with without_warnings("twinlens.processing"):
         rows = np.asarray(processor(text=list(TEXTS.values()), return_tensors="np")["input_ids"]).tolist()
     different = []
     for (name, text), row in zip(TEXTS.items(), rows, strict=True):
@@ -145,18 +144,6 @@ def _check_texts(
         if row != expected:
             different.append(name)
     return InputCheck(reference.name, len(rows), 0.0, tuple(different))
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keep quiet about the text that is meant to be cut."""
-    logger = logging.getLogger("twinlens.processing")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _pixel_reference(checkpoint: Checkpoint, processor: DualEncoderProcessor, choices: Choices) -> Reference | None:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 
-class EmbeddingNames:
-    """Mixin of the embeddings of images and texts. Those of texts have no sizes of images."""
-
+class _WidthName:
     @property
     def embed_dim(self: Any) -> int:
         return self.config.hidden_size
+
+
+class EmbeddingNames(_WidthName):
+    """Mixin of the embeddings of images and texts. Those of texts have no sizes of images."""
 
     @property
     def patch_size(self: Any) -> int:
@@ -38,12 +40,8 @@ class EmbeddingNames:
         return torch.arange(self.num_positions, device=self.position_embedding.weight.device)[None]
 
 
-class AttentionNames:
+class AttentionNames(_WidthName):
     """Mixin of attention."""
-
-    @property
-    def embed_dim(self: Any) -> int:
-        return self.config.hidden_size
 
     @property
     def num_heads(self: Any) -> int:

@@ -55,19 +55,6 @@ class TestAsInTransformers:
         assert_same(lambda encoder: encoder.layers[0].mlp(hidden_states=x))
         assert_same(lambda encoder: encoder.layers[0].self_attn(hidden_states=x, attention_mask=mask)[0])
 
-    @torch.no_grad()
-    def test_attention_of_the_pooling_head(self, family: str) -> None:
-        if family == "CLIP":
-            pytest.skip("CLIP's tower has no head")
-        ours, theirs = families.twins(family, "VisionModel")
-        x, probe = torch.randn(2, 5, families.VISION["hidden_size"]), ours.head.probe.repeat(2, 1, 1)
-        for head in (ours.head, theirs.head):
-            assert head.probe.shape == (1, 1, families.VISION["hidden_size"])
-        found, expected = (model.head.attention(probe, x, x)[0] for model in (ours, theirs))
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        with pytest.raises(ValueError, match="expected the same tensor as key and value"):
-            ours.head.attention(probe, x, x.clone())
-
     def test_modules_that_stay_together(self, family: str) -> None:
         """accelerate's default wrap looks for each of these names in the model, and fails for one that is not there."""
         from accelerate.utils.dataclasses import FullyShardedDataParallelPlugin
@@ -112,3 +99,16 @@ def test_a_client_may_walk_the_layers() -> None:
 
     with torch.no_grad():
         torch.testing.assert_close(walk(ours), walk(theirs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Siglip", pytest.param("Siglip2", marks=pytest.mark.thorough)])
+@torch.no_grad()
+def test_attention_of_the_pooling_head(family: str) -> None:
+    ours, theirs = families.twins(family, "VisionModel")
+    x, probe = torch.randn(2, 5, families.VISION["hidden_size"]), ours.head.probe.repeat(2, 1, 1)
+    for head in (ours.head, theirs.head):
+        assert head.probe.shape == (1, 1, families.VISION["hidden_size"])
+    found, expected = (model.head.attention(probe, x, x)[0] for model in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="expected the same tensor as key and value"):
+        ours.head.attention(probe, x, x.clone())

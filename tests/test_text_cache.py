@@ -179,6 +179,7 @@ def test_adapters_switched_off_and_on(family: str) -> None:
     before = logits(model, inputs)
     model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     adapted = logits(model, inputs)
+    assert not torch.allclose(adapted, before)
     model.disable_adapters()
     close(logits(model, inputs), before)
     model.enable_adapters()
