@@ -69,7 +69,7 @@ class Product:
 
 
 def parts(x: Tensor) -> list[slice]:
-    """Return the parts of a batch `x` (batch, length, width) that go through the layers together, of nearly one size."""
+    """Return the parts of a batch `x` (batch, length, width) that go through the layers together, about equal."""
     batch, most = max(1, x.shape[0]), max(1, ROWS // max(1, x.shape[1]))
     size = math.ceil(batch / math.ceil(batch / most))
     return [slice(start, start + size) for start in range(0, batch, size)]
