@@ -1,6 +1,7 @@
 """The public names, and where they are."""
 
 from .augmentation import RandomResizedCrop as RandomResizedCrop
+from .averaging import average as average
 from .collator import ContrastiveCollator as ContrastiveCollator
 from .labelled_images import image_classes as image_classes
 from .labelled_tables import load_labels as load_labels
