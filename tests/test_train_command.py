@@ -205,7 +205,7 @@ class TestRun:
         model = twinlens.DualEncoderModel.from_pretrained(output)
         processor = twinlens.DualEncoderProcessor.from_pretrained(output)
         assert model.encode_text(**processor(text=["a red star"])).shape == (1, 64)
-        (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        code, _ = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
         with Image.open(world / "train" / "0.png") as image:
             namespace: dict[str, Any] = {"images": [image], "texts": ["a red star", "a white arrow"]}
             exec(code.replace("FOLDER", str(output)), namespace)

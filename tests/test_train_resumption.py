@@ -7,11 +7,13 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -88,8 +90,8 @@ def train_until_the_second_checkpoint(planned: TrainingPlan) -> None:
     train(planned)
 
 
-def wait_for(process: BaseProcess, log: Path, said: Callable[[], bool]) -> None:
-    while process.is_alive() and not said():
+def wait_for(process: BaseProcess, happens: Callable[[], bool]) -> None:
+    while process.is_alive() and not happens():
         time.sleep(0.002)
 
 
@@ -107,32 +109,38 @@ class TestKills:
         assert losses(tmp_path / "out") == losses(whole)
         assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name]
 
-    def test_at_any_moment(self, world: Path, whole: Path, tmp_path: Path, thorough: bool) -> None:
-        """Of reading, training, writing checkpoints and the result; what a killed run has finished is not lost."""
-        log, kills = tmp_path / "log", 20 if thorough else 2
-        settings = {"save_steps": 1}
-        process = start(train_and_say, plan(world, tmp_path / "timed", **settings), output=log)
-        wait_for(process, log, lambda: log.exists() and "begin" in log.read_text())
-        begin = time.perf_counter()
+    def test_at_any_moment(self, world: Path, tmp_path: Path, thorough: bool) -> None:
+        """Of reading, training, and writing checkpoints and the result; no checkpoint is lost."""
+        log, kills = tmp_path / "log", 20 if thorough else 1
+        settings = {"steps": 3 * kills + 4, "save_steps": 1}
+        work, moments = tmp_path / "out" / WORK_FOLDER, random.Random(0)
+
+        def begin(output: Path) -> BaseProcess:
+            log.unlink(missing_ok=True)
+            resumed = (output / WORK_FOLDER).exists()
+            process = start(train_and_say, plan(world, output, resume=resumed, **settings), output=log)
+            wait_for(process, lambda: log.exists() and "begin" in log.read_text())
+            return process
+
+        process, times = begin(tmp_path / "whole"), [time.perf_counter()]
+        wait_for(process, (tmp_path / "whole" / WORK_FOLDER / "checkpoint-1").exists)
+        times.append(time.perf_counter())
         assert finish(process) == 0, log.read_text()
-        duration, moments, reached = time.perf_counter() - begin, random.Random(0), []
+        loading, training = times[1] - times[0], time.perf_counter() - times[1]
+        reached, unfinished = [], 0
         for _ in range(kills):
-            log.unlink()
-            resumed = (tmp_path / "out" / WORK_FOLDER).exists()
-            process = start(train_and_say, plan(world, tmp_path / "out", resume=resumed, **settings), output=log)
-            wait_for(process, log, lambda: log.exists() and "begin" in log.read_text())
-            time.sleep(moments.uniform(0, 1.05) * duration)
+            process = begin(tmp_path / "out")
+            time.sleep(moments.uniform(0.7 * loading, loading + 2 * training / kills))
             process.kill()
             assert finish(process) in (-signal.SIGKILL, 0), log.read_text()
-            if (tmp_path / "out" / WORK_FOLDER).exists():
-                last = last_whole_checkpoint(tmp_path / "out" / WORK_FOLDER)
-                reached.append(int(last.name.partition("-")[2]) if last else 0)
-        print("updates kept after each kill:", reached)
+            last = last_whole_checkpoint(work) if work.exists() else None
+            reached.append(int(last.name.partition("-")[2]) if last else 0)
+            unfinished += any(work.glob(".checkpoint-*"))
+        print(f"updates kept after each kill: {reached}; {unfinished} of {kills} while a checkpoint was written")
         assert reached == sorted(reached)
-        resumed = (tmp_path / "out" / WORK_FOLDER).exists()
-        assert finish(start(train_and_say, plan(world, tmp_path / "out", resume=resumed, **settings), output=log)) == 0
-        assert equal(tmp_path / "out", whole)
-        assert losses(tmp_path / "out") == losses(whole)
+        assert finish(begin(tmp_path / "out")) == 0, log.read_text()
+        assert equal(tmp_path / "out", tmp_path / "whole")
+        assert losses(tmp_path / "out") == losses(tmp_path / "whole")
 
     def test_before_the_first_checkpoint(self, world: Path, whole: Path, tmp_path: Path, caplog: Any) -> None:
         (tmp_path / "out" / WORK_FOLDER / ".checkpoint-2.0123.partial").mkdir(parents=True)
@@ -155,27 +163,55 @@ class TestKills:
 
 
 class TestTermination:
-    @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.thorough)])
-    def test_a_checkpoint_is_written(self, world: Path, whole: Path, tmp_path: Path, workers: int) -> None:
-        """Also where a scheduler sends SIGTERM to the processes that read data."""
-        log, output = tmp_path / "log", tmp_path / "out"
-        long = plan(world, output, steps=500, save_steps=400, workers=workers)
-        process = start(train_in_a_group, long, output=log)
+    """SIGTERM to all processes of a run, as some schedulers send it, after its first logs."""
+
+    def stop(self, pid: int, alive: Callable[[], bool], output: Path) -> None:
         logs = output / WORK_FOLDER / "runs"
-        wait_for(process, log, lambda: any(path.stat().st_size > 2000 for path in logs.rglob("events*")))
-        os.killpg(process.pid or 0, signal.SIGTERM)
-        assert finish(process) == 128 + signal.SIGTERM, log.read_text()
-        (line,) = [line for line in log.read_text().splitlines() if "SIGTERM" in line]
-        assert re.fullmatch(
+        while alive() and not any(path.stat().st_size > 2000 for path in logs.rglob("events*")):
+            time.sleep(0.002)
+        os.killpg(pid, signal.SIGTERM)
+
+    def check(self, code: int | None, log: Path, output: Path) -> int:
+        """Check how a run ended, and return the number of its updates."""
+        assert code == 128 + signal.SIGTERM, log.read_text()
+        (line,) = [line for line in log.read_text().splitlines() if "Stopped" in line]
+        found = re.fullmatch(
             r"Stopped by SIGTERM after update (\d+) of 500, with a checkpoint: .* --resume goes on\.", line
         )
+        assert found
+        assert not (output / "model.safetensors").exists()
         checkpoint = last_whole_checkpoint(output / WORK_FOLDER)
         assert checkpoint is not None
-        assert not (output / "model.safetensors").exists()
-        updates = read_stages(checkpoint)[-1].last_update
-        assert f"after update {updates} of" in line
-        train(plan(world, output, steps=updates + 1, save_steps=400, resume=True))
+        assert read_stages(checkpoint)[-1].last_update == int(found[1])
+        return int(found[1])
+
+    def test_one_process(self, world: Path, tmp_path: Path) -> None:
+        log, output, settings = tmp_path / "log", tmp_path / "out", {"save_steps": 400}
+        process = start(train_in_a_group, plan(world, output, steps=500, **settings), output=log)
+        self.stop(process.pid or 0, process.is_alive, output)
+        finish(process)
+        updates = self.check(process.exitcode, log, output)
+        train(plan(world, output, steps=updates + 1, resume=True, **settings))
         assert len(losses(output)) == updates + 1
+
+    @pytest.mark.thorough
+    @pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (2, 1)])
+    def test_processes_and_their_workers(self, world: Path, tmp_path: Path, processes: int, workers: int) -> None:
+        log, output, settings = tmp_path / "log", tmp_path / "out", ["--steps", 500, "--save-steps", 400]
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", processes] if processes > 1 else []
+        settings += ["--batch-size", 4, "--log-steps", 1, "--workers", workers]
+        command = [sys.executable, *launcher, "-m", "twinlens", "train", world / "model", world / "pairs", output]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        arguments = list(map(str, command + settings))
+        with (
+            log.open("w") as file,
+            Popen(arguments, stdout=file, stderr=file, env=environment, start_new_session=True) as process,
+        ):
+            self.stop(process.pid, lambda: process.poll() is None, output)
+            code = process.wait()
+        # The launcher has a code of its own.
+        updates = self.check(code if processes == 1 else 128 + signal.SIGTERM, log, output)
+        assert updates < 400
 
 
 def train_in_a_group(planned: TrainingPlan) -> None:

@@ -8,6 +8,7 @@ from typing import IO
 MAX_SHARDS = 1_000_000
 MAX_FILE = 1 << 28  # bytes of an image or a caption
 _MAX_NAMES = 1 << 28  # characters of all names of tars together
+_MAX_DEPTH = 20
 _MAX_HEADER = 1 << 20  # bytes of the extended header of a file, which holds a long name
 _EXTENDED = (
     tarfile.XHDTYPE,
@@ -23,17 +24,14 @@ _LETTERS = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?")
 def expand_braces(pattern: str) -> list[str]:
     """Return the names that a pattern such as `shards-{000..009}.tar` stands for, as in a shell.
 
-    Raises ValueError for braces that do not match, and for a pattern that stands for too many names.
+    Raises ValueError for braces that do not match or are too deep, and for a pattern that stands for too many names.
     """
     from braceexpand import braceexpand
 
     count = _count_names(pattern)
     if count > MAX_SHARDS or count * len(pattern) > _MAX_NAMES:
         raise ValueError(f"Expected the names of at most {MAX_SHARDS:,} tars, got a pattern of more: {pattern[:80]}.")
-    try:
-        return list(braceexpand(pattern))
-    except RecursionError as error:
-        raise ValueError(f"Expected braces that are not so deeply nested, got {pattern[:80]}.") from error
+    return list(braceexpand(pattern))
 
 
 def _count_names(pattern: str) -> int:
@@ -45,6 +43,8 @@ def _count_names(pattern: str) -> int:
         if character == "\\":
             place += 1
         elif character == "{":
+            if len(outer) == _MAX_DEPTH:
+                raise ValueError(f"Expected braces in at most {_MAX_DEPTH} others, got {pattern[:80]}.")
             outer.append((product, 0, place + 1))
             product = 1
         elif character == "," and outer:
