@@ -45,7 +45,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(world: Path, output: Path, **settings: Any) -> TrainingPlan:
-    given = {"model": str(world / "model"), "data": str(world / "pairs"), "output": str(output), "batch_size": 8}
+    given: dict[str, Any] = {
+        "model": str(world / "model"),
+        "data": str(world / "pairs"),
+        "output": str(output),
+        "batch_size": 8,
+    }
     given |= {"steps": STEPS, "save_steps": 2, "log_steps": 1, "learning_rate": 1e-3, "min_crop_area": 0.5}
     return TrainingPlan(**given | settings)
 
@@ -80,9 +85,9 @@ def train_until_the_second_checkpoint(planned: TrainingPlan) -> None:
     """Kill the process when all files of the second checkpoint are written, and it has not its name yet."""
     describe, written = checkpoints._write_manifest, []
 
-    def write_or_die(folder: Path) -> None:
-        describe(folder)
-        written.append(folder)
+    def write_or_die(checkpoint: Path) -> None:
+        describe(checkpoint)
+        written.append(checkpoint)
         if len(written) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -234,7 +239,7 @@ def put(file: Path) -> None:
 
 
 STATES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
+DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     *((name, Path.unlink, f"{name} is missing") for name in STATES),
     *((name, cut, rf"{re.escape(name)} has [\d,]+ bytes, expected \d+") for name in STATES),
     *((name, change_one_byte, f"{name} has changed since it was written") for name in STATES),
@@ -249,7 +254,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
 class TestDamages:
     @pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
     def test_the_last_whole_one_is_found(
-        self, whole: Path, tmp_path: Path, caplog: Any, name: str, damage: Callable[[Path], None], message: str
+        self, whole: Path, tmp_path: Path, caplog: Any, name: str, damage: Callable[[Path], object], message: str
     ) -> None:
         shutil.copytree(whole / WORK_FOLDER, tmp_path / "work")
         damage(tmp_path / "work" / "checkpoint-7" / name)

@@ -802,10 +802,12 @@ class TestShards:
         with pytest.raises(ValueError, match=message):
             expand_braces(pattern)
 
-    def test_a_file_that_is_too_large_is_left_out_and_said(self, tmp_path, monkeypatch, caplog):
+    def test_a_file_that_is_too_large_ends_its_tar(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr("twinlens.training.shards.MAX_FILE", 2000)
-        files = {"a.png": bytes(2001), "a.txt": b"no. 1", "b.png": encoded(2), "b.txt": b"no. 2"}
-        stream = load_pairs(str(write_tar(tmp_path / "s.tar", files)), repeat=False)
-        assert [sample["text"] for sample in stream] == ["no. 2"]
+        write_tar(tmp_path / "0.tar", {"a.png": encoded(1), "a.txt": b"no. 1", "b.png": bytes(2001), "b.txt": b"no. 2"})
+        write_tar(tmp_path / "1.tar", {"c.png": encoded(3), "c.txt": b"no. 3"})
+        stream = load_pairs(str(tmp_path / "{0..1}.tar"), repeat=False)
+        assert [sample["text"] for sample in stream] == ["no. 1", "no. 3"]
         assert stream.skipped == 1
-        assert "a.png has 2,001 bytes, expected at most 2,000" in caplog.text
+        assert "the rest of" in caplog.text
+        assert "b.png has 2,001 bytes, expected at most 2,000" in caplog.text

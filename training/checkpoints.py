@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 
 from ..catalogue.download import file_sha256
 from ..formats import read_json
@@ -54,7 +54,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     A warning names newer ones, and what is wrong with them. Raises ValueError where none is whole.
     """
     numbers = {path: int(match[1]) for path in folder.glob("*/") if (match := _NAME.fullmatch(path.name))}
-    damaged = []
+    damaged: list[str] = []
     for checkpoint in sorted(numbers, key=lambda path: numbers[path], reverse=True):
         if not (faults := _faults(checkpoint)):
             if damaged:

@@ -36,7 +36,8 @@ def expand_braces(pattern: str) -> list[str]:
 
 def _count_names(pattern: str) -> int:
     """Return how many names a pattern stands for, or any number above `MAX_SHARDS`."""
-    product, outer = 1, []  # of what is read at this depth; of each depth around it: product, alternatives, beginning
+    product = 1  # of what is read at this depth
+    outer: list[tuple[int, int, int]] = []  # of each depth around it: its product, alternatives, and beginning
     place = 0
     while place < len(pattern):
         character = pattern[place]
@@ -74,29 +75,24 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"its headers have more than {_MAX_HEADER:,} bytes")
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError(f"{self.name[:80]!r} is sparse")
-        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
-def read_tar(stream: IO[bytes], kinds: Collection[str]) -> Iterator[tuple[str, bytes | ValueError]]:
-    """Yield the names of the files in a tar, in their order, and their content, if their suffix is one of `kinds`.
+def read_tar(stream: IO[bytes], kinds: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the names of the files in a tar, in their order, with their content if their suffix is one of `kinds`.
 
-    The others have none (b""), those that are too large an error. Raises tarfile.TarError for a damaged tar.
+    Of others it is empty. Raises tarfile.TarError where a tar is damaged, and for a file that is too large: to read on
+    behind one can take as long as somebody likes.
     """
     from webdataset.tariterators import base_plus_ext
 
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
         for member in tar:
-            tar.members = []  # which would hold every header of a tar without an end
+            tar.members = []  # type: ignore[attr-defined]  # which would hold every header of a tar without an end
             if not member.isreg():
                 continue
-            content: bytes | ValueError = b""
-            if (base_plus_ext(member.name)[1] or "").lower() in kinds:
-                content = _read(tar, member)
-            yield member.name, content
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | ValueError:
-    if member.size > MAX_FILE:
-        return ValueError(f"{member.name[-80:]} has {member.size:,} bytes, expected at most {MAX_FILE:,}")
-    file = tar.extractfile(member)
-    return file.read() if file is not None else b""
+            if member.size > MAX_FILE:
+                raise tarfile.ReadError(f"{member.name[-80:]} has {member.size:,} bytes, expected at most {MAX_FILE:,}")
+            is_wanted = (base_plus_ext(member.name)[1] or "").lower() in kinds
+            file = tar.extractfile(member) if is_wanted else None
+            yield member.name, file.read() if file is not None else b""

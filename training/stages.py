@@ -89,7 +89,7 @@ def read_stages(checkpoint: Path) -> list[Stage]:
     file = checkpoint / STATE
     with readable_errors(file):
         state = TrainerState.load_from_json(str(file))
-        described = state.stateful_callbacks[StageRecord.__name__]["attributes"]["stages"]  # type: ignore[call-overload, index]
+        described = state.stateful_callbacks[StageRecord.__name__]["attributes"]["stages"]
         stages = [Stage(**stage) for stage in described]
         if not stages or not all(map(_is_sound, stages)) or stages[-1].last_update != state.global_step:
             raise ValueError(f"{file} does not say what was trained until then; no run of `twinlens train` wrote it.")

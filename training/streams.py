@@ -215,14 +215,14 @@ class TarStream(Stream):
     def _image(self, sample: Mapping[str, Any]) -> Image.Image:
         for kind in self.image_kinds:
             if kind in sample:
-                return open_image(_content(sample, kind))
+                return open_image(sample[kind])
         raise ValueError(f"no image ({', '.join(self.image_kinds)})")
 
     def _text(self, sample: Mapping[str, Any]) -> Caption:
         for kind in self.text_kinds:
             if kind in sample:
-                return check_caption(_content(sample, kind).decode("utf-8").strip())
-        fields = json.loads(_content(sample, "json")) if "json" in sample else {}
+                return check_caption(sample[kind].decode("utf-8").strip())
+        fields = json.loads(sample.get("json", "{}"))
         for kind in self.text_kinds:
             if kind in fields:
                 return check_caption(fields[kind])
@@ -291,11 +291,3 @@ def _shuffle(samples: Iterator[T], random: Random) -> Iterator[T]:
             yield buffer.pop()
     random.shuffle(buffer)
     yield from buffer
-
-
-def _content(sample: Mapping[str, Any], kind: str) -> bytes:
-    """Return the content of a file of a sample. Raises ValueError for one that is too large."""
-    content: bytes | ValueError = sample[kind]
-    if isinstance(content, ValueError):
-        raise content
-    return content
