@@ -14,11 +14,12 @@ from dataclasses import fields
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import Popen
+from subprocess import run as run_process
 from typing import Any
 
 import pytest
 import torch
-from helpers.processes import finish, start
+from helpers.processes import finish, run_command, start
 from safetensors.torch import load_file
 
 from twinlens.conversion import convert
@@ -165,6 +166,32 @@ class TestKills:
         code, output, _ = run(*arguments, "--resume", "--json")
         assert (code, json.loads(output)["updates"]) == (0, 4)
         assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "out").items())
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
+def test_full_disk(world: Path, whole: Path, tmp_path: Path) -> None:
+    """One line that names the checkpoint; those before it are whole, and the run goes on where there is room."""
+    (disk := tmp_path / "disk").mkdir()
+    mounted = run_process(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting needs permission: {mounted.stderr.decode().strip()}")
+    options = ["--steps", STEPS, "--batch-size", 8, "--save-steps", 2, "--log-steps", 1, "--learning-rate", 1e-3]
+    options += ["--min-crop-area", 0.5]
+    try:
+        code, printed = run_command(
+            "train", world / "model", world / "pairs", disk / "out", *options, output=tmp_path / "log"
+        )
+        assert code == 1
+        (line,) = [line for line in printed if line.startswith("twinlens: ")]  # TensorBoard's writer has its own say
+        assert re.fullmatch(r"twinlens: Writing .*/out/\.training/checkpoint-\d failed: .*", line)
+        assert not list(disk.rglob("*.partial"))
+        assert last_whole_checkpoint(disk / "out" / WORK_FOLDER)
+        shutil.copytree(disk / "out", tmp_path / "out")
+    finally:
+        run_process(["umount", disk], check=True)
+    train(plan(world, tmp_path / "out", resume=True))
+    assert equal(tmp_path / "out", whole)
 
 
 class TestTermination:
