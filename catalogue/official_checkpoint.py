@@ -8,6 +8,12 @@ HUB = "hf-hub:"  # open_clip's notation for a repository of the Hub
 # How the vision transformers of a family pool, and the `model_type` of those for squares of one size, if another one.
 _POOLING = {"clip": "class_token", "siglip": "attention", "siglip2": "attention"}
 _MODEL_TYPES_AT_ONE_SIZE = {"siglip2": "siglip"}
+_HUB_REPOSITORIES = {  # repositories with the same weights; those of SigLIP have the names of the catalogue
+    "ViT-B/32": "openai/clip-vit-base-patch32",
+    "ViT-B/16": "openai/clip-vit-base-patch16",
+    "ViT-L/14": "openai/clip-vit-large-patch14",
+    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,13 @@ class OfficialCheckpoint:
     def model_type(self) -> str:
         """The `model_type` of a folder with this model: SigLIP's for a fixed-size SigLIP 2, which is built like one."""
         return self.family if self.image_size is None else _MODEL_TYPES_AT_ONE_SIZE.get(self.family, self.family)
+
+    @property
+    def hub_repository(self) -> str | None:
+        """The repository of the Hub with the same weights, None if there is none."""
+        if self.address.startswith(HUB):
+            return self.address.removeprefix(HUB)
+        return f"google/{self.name}" if self.format == "big_vision" else _HUB_REPOSITORIES.get(self.name)
 
     @property
     def grid(self) -> int:

@@ -1,16 +1,14 @@
 """The README.md of a converted folder."""
 
-from typing import NamedTuple
-
 from huggingface_hub import ModelCardData
 
-from ..catalogue import OfficialCheckpoint
+from ..catalogue import BUNDLED_LICENSE, OfficialCheckpoint, bundled_name, describe_training
 from ..catalogue.official_checkpoint import HUB
-from ..configuration import FAMILIES, carries_code, family_of, is_single_tower
+from ..configuration import FAMILIES, family_of, is_single_tower
 from ..formats import Checkpoint, code_span
 from ..parity.certificate import RULE, Certificate
 from ..processing import DualEncoderProcessor
-from ..processing.sentence_transformers import OLDEST_VERSION
+from ..processing.card_sections import describe_preprocessing, describe_usage
 
 _FORMAT_NAMES = {
     "openai": "OpenAI's",
@@ -23,12 +21,6 @@ _FORMAT_NAMES = {
 _LICENSES = {"openai": "mit", "big_vision": "apache-2.0"}
 # By family of the catalogue, whose SigLIP 2 may be NaFlex or of a fixed size, which a file does not tell from a SigLIP.
 _TITLES = {**{name: family.title for name, family in FAMILIES.items()}, "siglip2": "SigLIP 2"}
-_HUB_REPOSITORIES = {  # repositories with the same weights; those of SigLIP have the names of the catalogue
-    "ViT-B/32": "openai/clip-vit-base-patch32",
-    "ViT-B/16": "openai/clip-vit-base-patch16",
-    "ViT-L/14": "openai/clip-vit-large-patch14",
-    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
-}
 
 _CARD = """\
 ---
@@ -41,19 +33,7 @@ _CARD = """\
 
 {notes}## Use
 
-`FOLDER` is the path of this folder, or the name of its repository on the Hub.
-
-```python
-{twinlens_use}
-```
-
-With plain transformers{code}:
-
-```python
-{transformers_use}
-```
-
-{other_clients}
+{usage}
 
 ## Preprocessing
 
@@ -63,72 +43,6 @@ With plain transformers{code}:
 
 {parity}
 """
-
-_SOURCE = '"FOLDER"'  # in a call that loads
-
-
-class _Use(NamedTuple):
-    """The Hub's name of a task, and a snippet that does it with each library."""
-
-    task: str
-    twinlens: str
-    transformers: str
-
-
-_CLASSIFY = _Use(
-    "zero-shot-image-classification",
-    """\
-from twinlens import DualEncoderModel, DualEncoderProcessor
-
-model = DualEncoderModel.from_pretrained("FOLDER")
-processor = DualEncoderProcessor.from_pretrained("FOLDER")
-logits = model.logits(model.encode_image(**processor(images=images)), model.encode_text(**processor(text=texts)))""",
-    """\
-from transformers import pipeline
-
-classify = pipeline("zero-shot-image-classification", model="FOLDER")
-answers = classify(images, candidate_labels=texts, hypothesis_template="{}")""",
-)
-# transformers' pipeline pads every text of a SigLIP to this length, whatever length the model reads.
-_PIPELINE_LENGTH = 64
-_CLASSIFY_AT_ANOTHER_LENGTH = _CLASSIFY._replace(
-    transformers="""\
-from transformers import AutoModel, AutoProcessor
-
-model, processor = AutoModel.from_pretrained("FOLDER"), AutoProcessor.from_pretrained("FOLDER")
-inputs = processor(images=images, text=texts, padding="max_length", truncation=True, return_tensors="pt")
-logits = model(**inputs).logits_per_image""",
-)
-_EMBED = _Use(
-    "image-feature-extraction",
-    """\
-from twinlens import DualEncoderModel, DualEncoderProcessor
-
-model = DualEncoderModel.from_pretrained("FOLDER")
-processor = DualEncoderProcessor.from_pretrained("FOLDER")
-image_embeds = model.encode_image(**processor(images=images))""",
-    """\
-from transformers import AutoImageProcessor, AutoModel
-
-model = AutoModel.from_pretrained("FOLDER")
-image_processor = AutoImageProcessor.from_pretrained("FOLDER")
-features = model.get_image_features(**image_processor(images=images, return_tensors="pt")).pooler_output""",
-)
-_EMBED_BY_A_TOWER = _Use(
-    "image-feature-extraction",
-    """\
-from twinlens import DualEncoderProcessor, {vision_model}
-
-model = {vision_model}.from_pretrained("FOLDER")
-processor = DualEncoderProcessor.from_pretrained("FOLDER")
-features = model(**processor(images=images)).pooler_output""",
-    """\
-from transformers import AutoImageProcessor, AutoModel
-
-model = AutoModel.from_pretrained("FOLDER")
-image_processor = AutoImageProcessor.from_pretrained("FOLDER")
-features = model(**image_processor(images=images, return_tensors="pt")).pooler_output""",
-)
 
 
 def model_card(
@@ -143,64 +57,39 @@ def model_card(
     `entry` is the catalogue's, where the checkpoint is known to be a published one.
     """
     family = family_of(checkpoint.config)
-    is_tower = is_single_tower(checkpoint.config)
-    use = _use(processor, is_tower)
-    code, source = "", _SOURCE
-    if carries_code(checkpoint.config.model_type):
-        code = ", which has no class for this model and, with `trust_remote_code=True`, runs the code in this folder"
-        source += ", trust_remote_code=True"
+    usage = describe_usage(checkpoint.config, processor)
     family_name = entry.family if entry else family.model_type
-    license = entry.license if entry else _LICENSES.get(checkpoint.format, "unknown")
-    provenance = _published_source(entry, certificate) if entry else _unknown_source(checkpoint, license, certificate)
+    license, provenance = _license_and_provenance(checkpoint, certificate, entry)
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag=use.task,
+        pipeline_tag=usage.task,
         license=license,
         tags=[family_name, "vision", "twinlens"],
-        base_model=_base_model(entry) if entry else None,
+        base_model=entry.hub_repository if entry else None,
     )
     return _CARD.format(
         metadata=metadata.to_yaml(),
-        title=(_TITLES[entry.family] if entry else family.title) + ("'s image tower" if is_tower else ""),
+        title=(_TITLES[entry.family] if entry else family.title)
+        + ("'s image tower" if is_single_tower(checkpoint.config) else ""),
         name=code_span(entry.name if entry else checkpoint.path.name),
         provenance=provenance,
         notes="".join(f"**{note}**\n\n" for note in notes),
-        twinlens_use=use.twinlens.format(vision_model=family.vision_model),
-        code=code,
-        transformers_use=use.transformers.replace(_SOURCE, source),
-        other_clients=_other_clients(processor, use).replace(_SOURCE, source),
-        preprocessing=_preprocessing(processor),
+        usage=usage.section,
+        preprocessing=describe_preprocessing(processor),
         parity=_parity(certificate) if certificate else "Not measured: this folder was converted with --no-verify.",
     )
 
 
-def _use(processor: DualEncoderProcessor, is_tower: bool) -> _Use:
-    """Return the snippets that work for every model like this one."""
-    tokenizer = processor.tokenizer
-    if tokenizer is None:
-        return _EMBED_BY_A_TOWER if is_tower else _EMBED
-    if tokenizer.fixed_length and tokenizer.model_max_length != _PIPELINE_LENGTH:
-        return _CLASSIFY_AT_ANOTHER_LENGTH
-    return _CLASSIFY
-
-
-def _other_clients(processor: DualEncoderProcessor, use: _Use) -> str:
-    sentences = [
-        f'sentence-transformers, from version {OLDEST_VERSION}, reads the folder too: `SentenceTransformer("FOLDER")`.'
-    ]
-    if use is _CLASSIFY_AT_ANOTHER_LENGTH:
-        sentences.append(
-            f'`pipeline("{use.task}")` of plain transformers does not: it pads texts to {_PIPELINE_LENGTH} tokens, '
-            f"and this model reads {processor.tokenizer.model_max_length}."
-        )
-    return "\n".join(sentences)
-
-
-def _base_model(entry: OfficialCheckpoint) -> str | None:
-    """Return the repository of the Hub with the same weights, None if there is none."""
-    if entry.address.startswith(HUB):
-        return entry.address.removeprefix(HUB)
-    return f"google/{entry.name}" if entry.format == "big_vision" else _HUB_REPOSITORIES.get(entry.name)
+def _license_and_provenance(
+    checkpoint: Checkpoint, certificate: Certificate | None, entry: OfficialCheckpoint | None
+) -> tuple[str, str]:
+    if entry is not None:
+        return entry.license, _published_source(entry, certificate)
+    if (bundled := bundled_name(checkpoint.path)) is not None:
+        proof = " The table below shows that the conversion changed nothing." if certificate else ""
+        return BUNDLED_LICENSE, f"Converted by twinlens from {code_span(bundled)}.{proof} {describe_training(bundled)}"
+    license = _LICENSES.get(checkpoint.format, "unknown")
+    return license, _unknown_source(checkpoint, license, certificate)
 
 
 def _published_source(entry: OfficialCheckpoint, certificate: Certificate | None) -> str:
@@ -228,29 +117,6 @@ def _unknown_source(checkpoint: Checkpoint, license: str, certificate: Certifica
     else:
         sentences.append("The licence above is that of the official release; check it if this file is another one.")
     return "\n".join(sentences)
-
-
-def _preprocessing(processor: DualEncoderProcessor) -> str:
-    images, description = processor.image_processor, processor.describe()
-    fill = getattr(images, "fill_color", None)
-    if getattr(images, "openai_order", False):
-        before = "" if getattr(images, "rgb_first", False) else "converts to RGB before it resizes, "
-        elsewhere = f"{before}lays transparency over white, rounds the place of the crop down"
-        elsewhere += ", fills up with 0" if fill else ""
-    elif images.resize_engine == "official":
-        by_values = images.resize_engines["official"].takes_values
-        elsewhere = "rounds to levels of 0..255 as it resizes" if by_values else "always resizes with antialiasing"
-    else:
-        alike = (
-            f"but plain transformers fills up with 0, not {fill}" if fill else "in twinlens and in transformers alike"
-        )
-        return f"As in the Hub's folders of this family, {alike}.\n\n{description}"
-    if (getattr(processor.tokenizer, "text_cleanup", None) or "").startswith("open_clip"):
-        elsewhere += "; its texts miss the repairs of ftfy and HTML entities"
-    return (
-        f"In twinlens, as in the official code:\n\n{description}\n\nPlain transformers cannot do all of this: "
-        f"it {elsewhere}. `--preprocessing hub` converts to the pixels that it can make."
-    )
 
 
 def _parity(certificate: Certificate) -> str:

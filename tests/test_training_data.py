@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import skip_first_batches
+from braceexpand import braceexpand
 from helpers.text_corpus import trained_sentencepiece
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
@@ -31,6 +32,7 @@ from twinlens.processing import (
     SiglipTokenizer,
 )
 from twinlens.training import ContrastiveCollator, RandomResizedCrop, image_classes
+from twinlens.training.shards import _count_names, expand_braces
 from twinlens.training.streams import Sample, SkipCounter
 
 load_pairs: Any = twinlens.training.load_pairs  # what it returns depends on what it is given
@@ -771,3 +773,41 @@ class TestBatches:
     def test_a_processor_without_a_vocabulary(self):
         with pytest.raises(ValueError, match="Expected a processor with a tokenizer"):
             ContrastiveCollator(CLIPProcessor(CLIPImageProcessor()))
+
+
+class TestShards:
+    @pytest.mark.parametrize(
+        "pattern",
+        ["a.tar", "{0..3}.tar", "{07..10..2}", "{a..e}x{0,1}", "{a/{0..2},b/{0..3}}-{x,}", "{4..-1}", r"\{1\},{2,3}"],
+    )
+    def test_are_those_of_a_shell(self, pattern):
+        names = expand_braces(pattern)
+        assert names == list(braceexpand(pattern))
+        assert len(names) <= _count_names(pattern) <= len(names) * (52 if ".." in pattern else 1)
+
+    @pytest.mark.parametrize(
+        ("pattern", "message"),
+        [
+            ("{0..99999999999}.tar", "at most 1,000,000 tars"),
+            ("{a,b}" * 40, "at most 1,000,000 tars"),
+            ("{" + "{a,b}" * 40 + ",c}", "at most 1,000,000 tars"),
+            ("x" * 100_000 + "{0..99999}", "at most 1,000,000 tars"),
+            ("{" * 100_000 + "}" * 100_000, "braces in at most 20 others"),
+            ("{0..{1}", "Unbalanced braces"),
+            ("a}", r"a \{ for each \}"),
+            ("{1.." + "9" * 5000 + "}", "4300 digits"),
+        ],
+    )
+    def test_bombs_are_refused(self, pattern, message):
+        with pytest.raises(ValueError, match=message):
+            expand_braces(pattern)
+
+    def test_a_file_that_is_too_large_ends_its_tar(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr("twinlens.training.shards.MAX_FILE", 2000)
+        write_tar(tmp_path / "0.tar", {"a.png": encoded(1), "a.txt": b"no. 1", "b.png": bytes(2001), "b.txt": b"no. 2"})
+        write_tar(tmp_path / "1.tar", {"c.png": encoded(3), "c.txt": b"no. 3"})
+        stream = load_pairs(str(tmp_path / "{0..1}.tar"), repeat=False)
+        assert [sample["text"] for sample in stream] == ["no. 1", "no. 3"]
+        assert stream.skipped == 1
+        assert "the rest of" in caplog.text
+        assert "b.png has 2,001 bytes, expected at most 2,000" in caplog.text

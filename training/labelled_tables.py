@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,9 +64,16 @@ def _read_labels(value: Any, *, splits: bool) -> tuple[str, ...]:
     labels = [value] if isinstance(value, str | int) else value
     if splits:
         text = (value or "").strip()
-        labels = json.loads(text) if text.startswith("[") else [part for part in text.split(SEPARATOR) if part.strip()]
+        labels = _parse_list(text) if text.startswith("[") else [part for part in text.split(SEPARATOR) if part.strip()]
     if isinstance(labels, list):  # a number is that of a class
         labels = [str(label) if type(label) is int else label for label in labels]
     if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
-        raise ValueError(f"Expected the name of a class or a list of names, got {value!r}.")
+        raise ValueError(f"Expected the name of a class or a list of names, got {reprlib.repr(value)}.")
     return tuple(dict.fromkeys(label.strip() for label in labels))
+
+
+def _parse_list(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"Expected a list of names, got one nested too deep: {text[:40]!r}.") from error

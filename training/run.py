@@ -1,18 +1,14 @@
 """One training run from data to a Hub folder: what `twinlens train` does."""
 
 import copy
-import json
 import logging
-import math
 import os
-import platform
 import shutil
+import signal
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,25 +23,25 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations import is_tensorboard_available
-from transformers.trainer_utils import get_last_checkpoint
 
-from .._version import __version__
 from ..formats import absolute_path
 from ..inference import check_labels, load_exact_model, load_processor
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..processing.image_batches import naming
 from ..processing.image_input import open_image
-from ..processing.sentence_transformers import save_sentence_transformers_files
 from .augmentation import RandomResizedCrop
-from .card import draw_curves, training_card
+from .checkpoints import last_whole_checkpoint, remove_unfinished
 from .collator import ContrastiveCollator
 from .labelled_images import LabelledImages, image_classes
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .plan import TrainingPlan
 from .sources import ColumnPairs, FilePairs, PairDataset, SkipUnreadable, load_pairs
+from .stages import Stage, StageRecord, check_resumption, read_stages
 from .streams import SkipCounter, Stream, check_caption
+from .termination import StopOnTermination
+from .trained_folder import WORK_FOLDER, count, save_trained_folder, skipped_pairs, versions
 from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask, check_batches
 
 if TYPE_CHECKING:
@@ -53,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WORK_FOLDER = ".training"  # in the output folder; hidden, so that `twinlens push` does not upload it
+STOPPED = "Stopped by SIGTERM after update %d of %d, with a checkpoint: the same command with --resume goes on."
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,8 @@ def train(plan: TrainingPlan) -> TrainingResult:
 
     Checkpoints and TensorBoard's logs are kept in `.training` inside it. Under `accelerate launch` every process calls
     this. Raises FileExistsError for an output that holds something else, ImportError for a missing package, and
-    ValueError for a plan that cannot be run, all of them before training starts.
+    ValueError for a plan that cannot be run, all of them before training starts; SystemExit where SIGTERM stopped the
+    training, after a checkpoint.
     """
     _check_packages()
     output = absolute_path(plan.output)
@@ -80,15 +77,43 @@ def train(plan: TrainingPlan) -> TrainingResult:
     model, processor = load(plan)
     _check_output(output, model)
     trainer = build_trainer(plan, model, processor, output / WORK_FOLDER)
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - start
-    metrics = trainer.evaluate() if plan.eval_data else {}
     is_main = trainer.is_world_process_zero()
+    record, stop = _record_stages(plan, trainer, checkpoint), StopOnTermination()
     if is_main:
-        _save(plan, trainer, processor, output, metrics, seconds)
+        remove_unfinished(output / WORK_FOLDER)
+    for callback in (record, stop):
+        trainer.add_callback(callback)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stop.restore()
+    if stop.stopped:
+        if is_main:
+            logger.warning(STOPPED, trainer.state.global_step, trainer.state.max_steps)
+        raise SystemExit(128 + signal.SIGTERM)
+    metrics = trainer.evaluate() if plan.eval_data else {}
+    if is_main:
+        save_trained_folder(plan, trainer, processor, output, metrics, record.stages)
     trainer.accelerator.wait_for_everyone()
-    return TrainingResult(output, metrics, trainer.state.global_step, is_main, _skipped(trainer))
+    return TrainingResult(output, metrics, trainer.state.global_step, is_main, skipped_pairs(trainer))
+
+
+def _record_stages(plan: TrainingPlan, trainer: ContrastiveTrainer, checkpoint: Path | None) -> StageRecord:
+    """Return the record of the run. Raises ValueError where it cannot go on from the checkpoint with this plan."""
+    settings = {name: value for name, value in asdict(plan).items() if name not in ("output", "resume")}
+    pairs, processes = count(trainer.train_dataset), trainer.args.world_size
+    present = Stage(settings, plan.changed(), processes, pairs, versions())
+    if checkpoint is None:
+        return StageRecord(present)
+    earlier = read_stages(checkpoint)
+    check_resumption(present, earlier[-1])
+    if trainer.is_world_process_zero():
+        changes = "".join(
+            f", {name} {after!r} instead of {before!r}"
+            for name, (before, after) in present.changes(earlier[-1]).items()
+        )
+        logger.warning("Going on after update %d, from %s%s.", earlier[-1].last_update, checkpoint.name, changes)
+    return StageRecord(present, earlier)
 
 
 def dry_run(plan: TrainingPlan) -> MemoryEstimate:
@@ -293,59 +318,15 @@ def _build_collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> Cont
     return ContrastiveCollator(processor, augmentation=crop, seed=plan.seed)
 
 
-def _find_checkpoint(output: Path, resume: bool) -> str | None:
-    """Return the checkpoint to resume from, or None to start afresh, for which the output must not hold anything."""
+def _find_checkpoint(output: Path, resume: bool) -> Path | None:
+    """Return the checkpoint to go on from, or None to start afresh, for which the output must not hold anything."""
     if resume:
-        checkpoint = get_last_checkpoint(str(output / WORK_FOLDER)) if (output / WORK_FOLDER).is_dir() else None
-        if checkpoint is None:
+        if not (output / WORK_FOLDER).is_dir():
             raise FileNotFoundError(f"{output} has no checkpoint to resume from. Leave out --resume to start afresh.")
+        checkpoint = last_whole_checkpoint(output / WORK_FOLDER)
+        if checkpoint is None:
+            logger.warning("%s has no checkpoint yet, so the run starts again from the beginning.", output)
         return checkpoint
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty. Choose another folder, or --resume the run that is in it.")
     return None
-
-
-def _save(
-    plan: TrainingPlan,
-    trainer: ContrastiveTrainer,
-    processor: DualEncoderProcessor,
-    output: Path,
-    metrics: dict[str, float],
-    seconds: float,
-) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if plan.lora_rank:
-        model = model.merge_and_unload()
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    save_sentence_transformers_files(model.config, processor, output)
-    history = [_json_numbers(entry) for entry in trainer.state.log_history]
-    report = {
-        "plan": asdict(plan),
-        "updates": trainer.state.global_step,
-        "processes": trainer.args.world_size,
-        "seconds": round(seconds, 1),
-        "metrics": _json_numbers(metrics),
-        "skipped": _skipped(trainer),  # pairs that could not be read
-        "history": history,
-        "versions": {
-            "twinlens": __version__,
-            **{name: version(name) for name in ("torch", "transformers", "accelerate")},
-            "python": platform.python_version(),
-        },
-    }
-    (output / "training.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    draw_curves(history, output / "training_curves.png")
-    card = training_card(report, model.config.model_type, plan.changed())
-    (output / "README.md").write_text(card, encoding="utf-8")
-
-
-def _skipped(trainer: ContrastiveTrainer) -> int:
-    return getattr(trainer.train_dataset, "skipped", 0)
-
-
-def _json_numbers(entry: Mapping[str, float]) -> dict[str, float | None]:
-    """Return the numbers with None for those that are not finite, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in entry.items()
-    }

@@ -27,6 +27,7 @@ from .streams import (
     undecoded_image,
 )
 from .tables import (
+    MAX_LINE,
     TABLE_DELIMITERS,
     Column,
     Row,
@@ -223,6 +224,8 @@ def _pairs_from_folder(folder: Path, skip_corrupt: bool) -> FilePairs:
 
 
 def _read_captions(file: Path) -> list[str]:
+    if (size := file.stat().st_size) > MAX_LINE:
+        raise ValueError(f"{file} has {size:,} bytes, expected captions.")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

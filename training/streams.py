@@ -4,6 +4,8 @@ import itertools
 import json
 import logging
 import os
+import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -15,6 +17,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..processing.image_input import open_image
+from .shards import expand_braces, read_tar
 
 T = TypeVar("T")
 Caption: TypeAlias = str | Sequence[str]  # several captions are alternatives, of which the collator draws one
@@ -38,12 +41,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Every error that an unreadable image or caption can raise.
-UNREADABLE = (TypeError, ValueError, KeyError, OSError, Image.DecompressionBombError)
+UNREADABLE = (TypeError, ValueError, KeyError, OSError, RecursionError, Image.DecompressionBombError)
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 TEXT_KINDS = ("txt", "caption", "text")
 SHUFFLE_BUFFER_SAMPLES = 1000  # the next sample of a stream is drawn from so many
 MAX_WORKERS = 256
 REASONS_KEPT = 100
+_META = re.compile(r"__[^/]*__(/|$)")  # files of webdataset about a tar
 _REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")  # but not "pipe:", which would run a command
 
 
@@ -157,14 +161,13 @@ class TarStream(Stream):
         super().__init__(seed=seed, repeat=repeat)
         try:
             import webdataset  # noqa: F401  (before a worker needs it)
-            from braceexpand import braceexpand
         except ImportError as error:
             raise ImportError(
                 f"Tars need webdataset ({error}): pip install '.[train]' in the checkout of twinlens."
             ) from error
         self.image_kinds = (image_column,) if image_column else IMAGE_KINDS
         self.text_kinds = (text_column,) if text_column else TEXT_KINDS
-        self.shards = list(braceexpand(shards))
+        self.shards = expand_braces(shards)
         if missing := [shard for shard in self.shards if not shard.startswith(_REMOTE) and not Path(shard).is_file()]:
             raise FileNotFoundError(
                 f"{len(missing)} of {len(self.shards)} tars are not there: {', '.join(missing[:3])}."
@@ -199,11 +202,13 @@ class TarStream(Stream):
     def _files(self, shard: str) -> Iterator[dict[str, Any]]:
         """Yield the files of a tar. Everything after a place where it cannot be read counts as one skipped sample."""
         from webdataset.gopen import gopen
-        from webdataset.tariterators import tar_file_expander
 
+        kinds = {*self.image_kinds, *self.text_kinds, "json"}
         try:
             with gopen(shard) as stream:  # webdataset itself would leave it open
-                yield from tar_file_expander([{"url": shard, "stream": stream}], handler=_reraise)
+                for name, content in read_tar(stream, kinds):
+                    if not _META.match(name):
+                        yield {"fname": name, "data": content, "__url__": shard}
         except Exception as error:  # the tar, its compression and the network raise anything
             self.skip(f"the rest of {shard}: {next((item for item in error.args if isinstance(item, str)), error)}")
 
@@ -271,7 +276,7 @@ def check_caption(text: Any) -> Caption:
     """Return a caption, or a list of alternative captions, unchanged. Raises ValueError for anything else."""
     texts = text if isinstance(text, list | tuple) else [text]
     if not texts or not all(isinstance(item, str) and item.strip() for item in texts):
-        raise ValueError(f"Expected a caption or a list of captions, got {text!r}.")
+        raise ValueError(f"Expected a caption or a list of captions, got {reprlib.repr(text)}.")
     return text
 
 
@@ -286,7 +291,3 @@ def _shuffle(samples: Iterator[T], random: Random) -> Iterator[T]:
             yield buffer.pop()
     random.shuffle(buffer)
     yield from buffer
-
-
-def _reraise(error: Exception) -> bool:
-    raise error

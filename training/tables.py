@@ -3,13 +3,16 @@
 import csv
 import itertools
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import IO, Any, AnyStr, NamedTuple, TypeAlias
 
+from ..formats.errors import listed
 from ..processing.image_input import local_path
 
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None}
+MAX_LINE = 1 << 24  # characters
 OTHER_DELIMITERS = ("\t", ";", ",", "|")  # open_clip writes .csv files with tabs, spreadsheets some with semicolons
 
 Row: TypeAlias = "Mapping[str | None, Any] | bytes"  # fields by column, those beyond the header under None; a JSON line
@@ -31,7 +34,7 @@ def choose_columns(names: Sequence[str], columns: Sequence[Column], where: str) 
         if name is None or name not in names:
             expected = f"named {requested!r}" if requested else f"with the {kind}, such as {usual[0]!r},"
             raise ValueError(
-                f"Expected a column {expected} in {where}, got {', '.join(map(repr, names)) or 'none'}. "
+                f"Expected a column {expected} in {where}, got {listed(map(repr, names), ', ') or 'none'}. "
                 f"Name it with {kind}_column."
             )
         chosen.append(name)
@@ -46,17 +49,27 @@ def read_rows(file: Path, columns: Sequence[Column]) -> Iterator[tuple[int, Row]
     usual = TABLE_DELIMITERS[file.suffix.lower()]
     if usual is None:
         with file.open("rb") as json_lines:
-            yield from ((number, line) for number, line in enumerate(json_lines, 1) if line.strip())
+            yield from ((number, line) for number, line in enumerate(_lines(json_lines, file), 1) if line.strip())
         return
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = lines.readline()
+            header = lines.readline(MAX_LINE)
             delimiter = _choose_delimiter(header, usual, columns)
-            yield from enumerate(csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True), 1)
+            yield from enumerate(
+                csv.DictReader(itertools.chain([header], _lines(lines, file)), delimiter=delimiter, strict=True), 1
+            )
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8, save it as that: {error}") from error
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{file} is not a sound {file.suffix} file: {error}") from error
+
+
+def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
+    """Yield the lines of a file. Raises ValueError for one that is no line of a table but would fill the memory."""
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{path} has a line of more than {MAX_LINE:,} characters; it is no table.")
+        yield line
 
 
 def read_fields(row: Row, columns: Sequence[Column], where: str) -> tuple[dict[str | None, Any], list[str]]:
@@ -68,13 +81,15 @@ def read_fields(row: Row, columns: Sequence[Column], where: str) -> tuple[dict[s
 def check_no_surplus(fields: Mapping[str | None, Any]) -> None:
     """Raise ValueError for a row with more fields than the header."""
     if any(surplus := fields.get(None, ())):
-        raise ValueError(f"Expected as many fields as in the header, got {surplus[-1]!r} after them. Quote captions.")
+        raise ValueError(
+            f"Expected as many fields as in the header, got {reprlib.repr(surplus[-1])} after them. Quote captions."
+        )
 
 
 def check_image(image: Any) -> str:
     """Return the path or URL in the image column. Raises ValueError for anything else."""
     if not isinstance(image, str) or not image:
-        raise ValueError(f"Expected the path of an image, got {image!r}.")
+        raise ValueError(f"Expected the path of an image, got {reprlib.repr(image)}.")
     return image
 
 

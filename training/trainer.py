@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
     EvalPrediction,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -26,6 +25,7 @@ from ..modeling import DualEncoderModel
 from .labelled_images import LabelledImage
 from .optimization import parameter_groups
 from .random_state import ReplayRandomState, random_state
+from .resumable_trainer import ResumableTrainer
 from .streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class ZeroShotTask:
     class_texts: Sequence[Sequence[str]]
 
 
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(ResumableTrainer):
     """Trains a dual encoder on pairs of images and texts.
 
     Each of several processes compares its images with the texts of all of them; the mean of their losses and gradients
@@ -110,13 +110,13 @@ class ContrastiveTrainer(Trainer):
             self.args.ddp_find_unused_parameters = True  # transformers' classes may have parameters without use
         super().create_accelerator_and_postprocess()
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_weights(self, checkpoint: str, model: nn.Module | None) -> None:
         encoder = self._dual_encoder
         if not isinstance(encoder.traits, OtherFamily) or hasattr(self.model, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            super()._load_weights(checkpoint, model)
             return
         # transformers would take the names in the file for those in memory, and leave out weights where they differ.
-        saved = type(encoder).from_pretrained(resume_from_checkpoint, dtype=encoder.dtype)
+        saved = type(encoder).from_pretrained(checkpoint, dtype=encoder.dtype)
         encoder.load_state_dict(saved.state_dict())
 
     def _check_fsdp(self) -> None:

@@ -8,7 +8,11 @@ import pytest
 
 from .trial import outcomes
 
-KINDS = (pytest.param("archives", marks=pytest.mark.thorough), "settings", "vocabularies")
+KINDS = (
+    *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("archives", "training_data")),
+    "settings",
+    "vocabularies",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
