@@ -62,7 +62,9 @@ def write_new_words(folder: Path, size: int = 400) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("folder", type=Path, help="the folder to write")
-    parser.add_argument("--pairs", type=int, default=400, help="how many to train on, and how many others to measure on")
+    parser.add_argument(
+        "--pairs", type=int, default=400, help="how many to train on, and how many others to measure on"
+    )
     options = parser.parse_args()
     write_new_words(options.folder, options.pairs)
 

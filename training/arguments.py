@@ -52,8 +52,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
         if self.gradient_accumulation_steps > 1:
             size, parts = self.per_device_train_batch_size, self.gradient_accumulation_steps
             raise ValueError(
-                f"gradient_accumulation_steps={parts} would compare the pairs of each part alone, which is another loss "
-                f"than that of one batch: pass per_device_train_batch_size={size * parts} with "
+                f"gradient_accumulation_steps={parts} would compare the pairs of each part alone, another loss than "
+                f"that of one batch: pass per_device_train_batch_size={size * parts} with "
                 f"gradient_cache_size={size}, which needs as little memory."
             )
         if self.gradient_cache_size is not None and self.gradient_cache_size < 1:

@@ -1,7 +1,7 @@
-"""What a run is trained with where its plan says nothing: it follows from what is trained, on how much, and how large.
+"""What a run is trained with where its plan says nothing: it follows from what is trained, on how much, and its size.
 
-docs/training.md says on which worlds the rule was tried. Its sources: the learning rates of CLIP (arXiv:2103.00020, table
-20) and of open_clip from scratch, of FLYP (arXiv:2212.00638, 1e-5 for ViT-B/16) for fine-tuning, and of LoRA
+docs/training.md says on which worlds the rule was tried. Its sources: the learning rates of CLIP (arXiv:2103.00020,
+table 20) and of open_clip from scratch, of FLYP (arXiv:2212.00638, 1e-5 for ViT-B/16) for fine-tuning, and of LoRA
 (arXiv:2106.09685), ten times as high.
 """
 
@@ -29,7 +29,7 @@ class _Recipe(NamedTuple):
 
 RECIPES: dict[Mode, _Recipe] = {
     "fine-tuning": _Recipe(1e-5, 0.75, 1e-3, 1000, 1, 100, 0.9),
-    "LoRA": _Recipe(1e-4, 0.6, 4e-3, 1000, 1, 100, 0.9),
+    "LoRA": _Recipe(1e-4, 0.78, 1e-2, 1500, 1, 100, 0.9),
     "from scratch": _Recipe(5e-4, 0.12, 1e-3, 4000, 30, 200, 0.9),
 }
 

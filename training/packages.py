@@ -26,4 +26,3 @@ def check_packages(report_to: str) -> None:
 def report_names(report_to: str) -> list[str]:
     """Return the names in a list with commas; none of them for "none"."""
     return [name.strip() for name in report_to.split(",") if name.strip() not in ("", "none")]
-

@@ -44,7 +44,9 @@ class TrainingPlan:
     from_scratch: bool = _setting("Start from random weights; only the geometry of MODEL is used.", False)
     freeze: Literal["image", "text"] | None = _setting("The tower to freeze, with its projection (LiT).")
     unlocked_layers: int = _setting(
-        "How many of the last layers of the frozen tower are trained all the same, with what follows them.", 0, minimum=0
+        "How many of the last layers of the frozen tower are trained all the same, with what follows them.",
+        0,
+        minimum=0,
     )
     lora_rank: int | None = _setting(
         "Train only low-rank updates (LoRA) of this rank, which are merged into the weights at the end.", minimum=1
@@ -137,7 +139,9 @@ class TrainingPlan:
         if not self.patch_dropout < 1:
             raise ValueError(f"patch_dropout must be below 1, or no patch would be left, got {self.patch_dropout}.")
         if self.unlocked_layers and not self.freeze:
-            raise ValueError(f"unlocked_layers={self.unlocked_layers} are those of a frozen tower: name it with freeze.")
+            raise ValueError(
+                f"unlocked_layers={self.unlocked_layers} are those of a frozen tower: name it with freeze."
+            )
         if "{}" not in self.template:
             raise ValueError(f"Expected a template with {{}} where the class goes, got {self.template!r}.")
 
@@ -191,7 +195,8 @@ _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "tru
 def _check_type(name: str, value: object, annotation: Any) -> None:
     """Raise ValueError unless `value` has one of the types of an annotation such as `int | None` or `Literal[...]`."""
     expected: list[str] = []
-    for allowed in (annotation,) if isinstance(annotation, type) else get_args(annotation):
+    is_one = isinstance(annotation, type) or get_origin(annotation) is Literal
+    for allowed in (annotation,) if is_one else get_args(annotation):
         if get_origin(allowed) is Literal:
             if value in get_args(allowed):
                 return

@@ -95,5 +95,3 @@ def build_collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> Contr
     area = plan.min_crop_area
     crop = RandomResizedCrop(scale=(area, 1.0)) if area is not None and area < 1 else None
     return ContrastiveCollator(processor, augmentation=crop, seed=plan.seed)
-
-

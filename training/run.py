@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, set_seed
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CHECKPOINTING = "activation_checkpointing"  # its name in newer versions of transformers
 WORK_FOLDER = ".training"  # in the output folder; hidden, so that `twinlens push` does not upload it
 
 
@@ -120,9 +121,7 @@ def _what_is_kept(plan: TrainingPlan, updates: int) -> str:
     folder = Path(plan.output, WORK_FOLDER)
     if (checkpoint := get_last_checkpoint(str(folder)) if folder.is_dir() else None) is None:
         return f"interrupted at update {updates}, before the first checkpoint: remove {plan.output} and start again."
-    return (
-        f"interrupted at update {updates}. {checkpoint} is kept: the same command with --resume goes on from there."
-    )
+    return f"interrupted at update {updates}. {checkpoint} is kept: the same command with --resume goes on from there."
 
 
 def dry_run(plan: TrainingPlan) -> MemoryEstimate:
@@ -141,6 +140,9 @@ def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     except ValueError as error:  # the memory can be estimated all the same
         logger.warning("The run would not start: %s", error)
     load_evaluation(plan, collator)
+    if plan.gradient_checkpointing:
+        enable = getattr(model, f"{_CHECKPOINTING}_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return estimate_memory(
         model,
         first_batch(pairs, collator),
@@ -183,7 +185,7 @@ def build_trainer(
     model: "DualEncoderModel | PeftModel",
     processor: DualEncoderProcessor,
     folder: Path,
-    pairs: PairDataset | None = None,
+    pairs: "PairDataset | None" = None,
 ) -> ContrastiveTrainer:
     """Return the trainer of a plan, which keeps checkpoints and TensorBoard's logs in `folder`.
 
@@ -208,8 +210,6 @@ def build_trainer(
         adam_beta2=plan.adam_beta2,
         bf16=plan.bf16,
         use_cpu=not torch.accelerator.is_available(),  # without it transformers refuses bfloat16
-        gradient_checkpointing=plan.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=plan.compile,
         seed=plan.seed,
         data_seed=plan.seed,
@@ -224,7 +224,7 @@ def build_trainer(
         save_total_limit=2,
         disable_tqdm=True,  # `ShowProgress` shows what there is to see
         report_to=report_names(plan.report_to) or "none",
-        **({} if plan.optimizer == "adamw" else {"optim": plan.optimizer}),
+        **_named_settings(plan),
     )
     collator = build_collator(plan, processor)
     # Before there is a trainer, which makes the output folder.
@@ -244,6 +244,15 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ShowProgress())
     return trainer
+
+
+def _named_settings(plan: TrainingPlan) -> dict[str, Any]:
+    """Return the arguments whose names or defaults differ between versions of transformers."""
+    settings: dict[str, Any] = {} if plan.optimizer == "adamw" else {"optim": plan.optimizer}
+    if plan.gradient_checkpointing:
+        name = _CHECKPOINTING if hasattr(ContrastiveTrainingArguments, _CHECKPOINTING) else "gradient_checkpointing"
+        settings |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    return settings
 
 
 def _find_checkpoint(output: Path, resume: bool) -> str | None:

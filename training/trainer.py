@@ -93,7 +93,7 @@ class ContrastiveTrainer(Trainer):
     @property
     def _dual_encoder(self) -> DualEncoderModel:
         """The model without the wrappers that distribute it or adapt it."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
