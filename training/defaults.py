@@ -29,7 +29,7 @@ class _Recipe(NamedTuple):
 
 RECIPES: dict[Mode, _Recipe] = {
     "fine-tuning": _Recipe(1e-5, 0.75, 1e-3, 1000, 1, 100, 0.9),
-    "LoRA": _Recipe(1e-4, 0.78, 1e-2, 1500, 1, 100, 0.9),
+    "LoRA": _Recipe(1e-4, 0.78, 1e-2, 1000, 1, 100, 0.9),
     "from scratch": _Recipe(5e-4, 0.12, 1e-3, 4000, 30, 200, 0.9),
 }
 
