@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from .averaging import average_command
 from .checkpoints import inspect_command, list_command
 from .classification import classify_command
 from .conversion import convert_command, export_command, push_command, verify_command
@@ -99,6 +100,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "app": app_command,
     "evaluate": evaluate_command,
     "train": train_command,
+    "average": average_command,
     "demo": demo_command,
 }
 for name, command in COMMANDS.items():

@@ -3,13 +3,14 @@
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
+from ..formats.nested import flattened
 from ..inference import Embedder, load_exact_model, load_processor
 from .layout import JOB_FILE, write_json
 from .sources import Source
@@ -90,7 +91,8 @@ def agree(
 def _agreed(former: dict[str, Any], settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the settings of the job in the folder. Raises ValueError that has both values where they are others."""
     known, given = (
-        _flat({name: value for name, value in each.items() if name not in NOT_COMPARED}) for each in (former, settings)
+        flattened({name: value for name, value in each.items() if name not in NOT_COMPARED})
+        for each in (former, settings)
     )
     if former["weights"] != settings["weights"]:  # then the model is another one, whose processor tells nothing more
         known["model"], given["model"] = former["model"], settings["model"]
@@ -102,11 +104,3 @@ def _agreed(former: dict[str, Any], settings: dict[str, Any], folder: Path) -> d
             f"{folder} has another job: {words}. Start it again with the same settings, or embed into another folder."
         )
     return former
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one dictionary, with names like `source.sha256`."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -21,7 +21,7 @@ from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..processing.image_arrays import highest_float
 from ..processing.image_input import ImageItem
-from ..processing.tokenization import check_encodable
+from ..processing.text_input import check_encodable
 
 Kind = Literal["image", "text"]
 

@@ -26,7 +26,8 @@ from .image_batches import naming, number_images
 from .image_input import ImageItem, flatten_images, open_image
 from .image_steps import to_pil, to_rgb
 from .processor import DualEncoderProcessor
-from .tokenization import VocabularyNotFoundError, clean_texts
+from .text_input import clean_texts
+from .tokenization import VocabularyNotFoundError
 
 logger = logging.getLogger(__name__)
 

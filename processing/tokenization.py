@@ -2,20 +2,22 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import BatchEncoding
 from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy, TruncationStrategy
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from ..catalogue.download import is_name, suggest_names
+from .shared_pipeline import PipelineOfOneCall, sharing_copy, without_cutting
+from .text_input import clean_texts
 from .words import WordIds, WordRule
 
 if TYPE_CHECKING:
@@ -38,77 +40,6 @@ class OfThisProcess(dict[str, Any]):
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
-
-
-class _PipelineOfOneCall:
-    """A pipeline as transformers sees it during one call, which may switch truncation and padding as it likes.
-
-    The pipeline itself is shared by all calls, also those of other threads, and stays as it is.
-    """
-
-    truncation: dict[str, Any] | None = None
-    padding: dict[str, Any] | None = None
-
-    def __init__(self, shared: Tokenizer) -> None:
-        self._shared = shared
-        self.encode_special_tokens = shared.encode_special_tokens
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._shared, name)
-
-    def enable_truncation(self, **settings: Any) -> None:
-        self.truncation = settings
-
-    def enable_padding(self, **settings: Any) -> None:
-        self.padding = settings
-
-    def encode_batch(self, texts: list[Any], **settings: Any) -> list[Encoding]:
-        """Encode texts, cut and padded as the pipeline itself would if it was switched so."""
-        pipeline = without_cutting(self._shared, self.encode_special_tokens)
-        encodings = pipeline.encode_batch(texts, **settings)
-        if self.truncation is not None:
-            limit = self.truncation["max_length"]
-            if too_long := [index for index, encoding in enumerate(encodings) if len(encoding) > limit]:
-                cutting = sharing_copy(pipeline, self.encode_special_tokens)
-                cutting.enable_truncation(**self.truncation)
-                cut = cutting.encode_batch([texts[index] for index in too_long], **settings)
-                for index, encoding in zip(too_long, cut, strict=True):
-                    encodings[index] = encoding
-        if self.padding is not None:
-            padding = self.padding.copy()
-            length, multiple = padding.pop("length"), padding.pop("pad_to_multiple_of")
-            if length is None:
-                length = max(map(len, encodings), default=0)
-            if multiple:
-                length += -length % multiple
-            for encoding in encodings:
-                encoding.pad(length, **padding)
-        return encodings
-
-
-def without_cutting(pipeline: Tokenizer, encode_special_tokens: bool) -> Tokenizer:
-    """Return the pipeline, or a copy where it has other settings, which a user may have given it."""
-    whole = pipeline.truncation is None and pipeline.padding is None
-    if whole and pipeline.encode_special_tokens == encode_special_tokens:
-        return pipeline
-    return sharing_copy(pipeline, encode_special_tokens)
-
-
-def sharing_copy(
-    pipeline: Tokenizer,
-    encode_special_tokens: bool,
-    steps: Iterable[str] = ("normalizer", "pre_tokenizer", "post_processor", "decoder"),
-) -> Tokenizer:
-    """Return a pipeline of these steps and the same vocabulary in memory, without truncation and padding."""
-    copy = Tokenizer(pipeline.model)
-    for step in steps:
-        if (value := getattr(pipeline, step)) is not None:
-            setattr(copy, step, value)
-    added = (token for _, token in sorted(pipeline.get_added_tokens_decoder().items()))
-    for special, tokens in groupby(added, key=lambda token: token.special):
-        (copy.add_special_tokens if special else copy.add_tokens)(list(tokens))
-    copy.encode_special_tokens = encode_special_tokens
-    return copy
 
 
 class DualEncoderTokenizer(TokenizersBackend):
@@ -234,7 +165,7 @@ class DualEncoderTokenizer(TokenizersBackend):
             return self._encode_arrays(texts, max_length, to_max_length, return_tensors)
         # transformers switches truncation and padding in the pipeline, which other threads are using.
         call = object.__new__(type(self))
-        call.__dict__.update(self.__dict__, _tokenizer=_PipelineOfOneCall(self._tokenizer))
+        call.__dict__.update(self.__dict__, _tokenizer=PipelineOfOneCall(self._tokenizer))
         encoded = super(DualEncoderTokenizer, call)._encode_plus(
             texts,
             pairs,
@@ -388,39 +319,3 @@ class DualEncoderTokenizer(TokenizersBackend):
             json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         return super()._save_pretrained(save_directory, file_names, *args, **kwargs)
-
-
-def clean_texts(text: Any, clean: Callable[[str], str], *place: int) -> Any:
-    """Check and clean a text, or texts or lists of words in any kind of column; return lists.
-
-    Raises TypeError for what is no text, and ValueError for one that was decoded wrongly.
-    """
-    if isinstance(text, str):
-        if not text.isascii():
-            check_encodable(text, place)
-        return clean(text)
-    # The columns of NumPy and pandas, and those of Arrow.
-    if to_list := getattr(text, "tolist", None) or getattr(text, "to_pylist", None):
-        return clean_texts(to_list(), clean, *place)
-    # Tables and mappings have several columns (`keys`), and sets have no order.
-    is_bytes = isinstance(text, bytes | bytearray)
-    if not isinstance(text, Iterable) or is_bytes or type(text) in (set, frozenset) or hasattr(text, "keys"):
-        fix = "decode it first, text.decode('utf-8')" if is_bytes else "pass str or a list of str"
-        raise TypeError(f"Expected text, got {type(text).__name__}{_at(place)}: {fix}.")
-    return [clean_texts(item, clean, *place, position) for position, item in enumerate(text)]
-
-
-def check_encodable(text: str, place: tuple[int, ...]) -> None:
-    """Raise ValueError for a text with half of a surrogate pair; `place` is where in a list it is."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"Expected text, got half of a surrogate pair, {text[error.start]!a} ({error.start}){_at(place)}: "
-            "it was decoded wrongly; text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') repairs it."
-        ) from error
-
-
-def _at(place: tuple[int, ...]) -> str:
-    """Return where in the list of texts a mistake is, for error messages."""
-    return f" at {''.join(f'[{position}]' for position in place)} of the list" if place else ""

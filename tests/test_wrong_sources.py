@@ -196,6 +196,8 @@ USES: dict[str, Callable[[World, str, Path], list[Any]]] = {
         world.model, world.pairs, out, "--eval-data", world.pairs, "--zero-shot", source
     ),
     "train config": lambda world, source, out: train(world.model, world.pairs, out, "--config", source),
+    "average": lambda world, source, out: ["average", source, world.model, "--out", out],
+    "average tuned": lambda world, source, out: ["average", world.model, source, "--out", out],
     "demo": lambda world, source, out: ["demo", "--folder", source],
     "list": lambda world, source, out: ["list", source],
 }

@@ -2,6 +2,7 @@
 
 from .arguments import ContrastiveTrainingArguments as ContrastiveTrainingArguments
 from .augmentation import RandomResizedCrop as RandomResizedCrop
+from .averaging import average as average
 from .collator import ContrastiveCollator as ContrastiveCollator
 from .labelled_images import image_classes as image_classes
 from .labelled_tables import load_labels as load_labels
