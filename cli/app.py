@@ -36,8 +36,8 @@ class ReadableFailures(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _fail("interrupted.", 130)
+        except KeyboardInterrupt as error:
+            _fail(str(error) or "interrupted.", 130)
         # typer's own exceptions, for a wrong option or an exit, are RuntimeErrors that have an exit code.
         except Exception as error:
             if hasattr(error, "exit_code") or os.environ.get(TRACEBACK):

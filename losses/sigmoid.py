@@ -1,5 +1,7 @@
 """SigLIP's loss: every pair of an image and a text is a yes-or-no question (arXiv:2303.15343)."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,18 +17,22 @@ def sigmoid_loss(
     logit_scale: Tensor,
     logit_bias: Tensor,
     *,
+    pair_ids: Tensor | None = None,
     chunk_size: int = CHUNK_SIZE,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Return the log-loss of all pairs of unit vectors (batch, dim), summed over texts and averaged over images.
 
     `logit_scale` is the logarithm of the factor; open_clip's models return the factor itself, so pass its `.log()`.
+    `pair_ids` (batch, columns) are whole numbers: where two pairs agree in a column, such as one for each caption, the
+    image of the one is not compared with the text of the other.
     With a `group`, the texts are those of all its ranks; loss and gradients, averaged over ranks as DDP does, are those
     of one process with all pairs. At most `chunk_size` images are compared at a time, and fewer where their logits
     would take more than 256 MB. Raises ValueError where inputs are not unit vectors of matching shapes.
     """
     scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
-    return analytic_loss(_sigmoid_loss_and_gradients, image_embeds, text_embeds, scalars, chunk_size, group)
+    compute = partial(_sigmoid_loss_and_gradients, pair_ids=pair_ids)
+    return analytic_loss(compute, image_embeds, text_embeds, scalars, chunk_size, group)
 
 
 class SigmoidLoss(nn.Module):
@@ -47,6 +53,7 @@ def _sigmoid_loss_and_gradients(
     log_scale: Tensor,
     bias: Tensor,
     *,
+    pair_ids: Tensor | None,
     needs_grad: tuple[bool, ...],
     chunk_size: int,
     group: dist.ProcessGroup | None,
@@ -55,14 +62,14 @@ def _sigmoid_loss_and_gradients(
 
     The loss of a pair is softplus(-logit) if image and text match, and softplus(logit) if they do not.
     """
-    strips = Strips(images, log_scale, bias, chunk_size, needs_grad)
+    strips = Strips(images, log_scale, bias, chunk_size, needs_grad, pair_ids=pair_ids)
     losses, bias_grads = [], []
 
     def compare(block: Block, is_local_block: bool) -> Block:
         """Collect the losses of the images with a block of texts, and return the gradient of the texts."""
-        (texts,) = block
+        texts, *ids = block
         texts_grad = torch.zeros_like(texts) if strips.texts_need_grad else None
-        for strip in strips.with_texts(texts, is_local_block):
+        for strip in strips.with_texts(texts, is_local_block, *ids):
             if is_local_block:
                 strip.positive_logits.neg_()
             for _, logits, scratch in strip.tiles():
@@ -76,7 +83,7 @@ def _sigmoid_loss_and_gradients(
                 strips.add_gradients(strip, texts, texts_grad)
         return [] if texts_grad is None else [texts_grad]
 
-    texts_grads = ring_reduce([texts], compare, Tensor.add_, group)
+    texts_grads = ring_reduce([texts, *strips.pair_ids], compare, Tensor.add_, group)
     weight = 1 / len(images)
     gradients = strips.gradients(weight, texts, texts_grads[0] if texts_grads else None)
     bias_grad = torch.stack(bias_grads).sum() * weight if needs_grad[3] else None

@@ -11,6 +11,7 @@ MAX_CACHED_STRIPS = 4  # kept between the two passes of a loss that needs the lo
 # In all buffers together, 256 MB in float32: with many texts, strips are narrower and fewer.
 MAX_LOGITS_ELEMENTS = 2**26
 TILE_ELEMENTS = 2**18  # logits that stay in a CPU's cache from one operation to the next
+NO_PAIR = -1e30  # the logit of an image and a text that are not compared: no exponential or gradient of it is left
 
 
 class Strip(NamedTuple):
@@ -41,7 +42,8 @@ def strip_size(batch: int, chunk_size: int = CHUNK_SIZE) -> int:
 class Strips:
     """The logits exp(log_scale) * image @ text (+ bias) of `images` (batch, dim), strip by strip, and their gradients.
 
-    `needs_grad` says for images, texts, log_scale and bias whether their gradients are needed.
+    `needs_grad` says for images, texts, log_scale and bias whether their gradients are needed. `pair_ids` (batch,
+    columns) say what is not compared: see `softmax_loss`.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class Strips:
         chunk_size: int,
         needs_grad: tuple[bool, ...],
         max_cached: int = 1,
+        pair_ids: Tensor | None = None,
     ) -> None:
         batch, dim = images.shape
         self.images, self.scale, self.bias, self.needs_grad = images, log_scale.exp(), bias, needs_grad
+        self.pair_ids = [] if pair_ids is None else [pair_ids.reshape(batch, -1).contiguous()]  # travel with the texts
         self.size = strip_size(batch, chunk_size)
         # The scale's gradient follows from those of the images, or of the texts if the images need none.
         images_need_grad, self.texts_need_grad, scale_needs_grad = needs_grad[:3]
@@ -69,7 +73,7 @@ class Strips:
         self.scratch = images.new_empty(min(tile_elements, strip_elements))
         self.cached_logits: dict[int, int] = {}  # index of a buffer -> first image of the local strip that it holds
 
-    def with_texts(self, texts: Tensor, is_local_block: bool) -> Iterator[Strip]:
+    def with_texts(self, texts: Tensor, is_local_block: bool, *text_ids: Tensor) -> Iterator[Strip]:
         """Yield all strips of the logits with `texts` (texts, dim); the next one may overwrite the one before.
 
         The first strips of the block of this rank are computed once and yielded twice.
@@ -89,10 +93,20 @@ class Strips:
                     torch.mm(texts, scaled_images.t(), out=logits)
                 else:
                     torch.addmm(self.bias, texts, scaled_images.t(), out=logits)
+                for ids in text_ids:
+                    self._leave_out_equals(logits, ids, images_slice, is_local_block)
                 if is_local_block:
                     self.cached_logits[index] = start
             scratch = self.scratch[: self.scratch.numel() // count * count].view(-1, count)
             yield Strip(images_slice, scaled_images, logits, scratch)
+
+    def _leave_out_equals(self, logits: Tensor, text_ids: Tensor, images_slice: slice, is_local_block: bool) -> None:
+        """Write NO_PAIR over the logits (texts, images) of different pairs that have an id in common."""
+        for of_texts, of_images in zip(text_ids.t(), self.pair_ids[0][images_slice].t(), strict=True):
+            equal = of_texts[:, None] == of_images
+            if is_local_block:
+                equal[images_slice].fill_diagonal_(False)
+            logits.masked_fill_(equal, NO_PAIR)
 
     def add_gradients(self, strip: Strip, texts: Tensor, texts_grad: Tensor | None) -> None:
         """Add a strip's part to the gradients of images and texts; `strip.logits` holds the gradient of the logits."""

@@ -109,8 +109,7 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
         """
         check_inputs("image", pixel_values, inputs)
         inputs = {name: value for name, value in inputs.items() if name in self.image_input_names}
-        outputs = self.get_image_features(pixel_values, return_dict=True, **inputs)
-        return l2_normalize(outputs.pooler_output)
+        return l2_normalize(self.get_image_features(pixel_values, return_dict=True, **inputs).pooler_output)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
         """Encode token ids (texts, length) as unit vectors (texts, dim), in float32 for any weights.
@@ -162,14 +161,17 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
             return logits.t()  # (images, texts)
 
     def loss(
-        self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None = None
+        self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None = None, **options: Any
     ) -> Tensor:
-        """Return the family's contrastive loss of unit vectors (pairs, dim), over the pairs of all ranks of `group`."""
+        """Return the family's contrastive loss of unit vectors (pairs, dim), over the pairs of all ranks of `group`.
+
+        `options` are those of the losses, such as `pair_ids` (pairs, columns): `twinlens.modeling.softmax_loss`.
+        """
         images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
         scalars = (self.logit_scale, self.logit_bias) if self.traits.has_logit_bias else (self.logit_scale,)
-        return LOSSES[self.traits.loss](image_embeds, text_embeds, *scalars, group=group)
+        return LOSSES[self.traits.loss](image_embeds, text_embeds, *scalars, group=group, **options)
 
     @can_return_tuple
     def forward(
@@ -182,12 +184,14 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
         interpolate_pos_encoding: bool = False,
         inputs_embeds: Tensor | None = None,
         group: ProcessGroup | None = None,
+        pair_ids: Tensor | None = None,
         **kwargs: ModelKwargs,
     ) -> ModelOutput:
         """Compare images with texts, or encode one of the two alone; all embeddings and logits are float32.
 
-        With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold. Training
-        with it makes no logits, whose memory grows with the square of the batch.
+        With `return_loss`, image i belongs to text i, and to no other of those that the ranks of `group` hold; pairs
+        with one of their `pair_ids` (pairs, columns) in common are not compared. Training with it makes no logits,
+        whose memory grows with the square of the batch.
         """
         images = {"interpolate_pos_encoding": interpolate_pos_encoding}
         images |= {name: kwargs.pop(name) for name in self.image_input_names if name in kwargs}
@@ -205,7 +209,7 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
         if image_embeds is not None and text_embeds is not None and not (return_loss and self.training):
             logits_per_image = self.logits(image_embeds, text_embeds)  # (images, texts)
         return self.output_class(
-            loss=self.loss(image_embeds, text_embeds, group) if return_loss else None,
+            loss=self.loss(image_embeds, text_embeds, group, pair_ids=pair_ids) if return_loss else None,
             logits_per_image=logits_per_image,
             logits_per_text=None if logits_per_image is None else logits_per_image.t(),
             text_embeds=text_embeds,

@@ -13,7 +13,7 @@ from helpers.released_files import released_module
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from twinlens.losses import SigmoidLoss, SoftmaxLoss, strip_size
+from twinlens.losses import SigmoidLoss, SoftmaxLoss, sigmoid_loss, softmax_loss, strip_size
 
 LOSSES = {"sigmoid": SigmoidLoss, "softmax": SoftmaxLoss}
 
@@ -25,6 +25,27 @@ def textbook(name: str, images: Tensor, texts: Tensor, log_scale: Tensor, bias: 
         labels = 2 * torch.eye(len(images), dtype=logits.dtype) - 1
         return -nn.functional.logsigmoid(labels * (logits + bias)).sum() / len(images)
     return -(logits.log_softmax(0).diagonal().mean() + logits.log_softmax(1).diagonal().mean()) / 2
+
+
+def textbook_without_equals(
+    name: str, images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor, ids: Tensor
+) -> Tensor:
+    """The same without the pairs of an image and a text that belong to different pairs with an id in common.
+
+    Where the target is smoothed (by 0.1, as ALIGN's), what such a text would get goes to the text of the image.
+    """
+    logits = log_scale.exp() * images @ texts.t()
+    count = len(images)
+    equal = (ids[:, None] == ids).any(-1) & ~torch.eye(count, dtype=torch.bool)
+    if name == "sigmoid":
+        labels = 2 * torch.eye(count, dtype=logits.dtype) - 1
+        return -nn.functional.logsigmoid(labels * (logits + bias)).masked_fill(equal, 0).sum() / count
+    compared, own, smoothing = logits.masked_fill(equal, -torch.inf), logits.diagonal(), 0.1 * (name == "smoothed")
+    losses = [
+        compared.logsumexp(dim) - (1 - smoothing) * own - smoothing * logits.where(~equal, instead).mean(dim)
+        for dim, instead in ((0, own[None]), (1, own[:, None]))
+    ]
+    return torch.stack(losses).mean()
 
 
 def inputs(batch: int = 12, dim: int = 5, scale: float = 2.0, dtype=torch.float64, grad: bool = True) -> list[Tensor]:
@@ -78,6 +99,33 @@ def test_the_same_caption_twice_is_two_pairs(name):
     with torch.no_grad():
         values[1][7] = values[1][3]
     assert_same(name, values, chunk_size=4)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 1024])
+@pytest.mark.parametrize("name", ["sigmoid", "softmax", "smoothed"])
+def test_equal_pairs_are_not_compared(name, chunk_size):
+    values, ids = inputs(), torch.tensor([[0, 0, 0, 1, 2, 3, 4, 1, 5, 6, 7, 8], [*range(10), 9, 10]]).t()
+    losses = losses_process.losses_without_equals(None, ids)
+    loss, expected = losses[f"{name}, equals"](*values), textbook_without_equals(name, *values, ids)
+    torch.testing.assert_close(loss, expected.reshape(()), rtol=1e-10, atol=1e-10)
+    for found, wanted in zip(gradients(3 * loss, values), gradients(3 * expected, values), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ids_that_all_differ_change_nothing_and_equal_ones_leave_each_pair_alone(name):
+    values = [value.detach().float().requires_grad_() for value in inputs()]
+    options: dict[str, Any] = {"chunk_size": 5}
+    function = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}[name]
+    used = values[: 4 if name == "sigmoid" else 3]
+    assert torch.equal(function(*used, pair_ids=torch.arange(12), **options), function(*used, **options))
+    alone = function(*used, pair_ids=torch.zeros(12, dtype=torch.long), **options)
+    if name == "softmax":
+        assert alone.abs() < 1e-6
+    else:
+        own = values[2].exp() * (values[0] * values[1]).sum(1) + values[3]
+        torch.testing.assert_close(alone, -nn.functional.logsigmoid(own).mean(), rtol=1e-5, atol=1e-6)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(alone, used))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -330,11 +378,14 @@ def ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt") for rank in ranks]
 
 
-def assert_as_one_process(name: str, found: list[list[Tensor]]) -> None:
+def assert_as_one_process(name: str, found: list[list[Tensor]], equals: bool = False) -> None:
     """The mean over ranks of losses and, as DDP computes it, of gradients is that of one process with all pairs."""
     world = len(found)
     values = [value.requires_grad_() for value in losses_process.inputs(world)]
-    expected = textbook(name, *values)
+    if equals:
+        expected = textbook_without_equals(name, *values, losses_process.equal_pairs(world))
+    else:
+        expected = textbook(name, *values)
     wanted = gradients(expected, values)
     losses, images, texts, *scalars = zip(*found, strict=True)
     close: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
@@ -351,6 +402,12 @@ def assert_as_one_process(name: str, found: list[list[Tensor]]) -> None:
 def test_ranks_together_are_one_process(ranks, world, name):
     """Those with a way of exchange in their name are open_clip's."""
     assert_as_one_process(name.split(",")[0], [found[world, name] for found in ranks[:world]])
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softmax", "smoothed"])
+@pytest.mark.parametrize("world", losses_process.WORLDS)
+def test_equal_pairs_of_all_ranks_are_not_compared(ranks, world, name):
+    assert_as_one_process(name, [found[world, f"{name}, equals"] for found in ranks[:world]], equals=True)
 
 
 @pytest.mark.parametrize("world", losses_process.WORLDS[1:])

@@ -66,12 +66,13 @@ class TestPlan:
             ("- a list", "Expected names and values"),
             ("false", "Expected names and values"),
             ("a: [", "is not YAML"),
-            ("learning_rate: fast", "learning_rate must be a number, got 'fast'"),
-            ("batch_size: many", "batch_size must be a whole number, got 'many'"),
-            ("batch_size: 1.5", "batch_size must be a whole number, got 1.5"),
-            ("batch_size: true", "batch_size must be a whole number, got True"),
+            ("learning_rate: fast", "learning_rate must be a number or nothing, got 'fast'"),
+            ("batch_size: many", "batch_size must be a whole number or nothing, got 'many'"),
+            ("batch_size: 1.5", "batch_size must be a whole number or nothing, got 1.5"),
+            ("batch_size: true", "batch_size must be a whole number or nothing, got True"),
             ("weight_decay: true", "weight_decay must be a number, got True"),
-            ("epochs:", "epochs must be a number, got None"),
+            ("weight_decay:", "weight_decay must be a number, got None"),
+            ("schedule: stairs", "schedule must be 'cosine' or 'linear' or 'constant', got 'stairs'"),
             ("lora_rank: high", "lora_rank must be a whole number or nothing, got 'high'"),
             ("bf16: 1", "bf16 must be true or false, got 1"),
             ("template: [a, b]", r"template must be text, got \['a', 'b'\]"),
@@ -94,10 +95,15 @@ class TestPlan:
             ({"template": "a photo"}, "a template with {} where"),
             ({"model": Path("m")}, "model must be text, got PosixPath"),
             ({"steps": 0}, "steps must be at least 1, got 0"),
-            ({"epochs": 0}, "epochs must be above 0, got 0"),
+            ({"steps": -3}, "steps must be at least 1, got -3"),
+            ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+            ({"epochs": 0}, "epochs must be above 0, .* got 0"),
+            ({"learning_rate": 0.0}, "learning_rate must be above 0, or the run would train nothing, got 0.0"),
+            ({"patch_dropout": 1.0}, "patch_dropout must be below 1, .* got 1.0"),
+            ({"unlocked_layers": 2}, "unlocked_layers=2 are those of a frozen tower: name it with freeze"),
             ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
             ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
-            ({"learning_rate": math.nan}, "learning_rate must be at least 0, got nan"),
+            ({"learning_rate": math.nan}, "learning_rate must be above 0, .* got nan"),
         ],
     )
     def test_wrong_settings(self, settings, message):
@@ -143,10 +149,10 @@ class TestOptions:
     """What is given on the command line wins over the YAML file, whatever its value."""
 
     def test_zeros(self, planned):
-        yaml = "weight_decay: 0.3\nwarmup: 100\nseed: 7\nworkers: 4\nlearning_rate: 1e-3\n"
-        zeros = ["--weight-decay", "0", "--warmup", "0", "--seed", "0", "--workers", "0", "--learning-rate", "0"]
+        yaml = "weight_decay: 0.3\nwarmup: 100\nseed: 7\nworkers: 4\nmax_grad_norm: 1e-3\n"
+        zeros = ["--weight-decay", "0", "--warmup", "0", "--seed", "0", "--workers", "0", "--max-grad-norm", "0"]
         plan = planned(yaml, *zeros)
-        assert (plan.weight_decay, plan.warmup, plan.seed, plan.workers, plan.learning_rate) == (0, 0, 0, 0, 0)
+        assert (plan.weight_decay, plan.warmup, plan.seed, plan.workers, plan.max_grad_norm) == (0, 0, 0, 0, 0)
 
     def test_values_that_are_the_defaults(self, planned):
         plan = planned("batch_size: 8\nepochs: 3\nsplit: other\n", "--batch-size", "64", "--split", "train")
@@ -252,7 +258,7 @@ class TestRun:
     @pytest.mark.parametrize("package", ["matplotlib", "tensorboardX"])
     def test_a_missing_package_is_found_before_training(self, world, tmp_path, monkeypatch, package):
         monkeypatch.setitem(sys.modules, package, None)
-        monkeypatch.setattr("twinlens.training.run.is_tensorboard_available", lambda: package != "tensorboardX")
+        monkeypatch.setattr("twinlens.training.packages.is_tensorboard_available", lambda: package != "tensorboardX")
         with pytest.raises(ImportError, match=rf"need.* {package}.*pip install"):
             train(plan(world, tmp_path / "out"))
         assert not (tmp_path / "out").exists()
@@ -263,7 +269,7 @@ class TestRun:
         arguments = ["train", world / "model", world / "train", tmp_path / "out", "--eval-data", world / "test"]
         code, output, errors = run(*arguments, "--steps", 2, "--batch-size", 8, "--log-steps", 1, "--json")
         assert (code, json.loads(output)["updates"]) == (0, 2)
-        for text in ("update 1: loss", "update 2: eval_loss", "2/2"):
+        for text in ("\r\x1b[Kupdate 0/2  evaluating", "update 0/2  evaluation loss", "update 2/2  loss", "pairs/s"):
             assert text in errors
 
     def test_streams_need_a_number_of_steps(self, world, tmp_path):
@@ -300,7 +306,6 @@ class TestChecks:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"batch_size": 25}, "A batch has 25 pairs, and there are 24 pairs to train on: .* of at most 24"),
             ({"eval_data": "absent/pairs"}, "absent/pairs"),
             ({"eval_data": "{world}/damaged"}, "no format that Pillow knows"),
             ({"eval_data": "{world}/late"}, r"late/1\.png"),
@@ -320,7 +325,7 @@ class TestChecks:
                 (world / folder).mkdir(parents=True)
                 for number in range(2):
                     (world / folder / f"{number}.png").write_bytes(b"nothing")
-                    (world / folder / f"{number}.txt").write_text("a caption")
+                    (world / folder / f"{number}.txt").write_text(f"caption {number}")
             shutil.copytree(world / "damaged", world / "late")
             shutil.copy(world / "train" / "0.png", world / "late" / "0.png")
             images = [{"bytes": file.read_bytes(), "path": None} for file in sorted((world / "late").glob("*.png"))]
@@ -345,6 +350,8 @@ class TestChecks:
         if loss == "softmax":
             with pytest.raises(ValueError, match="softmax loss of one pair is always 0"):
                 check_batches(pairs, 1, loss)
+            with pytest.raises(ValueError, match="bring at least 2 pairs, there is 1"):
+                check_batches(range(1), 1, loss)
         else:
             check_batches(pairs, 1, loss)
             assert "A batch of one pair" in caplog.text
@@ -355,7 +362,7 @@ class TestChecks:
     @pytest.mark.parametrize("package", ["matplotlib.figure", "tensorboard"])
     def test_a_missing_package(self, world, tmp_path, monkeypatch, package):
         if package == "tensorboard":
-            monkeypatch.setattr("twinlens.training.run.is_tensorboard_available", lambda: False)
+            monkeypatch.setattr("twinlens.training.packages.is_tensorboard_available", lambda: False)
         else:
             monkeypatch.setitem(sys.modules, package, None)
         for start_run in (train, dry_run):
@@ -391,10 +398,10 @@ class TestDryRun:
         assert not (tmp_path / "out").exists()
 
     def test_memory_follows_the_slice_and_what_is_trained(self, world, tmp_path):
-        whole = dry_run(plan(world, tmp_path / "out", batch_size=64))
-        sliced = dry_run(plan(world, tmp_path / "out", batch_size=64, gradient_cache_size=8))
+        whole = dry_run(plan(world, tmp_path / "out", batch_size=24))
+        sliced = dry_run(plan(world, tmp_path / "out", batch_size=24, gradient_cache_size=3))
         assert whole.activations / 8 < sliced.activations < whole.activations / 5
-        assert dry_run(plan(world, tmp_path / "out", batch_size=64, freeze="image")).trainable < whole.trainable
+        assert dry_run(plan(world, tmp_path / "out", batch_size=24, freeze="image")).trainable < whole.trainable
 
     def test_activations_are_those_that_a_batch_keeps(self, world, tmp_path):
         """One pair times eight is what eight pairs keep: measured by the same hooks on the larger batch."""

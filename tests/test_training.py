@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.families import model as family_model
 from helpers.processes import finish, start
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -16,7 +17,10 @@ from transformers import HfArgumentParser
 
 import twinlens
 from twinlens.evaluation import retrieval_metrics
+from twinlens.losses import LOSSES
 from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments, add_lora, freeze, parameter_groups
+from twinlens.training.pair_ids import pair_ids
+from twinlens.training.patch_dropout import drop_patches
 
 
 def tiny(family: str, **vision) -> twinlens.DualEncoderModel:
@@ -54,6 +58,20 @@ class TestParameters:
         with pytest.raises(ValueError, match="image, text, got 'both'"):
             freeze(model, "both")  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("family", ["clip", "siglip"])
+    def test_partly_frozen(self, family):
+        """The last two of three layers, and what follows them."""
+        model = tiny(family, attention_dropout=0.5)
+        freeze(model, "image", unlocked_layers=2)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad and name.startswith("vis")}
+        below = ("vision_model.embeddings", "vision_model.pre_layrnorm", "vision_model.encoder.layers.0.")
+        names = {name for name, _ in model.named_parameters() if name.startswith("vis")}
+        assert trained == {name for name in names if not name.startswith(below)}
+        model.train()(**collate([Pairs()[i] for i in range(2)]), return_loss=True)
+        assert [layer.self_attn.training for layer in model.vision_model.encoder.layers] == [False, True, True]
+        with pytest.raises(ValueError, match="The text tower has 3 layers, so 4 of them cannot be unlocked"):
+            freeze(model, "text", unlocked_layers=4)
+
     def test_nothing_to_train(self):
         model = tiny("siglip").requires_grad_(False)
         with pytest.raises(ValueError, match="No parameter is trainable"):
@@ -82,13 +100,14 @@ class TestParameters:
 
 
 class Pairs(torch.utils.data.Dataset):
-    """Samples that are model inputs already."""
+    """Samples that are model inputs already; of `captions` different ones, if given, every caption is one."""
 
-    def __init__(self, count: int = 24, length: int = 8) -> None:
+    def __init__(self, count: int = 24, length: int = 8, captions: int | None = None) -> None:
         generator = torch.Generator().manual_seed(1)
         self.pixels = torch.randn(count, 3, 16, 16, generator=generator)
         self.ids = torch.randint(2, 98, (count, length), generator=generator)
         self.ids[:, -1] = 98
+        self.ids = self.ids[torch.arange(count) % (captions or count)]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -101,7 +120,7 @@ def collate(samples: list[dict]) -> dict:
     return {name: torch.stack([sample[name] for sample in samples]) for name in ("pixel_values", "input_ids")}
 
 
-def trainer(model, folder, **settings) -> ContrastiveTrainer:
+def trainer(model, folder, captions: int | None = None, **settings) -> ContrastiveTrainer:
     arguments = ContrastiveTrainingArguments(
         **{  # type: ignore[arg-type]
             "output_dir": str(folder), "use_cpu": True, "max_steps": 4, "learning_rate": 1e-3, "warmup_steps": 0,
@@ -110,7 +129,11 @@ def trainer(model, folder, **settings) -> ContrastiveTrainer:
         | settings
     )  # fmt: skip
     run = ContrastiveTrainer(
-        model=model, args=arguments, train_dataset=Pairs(), eval_dataset=Pairs(13), data_collator=collate
+        model=model,
+        args=arguments,
+        train_dataset=Pairs(captions=captions),
+        eval_dataset=Pairs(13, captions=captions),
+        data_collator=collate,
     )
     run.current_gradient_accumulation_steps = 1  # as at the beginning of `train`, for single steps
     return run
@@ -121,7 +144,7 @@ class TestTrainer:
     @pytest.mark.parametrize("size", [3, 8, 100])
     def test_slices_give_the_gradients_of_the_whole_batch(self, family, size, tmp_path):
         model = tiny(family)
-        batch = collate([Pairs()[i] for i in range(8)])
+        batch = collate([Pairs(captions=5)[i] for i in range(8)])
         gradients = []
         for cache in (None, size):
             model.zero_grad()
@@ -156,7 +179,15 @@ class TestTrainer:
         [
             {"gradient_cache_size": 4},
             {"bf16": True},
-            *(pytest.param(x, marks=pytest.mark.thorough) for x in ({}, {"gradient_accumulation_steps": 2})),
+            *(
+                pytest.param(x, marks=pytest.mark.thorough)
+                for x in (
+                    {},
+                    {"activation_checkpointing": True},
+                    {"optim": "adafactor"},
+                    {"lr_scheduler_type": "linear"},
+                )
+            ),
         ],
     )
     def test_learns(self, settings, tmp_path):
@@ -178,17 +209,77 @@ class TestTrainer:
         }
         assert metrics["eval_loss"] > 0
 
-    def test_a_last_batch_of_one_pair_has_no_softmax_loss(self, tmp_path):
-        """It would be 0 and lower the mean; 13 pairs are three batches of four, and one more."""
-        model = tiny("clip")
-        loss = trainer(model, tmp_path, per_device_eval_batch_size=4).evaluate()["eval_loss"]
+    @pytest.mark.parametrize("family", ["clip", "siglip"])
+    def test_the_loss_of_an_evaluation_is_that_of_all_pairs_together(self, family, tmp_path):
+        """Whatever the batches: 13 pairs are three of four and one more. Equal captions are not compared."""
+        model = tiny(family).eval()
+        pairs = Pairs(13, captions=6)
         with torch.no_grad():
-            batches = [collate([Pairs(13)[i] for i in range(start, start + 4)]) for start in (0, 4, 8)]
-            expected = [model.eval()(**batch, return_loss=True).loss for batch in batches]
-        assert loss == pytest.approx(float(torch.stack(expected).mean()), rel=1e-5)
-        alone = trainer(model, tmp_path, per_device_eval_batch_size=1).evaluate()
-        assert "eval_loss" not in alone
-        assert "eval_text_to_image_recall_at_1" in alone
+            expected = model(**collate([*pairs]), return_loss=True, pair_ids=torch.arange(13) % 6).loss.item()
+        for size in (1, 4, 100):
+            metrics = trainer(model, tmp_path, captions=6, per_device_eval_batch_size=size).evaluate()
+            assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-5)
+        counted = trainer(model, tmp_path, captions=6, duplicates_as_negatives=True).evaluate()["eval_loss"]
+        assert counted > expected + 1e-5
+
+    def test_a_single_pair_has_no_softmax_loss(self, tmp_path):
+        assert "eval_loss" not in trainer(tiny("clip"), tmp_path).evaluate(Pairs(1))
+        assert "eval_loss" in trainer(tiny("siglip"), tmp_path).evaluate(Pairs(1))
+
+    @pytest.mark.parametrize("family", ["clip", "siglip"])
+    def test_equal_captions_are_no_false_negatives(self, family, tmp_path):
+        """Training with them has the loss of the batch without these comparisons; other libraries compare them."""
+        model, batch = tiny(family), collate([Pairs(captions=3)[i] for i in range(8)])
+        equal = torch.arange(8) % 3
+        embeds = model.encode_image(batch["pixel_values"]), model.encode_text(batch["input_ids"])
+        scalars = [model.logit_scale, *([model.logit_bias] if family == "siglip" else [])]
+        loss = LOSSES[model.traits.loss]
+        for counted, ids in ((False, equal), (True, None)):
+            found = trainer(model, tmp_path, duplicates_as_negatives=counted).training_step(model, batch)
+            assert found.item() == pytest.approx(loss(*embeds, *scalars, pair_ids=ids).item(), rel=1e-5)
+
+    def test_captions_are_equal_if_their_tokens_are(self):
+        """Also where one batch is padded to a greater length than another, as processes may do."""
+        short = {"input_ids": torch.tensor([[5, 6], [6, 5]]), "attention_mask": torch.tensor([[1, 1], [1, 1]])}
+        padded = torch.tensor([[5, 6, 0], [5, 6, 7]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+        long = {"input_ids": padded[0], "attention_mask": padded[1], "image_ids": torch.tensor([4, 4])}
+        first, second = pair_ids(short).flatten().tolist()
+        (third, image), (fourth, same) = pair_ids(long).tolist()
+        assert first == third
+        assert len({first, second, fourth}) == 3
+        assert image == same == 4
+
+    def test_the_first_update_and_the_last_have_a_rate(self, tmp_path):
+        """open_clip's curve: a tenth of the rate at the first of ten updates of warm-up, then a cosine."""
+        for schedule, shares in (
+            ("cosine", [0.5, 1, 1, 0.5 * (1 + np.cos(np.pi / 3)), 0.5, 0.5 * (1 + np.cos(np.pi * 5 / 6))]),
+            ("linear", [0.5, 1, 1, 2 / 3, 0.5, 1 / 6]),
+            ("constant", [0.5, 1, 1, 1, 1, 1]),
+        ):
+            run = trainer(tiny("siglip"), tmp_path, max_steps=8, warmup_steps=2, lr_scheduler_type=schedule)
+            run.train()
+            rates = [entry["learning_rate"] for entry in run.state.log_history if "loss" in entry]
+            assert np.array(rates)[[0, 1, 2, 4, 5, 7]] == pytest.approx([1e-3 * share for share in shares])
+
+    def test_gradients_are_not_clipped_unless_asked(self, tmp_path):
+        """SGD moves the weights by the gradient itself, whose norm is above the limit."""
+        moves = []
+        for limit in (None, 0.01):
+            torch.manual_seed(0)
+            model = tiny("siglip")
+            before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+            settings = {} if limit is None else {"max_grad_norm": limit}
+            run = trainer(model, tmp_path, max_steps=1, optim="sgd", weight_decay=0, learning_rate=1e-2, **settings)
+            run.train()
+            after = torch.cat([p.detach().flatten() for p in model.parameters()])
+            moves.append((after - before).norm().item() / 1e-2)
+            norm = run.state.log_history[0]["grad_norm"]
+        assert moves[1] == pytest.approx(0.01, rel=0.05)
+        assert moves[0] == pytest.approx(norm, rel=0.05)
+
+    def test_accumulation_would_be_another_loss(self, tmp_path):
+        with pytest.raises(ValueError, match="pass per_device_train_batch_size=16 with gradient_cache_size=8"):
+            trainer(tiny("siglip"), tmp_path, gradient_accumulation_steps=2)
 
     def test_batches_that_cannot_be_made(self, tmp_path):
         with pytest.raises(ValueError, match="A batch has 25 pairs, and there are 24 pairs"):
@@ -242,7 +333,7 @@ def free_port() -> str:
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Twice four pairs are eight: the same losses, weights and metrics, whole or in slices."""
+    """Twice four pairs are eight, some with one caption: the same losses, weights and metrics, whole or in slices."""
     port = free_port()
     running = [start(train_as_rank, rank, port, tmp_path, output=tmp_path / f"log {rank}") for rank in "01"]
     alone = {family: train_three_steps(family, 8, tmp_path) for family in FAMILIES}
@@ -263,12 +354,12 @@ def train_three_steps(family: str, batch: int, folder, size: int | None = None) 
     """Weights and losses, and the recalls of an evaluation."""
     torch.manual_seed(0)
     run = trainer(
-        tiny(family), folder, max_steps=3, gradient_cache_size=size, per_device_train_batch_size=batch,
+        tiny(family), folder, captions=7, max_steps=3, gradient_cache_size=size, per_device_train_batch_size=batch,
         max_grad_norm=0.1, per_device_eval_batch_size=3,
     )  # fmt: skip
     run.train()
-    metrics = {name: value for name, value in run.evaluate().items() if "recall" in name}
-    assert len(metrics) == 6
+    metrics = {name: value for name, value in run.evaluate().items() if "recall" in name or name == "eval_loss"}
+    assert len(metrics) == 7
     losses = torch.tensor([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     return {**run.model.state_dict(), "losses": losses}, metrics
 
@@ -311,3 +402,36 @@ def test_two_processes_with_half_the_weights_each(tmp_path):
     together = load_file(tmp_path / "gradients.safetensors")
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=2e-6, msg=name)
+
+
+class TestPatchDropout:
+    @pytest.mark.parametrize("family", ["clip", "siglip"])
+    def test_a_share_of_the_patches_is_left_out_in_training(self, family):
+        """Of four patches one; a class token stays, and the positions of the others are their own."""
+        model, pixels = tiny(family), torch.randn(6, 3, 16, 16)
+        whole = model.vision_model.embeddings(pixels)
+        class_tokens = whole.shape[1] - 4
+        drop_patches(model, 0.25)
+        torch.testing.assert_close(model.eval().vision_model.embeddings(pixels), whole)
+        kept = model.train().vision_model.embeddings(pixels)
+        assert kept.shape == (6, class_tokens + 3, 32)
+        assert torch.equal(kept[:, :class_tokens], whole[:, :class_tokens])
+        places = [[[torch.equal(token, other) for other in every].index(True) for token in some]
+                  for some, every in zip(kept, whole, strict=True)]  # fmt: skip
+        assert all(len(set(found)) == class_tokens + 3 for found in places)
+        assert len({frozenset(found) for found in places}) > 1  # not the same ones of each image
+
+    def test_both_passes_over_a_slice_leave_the_same_patches_out(self, tmp_path):
+        model = tiny("siglip")
+        drop_patches(model, 0.5)
+        seen: list = []
+        model.vision_model.register_forward_hook(lambda module, inputs, output: seen.append(output.pooler_output))
+        run = trainer(model, tmp_path, gradient_cache_size=8)
+        run.training_step(model, collate([Pairs()[i] for i in range(8)]))
+        assert torch.equal(*seen)
+
+    def test_what_has_no_grid_of_patches(self):
+        with pytest.raises(ValueError, match="this model has a Siglip2VisionModel"):
+            drop_patches(family_model("Siglip2"), 0.5)
+        with pytest.raises(ValueError, match=r"in \[0, 1\), got 1"):
+            drop_patches(tiny("clip"), 1)

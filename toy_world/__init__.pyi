@@ -4,6 +4,7 @@ from .dataset import ShapesDataset as ShapesDataset
 from .dataset import SingleShapeDataset as SingleShapeDataset
 from .large_picture import LargePicture as LargePicture
 from .large_picture import draw_large_picture as draw_large_picture
+from .new_words import write_new_words as write_new_words
 from .picture import render as render
 from .world import HELD_OUT as HELD_OUT
 from .world import KINDS as KINDS

@@ -76,6 +76,8 @@ def _train(recipe: Recipe, updates: int) -> ContrastiveTrainer:
             warmup_steps=recipe.warmup_updates,
             weight_decay=recipe.weight_decay,
             adam_beta2=recipe.adam_beta2,
+            max_grad_norm=1.0,  # this and the next setting are those with which the files that ship were made
+            duplicates_as_negatives=True,
             logging_steps=max(1, updates // 60),
             save_strategy="no",
             use_cpu=True,

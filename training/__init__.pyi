@@ -1,5 +1,6 @@
 """The public names, and where they are."""
 
+from .arguments import ContrastiveTrainingArguments as ContrastiveTrainingArguments
 from .augmentation import RandomResizedCrop as RandomResizedCrop
 from .averaging import average as average
 from .collator import ContrastiveCollator as ContrastiveCollator
@@ -16,5 +17,4 @@ from .run import dry_run as dry_run
 from .run import train as train
 from .sources import load_pairs as load_pairs
 from .trainer import ContrastiveTrainer as ContrastiveTrainer
-from .trainer import ContrastiveTrainingArguments as ContrastiveTrainingArguments
 from .trainer import ZeroShotTask as ZeroShotTask

@@ -3,6 +3,8 @@
 import re
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -20,22 +22,30 @@ _EMBEDDINGS = re.compile(r"(vision|text)_model\.(?:\w+\.)?(embeddings|pre_layrno
 _LINEAR = r".*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|o_proj|query|key|value|dense)"
 
 
-def freeze(model: DualEncoderModel, tower: TowerName) -> None:
+def freeze(model: DualEncoderModel, tower: TowerName, *, unlocked_layers: int = 0) -> None:
     """Freeze a tower and its projection, so that its embeddings do not change (LiT, arXiv:2111.07991).
 
-    The tower runs in evaluation mode from now on: without dropout, and with the statistics of its batch norms as they
-    are.
+    The last `unlocked_layers` layers of it, and what follows them, stay as trainable as they were. All else in the
+    tower runs in evaluation mode from now on: without dropout, and with the statistics of its batch norms as they are.
     """
     if tower not in _TOWERS:
         raise ValueError(f"Expected a tower to freeze out of {', '.join(_TOWERS)}, got {tower!r}.")
+    depth = _count_layers(model)
+    if unlocked_layers > (layers := depth[_TOWERS[tower][0].removesuffix("_model")]):
+        raise ValueError(f"The {tower} tower has {layers} layers, so {unlocked_layers} of them cannot be unlocked.")
+    for name, parameter in model.named_parameters():
+        is_locked = not unlocked_layers or _steps_below_the_head(name, depth) > unlocked_layers
+        if is_locked and name.partition(".")[0] in _TOWERS[tower]:
+            parameter.requires_grad_(False)
     for name, part in model.named_children():
         if name in _TOWERS[tower]:
-            part.requires_grad_(False)
-            part.register_forward_pre_hook(_to_evaluation)
+            frozen = [m for m in part.modules() if not any(p.requires_grad for p in m.parameters())]
+            part.register_forward_pre_hook(partial(_to_evaluation, frozen))
 
 
-def _to_evaluation(module: nn.Module, inputs: object) -> None:
-    module.eval()
+def _to_evaluation(frozen: Sequence[nn.Module], module: nn.Module, inputs: object) -> None:
+    for part in frozen:
+        part.training = False
 
 
 def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dropout: float = 0.0) -> "PeftModel":
@@ -67,10 +77,7 @@ def parameter_groups(
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not names:
         raise ValueError("No parameter is trainable: both towers and the logit scale are frozen.")
-    depth: dict[str, int] = defaultdict(int)  # layers of each tower
-    for name, _ in model.named_parameters():
-        if layer := _LAYER.search(name):
-            depth[layer[1]] = max(depth[layer[1]], int(layer[2]) + 1)
+    depth = _count_layers(model)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -83,6 +90,15 @@ def parameter_groups(
         }
         for (steps, decays), parameters in groups.items()
     ]
+
+
+def _count_layers(model: nn.Module) -> dict[str, int]:
+    """Return the number of layers of each tower that has any, "vision" or "text"."""
+    depth: dict[str, int] = defaultdict(int)
+    for name, _ in model.named_parameters():
+        if layer := _LAYER.search(name):
+            depth[layer[1]] = max(depth[layer[1]], int(layer[2]) + 1)
+    return depth
 
 
 def _steps_below_the_head(name: str, depth: dict[str, int]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 REQUIRED = ("model", "data", "output")
 _PATHS = ("model", "data", "eval_data", "zero_shot", "tokenizer")
+_CHOSEN = " By default it is chosen from what is trained, and on how many pairs."
 
 
 def _setting(help: str, default: Any = None, *, minimum: float | None = None) -> Any:
@@ -42,20 +43,38 @@ class TrainingPlan:
     tokenizer: str | None = _setting("The vocabulary, if MODEL has none: a file or folder as for `twinlens convert`.")
     from_scratch: bool = _setting("Start from random weights; only the geometry of MODEL is used.", False)
     freeze: Literal["image", "text"] | None = _setting("The tower to freeze, with its projection (LiT).")
+    unlocked_layers: int = _setting(
+        "How many of the last layers of the frozen tower are trained all the same, with what follows them.",
+        0,
+        minimum=0,
+    )
     lora_rank: int | None = _setting(
         "Train only low-rank updates (LoRA) of this rank, which are merged into the weights at the end.", minimum=1
     )
-    epochs: float = _setting("The number of passes over the data.", 1.0)
+    epochs: float | None = _setting(f"The number of passes over the data.{_CHOSEN}")
     steps: int | None = _setting("The number of updates, instead of epochs; streamed data needs it.", minimum=1)
-    batch_size: int = _setting("The number of pairs in one update of one process.", 64, minimum=1)
+    batch_size: int | None = _setting(
+        "The number of pairs in one update of one process; at most as many as there are. By default 64.", minimum=1
+    )
     gradient_cache_size: int | None = _setting(
         "The number of pairs that are embedded at a time; the memory needed then depends on it, not on the batch size.",
         minimum=1,
     )
-    learning_rate: float = _setting("The highest learning rate, from which it falls along a cosine.", 1e-5, minimum=0)
-    warmup: float = _setting(
-        "How long the learning rate rises first: below 1 a share of the run, from 1 on a number of updates.",
-        0.05,
+    learning_rate: float | None = _setting(
+        "The highest learning rate. By default it is chosen from what is trained, and the size of the model."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = _setting(
+        "The curve along which the learning rate falls after the warm-up.", "cosine"
+    )
+    warmup: float | None = _setting(
+        "How long the learning rate rises first: below 1 a share of the run, from 1 on a number of updates. By default "
+        "a tenth of the run.",
+        minimum=0,
+    )
+    optimizer: str = _setting("The optimizer: adamw, or any name that `optim` of transformers' Trainer takes.", "adamw")
+    max_grad_norm: float = _setting(
+        "The norm to which a larger gradient is scaled down; 0, as CLIP and open_clip train, scales none.",
+        0.0,
         minimum=0,
     )
     weight_decay: float = _setting(
@@ -65,13 +84,36 @@ class TrainingPlan:
         "The factor by which the learning rate falls from each layer to the layer below it.", 1.0
     )
     adam_beta2: float = _setting("The second beta of AdamW.", 0.98, minimum=0)
-    min_crop_area: float = _setting("The smallest share of an image that a random crop keeps; 1 crops nothing.", 0.9)
+    min_crop_area: float | None = _setting(
+        "The smallest share of an image that a random crop keeps; 1 crops nothing. By default 0.9."
+    )
+    patch_dropout: float = _setting("The share of the patches of an image that are left out at random.", 0.0, minimum=0)
+    duplicates_as_negatives: bool = _setting(
+        "Count an image and an equal caption of another image as a pair that does not match, as other libraries do; "
+        "otherwise they are not compared.",
+        False,
+    )
     bf16: bool = _setting("Compute in bfloat16; the weights and the loss stay float32.", False)
+    gradient_checkpointing: bool = _setting(
+        "Keep no activations inside the layers and compute them twice: less memory, and about a third more time.", False
+    )
+    compile: bool = _setting("Compile the model with torch.compile, which needs a C++ compiler on CPUs.", False)
     seed: int = _setting("The seed of random weights, of the order of the pairs, and of random crops.", 0, minimum=0)
     workers: int = _setting("The number of processes that read data; 0 reads in the training process.", 0, minimum=0)
     log_steps: int = _setting("The number of updates between two points of the curves.", 10, minimum=1)
-    eval_steps: int | None = _setting("The number of updates between two evaluations; by default an epoch.", minimum=1)
-    save_steps: int | None = _setting("The number of updates between two checkpoints; by default an epoch.", minimum=1)
+    eval_steps: int | None = _setting(
+        "The number of updates between two evaluations; by default a tenth of the run, or an epoch if it is longer.",
+        minimum=1,
+    )
+    save_steps: int | None = _setting(
+        "The number of updates between two checkpoints; by default a tenth of the run, or an epoch if it is longer.",
+        minimum=1,
+    )
+    report_to: str = _setting(
+        "Where the curves go while the run lasts: tensorboard, wandb or another name that `report_to` of transformers' "
+        "Trainer takes, several of them with commas, or none.",
+        "tensorboard",
+    )
     resume: bool = _setting("Continue from the last checkpoint of an interrupted run in OUTPUT.", False)
 
     def __post_init__(self) -> None:
@@ -88,11 +130,18 @@ class TrainingPlan:
             raise ValueError("zero_shot is measured along with eval_data, which is missing.")
         if self.streaming and Path(self.data).exists():
             raise ValueError(f"streaming is for data sets on the Hub, and {self.data} is here: leave it out.")
-        if not self.epochs > 0:
-            raise ValueError(f"epochs must be above 0, got {self.epochs}.")
+        for name in ("epochs", "learning_rate"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, or the run would train nothing, got {value}.")
         for name in ("layer_decay", "min_crop_area"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}.")
+            if (value := getattr(self, name)) is not None and not 0 < value <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {value}.")
+        if not self.patch_dropout < 1:
+            raise ValueError(f"patch_dropout must be below 1, or no patch would be left, got {self.patch_dropout}.")
+        if self.unlocked_layers and not self.freeze:
+            raise ValueError(
+                f"unlocked_layers={self.unlocked_layers} are those of a frozen tower: name it with freeze."
+            )
         if "{}" not in self.template:
             raise ValueError(f"Expected a template with {{}} where the class goes, got {self.template!r}.")
 
@@ -134,7 +183,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if unknown := [str(name) for name in settings if name not in types]:
         raise ValueError(f"{file} has unknown settings: {', '.join(unknown)}. Known are {', '.join(types)}.")
     for name, value in settings.items():
-        if types[name] is float and isinstance(value, str):
+        if float in (types[name], *get_args(types[name])) and isinstance(value, str):
             with suppress(ValueError):  # the plan refuses it, and says what it expected
                 settings[name] = float(value)
     return settings
@@ -146,7 +195,8 @@ _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "tru
 def _check_type(name: str, value: object, annotation: Any) -> None:
     """Raise ValueError unless `value` has one of the types of an annotation such as `int | None` or `Literal[...]`."""
     expected: list[str] = []
-    for allowed in (annotation,) if isinstance(annotation, type) else get_args(annotation):
+    is_one = isinstance(annotation, type) or get_origin(annotation) is Literal
+    for allowed in (annotation,) if is_one else get_args(annotation):
         if get_origin(allowed) is Literal:
             if value in get_args(allowed):
                 return

@@ -1,54 +1,44 @@
 """One training run from data to a Hub folder: what `twinlens train` does."""
 
-import copy
 import logging
 import os
 import shutil
 import signal
-import sys
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.integrations import is_tensorboard_available
+from transformers import PrinterCallback, set_seed
 
 from ..formats import absolute_path
-from ..inference import check_labels, load_exact_model, load_processor
+from ..inference import load_exact_model, load_processor
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
-from ..processing.image_batches import naming
-from ..processing.image_input import open_image
-from .augmentation import RandomResizedCrop
+from .arguments import ContrastiveTrainingArguments
 from .checkpoints import last_whole_checkpoint, remove_unfinished
-from .collator import ContrastiveCollator
-from .labelled_images import LabelledImages, image_classes
+from .defaults import choose_settings, describe_start
+from .duplicates import check_captions
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
+from .outcome import check_trained, digest_of_trained
+from .packages import check_packages, report_names
+from .patch_dropout import drop_patches
 from .plan import TrainingPlan
-from .sources import ColumnPairs, FilePairs, PairDataset, SkipUnreadable, load_pairs
+from .planned_data import build_collator, first_batch, load_evaluation, load_training_pairs
+from .progress import ShowProgress, say
+from .sources import PairDataset
 from .stages import Stage, StageRecord, check_resumption, read_stages
-from .streams import SkipCounter, Stream, check_caption
 from .termination import StopOnTermination
 from .trained_folder import WORK_FOLDER, count, save_trained_folder, skipped_pairs, versions
-from .trainer import ContrastiveTrainer, ContrastiveTrainingArguments, ZeroShotTask, check_batches
+from .trainer import ContrastiveTrainer, check_batches
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
+_CHECKPOINTING = "activation_checkpointing"  # its name in newer versions of transformers
 STOPPED = "Stopped by SIGTERM after update %d of %d, with a checkpoint: the same command with --resume goes on."
 
 
@@ -68,16 +58,20 @@ def train(plan: TrainingPlan) -> TrainingResult:
 
     Checkpoints and TensorBoard's logs are kept in `.training` inside it. Under `accelerate launch` every process calls
     this. Raises FileExistsError for an output that holds something else, ImportError for a missing package, and
-    ValueError for a plan that cannot be run, all of them before training starts; SystemExit where SIGTERM stopped the
-    training, after a checkpoint.
+    ValueError for a plan that cannot be run, all of them before training starts; ValueError for a run that has changed
+    no weight; SystemExit where SIGTERM stopped the training, after a checkpoint.
     """
-    _check_packages()
+    check_packages(plan.report_to)
     output = absolute_path(plan.output)
     checkpoint = _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
     _check_output(output, model)
-    trainer = build_trainer(plan, model, processor, output / WORK_FOLDER)
+    pairs = load_training_pairs(plan)
+    plan = _complete(plan, model, pairs)
+    trainer = build_trainer(plan, model, processor, output / WORK_FOLDER, pairs)
     is_main = trainer.is_world_process_zero()
+    say(_describe_start(plan, model, pairs))
+    before = digest_of_trained(model)
     record, stop = _record_stages(plan, trainer, checkpoint), StopOnTermination()
     if is_main:
         remove_unfinished(output / WORK_FOLDER)
@@ -85,17 +79,21 @@ def train(plan: TrainingPlan) -> TrainingResult:
         trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_what_is_kept(plan, trainer.state.global_step)) from None
     finally:
         stop.restore()
+    updates = trainer.state.global_step
     if stop.stopped:
         if is_main:
-            logger.warning(STOPPED, trainer.state.global_step, trainer.state.max_steps)
+            logger.warning(STOPPED, updates, trainer.state.max_steps)
         raise SystemExit(128 + signal.SIGTERM)
-    metrics = trainer.evaluate() if plan.eval_data else {}
+    check_trained(model, before, updates=updates, learning_rate=trainer.args.learning_rate)
+    metrics = (_last_evaluation(trainer) or trainer.evaluate()) if plan.eval_data else {}
     if is_main:
         save_trained_folder(plan, trainer, processor, output, metrics, record.stages)
     trainer.accelerator.wait_for_everyone()
-    return TrainingResult(output, metrics, trainer.state.global_step, is_main, skipped_pairs(trainer))
+    return TrainingResult(output, metrics, updates, is_main, skipped_pairs(trainer))
 
 
 def _record_stages(plan: TrainingPlan, trainer: ContrastiveTrainer, checkpoint: Path | None) -> StageRecord:
@@ -116,40 +114,63 @@ def _record_stages(plan: TrainingPlan, trainer: ContrastiveTrainer, checkpoint: 
     return StageRecord(present, earlier)
 
 
+def _complete(plan: TrainingPlan, model: torch.nn.Module, pairs: PairDataset) -> TrainingPlan:
+    """Return the plan with a value for every setting, and raise ValueError for pairs that cannot train a model."""
+    check_captions(pairs)
+    number = count(pairs)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    complete = choose_settings(plan, parameters=parameters, pairs=number, processes=processes)
+    if plan.batch_size and complete.batch_size != plan.batch_size:
+        each = f" for each of {processes} processes" if processes > 1 else ""
+        say(f"Batches of {complete.batch_size}{each}, not {plan.batch_size}, because there are {number} pairs.")
+    return complete
+
+
+def _describe_start(plan: TrainingPlan, model: torch.nn.Module, pairs: PairDataset) -> str:
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return describe_start(plan, trained=trained, pairs=count(pairs))
+
+
+def _last_evaluation(trainer: ContrastiveTrainer) -> dict[str, float]:
+    """Return the metrics of the evaluation after the last update, if there was one."""
+    last = [entry for entry in trainer.state.log_history if entry["step"] == trainer.state.global_step]
+    return next((dict(entry) for entry in reversed(last) if "eval_runtime" in entry), {})
+
+
+def _what_is_kept(plan: TrainingPlan, updates: int) -> str:
+    """Return what an interrupted run leaves behind, and how to go on."""
+    if (checkpoint := last_whole_checkpoint(Path(plan.output, WORK_FOLDER))) is None:
+        return f"interrupted at update {updates}, before the first checkpoint: remove {plan.output} and start again."
+    return f"interrupted at update {updates}. {checkpoint} is kept: the same command with --resume goes on from there."
+
+
 def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     """Check and load all that the run needs, run one pair, and return the memory needed; nothing is written."""
-    _check_packages()
+    check_packages(plan.report_to)
     output = absolute_path(plan.output)
     _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
     _check_output(output, model)
-    collator = _build_collator(plan, processor)
-    pairs = _load_training_pairs(plan)
+    pairs = load_training_pairs(plan)
+    plan = _complete(plan, model, pairs)
+    say(_describe_start(plan, model, pairs))
+    collator = build_collator(plan, processor)
     try:
         check_batches(pairs, plan.batch_size, model.traits.loss, workers=plan.workers)
     except ValueError as error:  # the memory can be estimated all the same
         logger.warning("The run would not start: %s", error)
-    _load_evaluation(plan, collator)
+    load_evaluation(plan, collator)
+    if plan.gradient_checkpointing:
+        enable = getattr(model, f"{_CHECKPOINTING}_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return estimate_memory(
         model,
-        _first_batch(pairs, collator),
+        first_batch(pairs, collator),
         batch_size=plan.batch_size,
         slice_size=plan.gradient_cache_size,
         bf16=plan.bf16,
     )
-
-
-def _check_packages() -> None:
-    """Raise ImportError unless the packages are installed that only logs and the card need, at the end of a run."""
-    if not is_tensorboard_available():
-        raise ImportError("Logs need tensorboardX or tensorboard: pip install '.[train]' in the checkout of twinlens.")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"The curves in the model card need matplotlib ({error}): "
-            "pip install '.[train]' in the checkout of twinlens."
-        ) from error
 
 
 def _check_output(output: Path, model: "DualEncoderModel | PeftModel") -> None:
@@ -172,48 +193,66 @@ def load(plan: TrainingPlan) -> "tuple[DualEncoderModel | PeftModel, DualEncoder
     processor = load_processor(plan.model, plan.tokenizer or None)
     if plan.from_scratch:
         model = type(model)(model.config)
-    if plan.freeze:
-        freeze(model, plan.freeze)
-    return (add_lora(model, plan.lora_rank) if plan.lora_rank else model), processor
+    if plan.patch_dropout:
+        drop_patches(model, plan.patch_dropout)
+    adapted = add_lora(model, plan.lora_rank) if plan.lora_rank else model
+    if plan.freeze:  # after the adapters were added, so that those of the frozen tower are frozen too
+        freeze(model, plan.freeze, unlocked_layers=plan.unlocked_layers)
+    return adapted, processor
 
 
 def build_trainer(
-    plan: TrainingPlan, model: "DualEncoderModel | PeftModel", processor: DualEncoderProcessor, folder: Path
+    plan: TrainingPlan,
+    model: "DualEncoderModel | PeftModel",
+    processor: DualEncoderProcessor,
+    folder: Path,
+    pairs: "PairDataset | None" = None,
 ) -> ContrastiveTrainer:
-    """Return the trainer of a plan, which keeps checkpoints and TensorBoard's logs in `folder`."""
+    """Return the trainer of a plan, which keeps checkpoints and TensorBoard's logs in `folder`.
+
+    `pairs` are those to train on, if they have been loaded already.
+    """
+    pairs = load_training_pairs(plan) if pairs is None else pairs
+    plan = _complete(plan, model, pairs)
     arguments = ContrastiveTrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=plan.epochs,
+        num_train_epochs=plan.epochs,  # type: ignore[arg-type]  # `_complete` has set what was None
         max_steps=-1 if plan.steps is None else plan.steps,
-        per_device_train_batch_size=plan.batch_size,
-        per_device_eval_batch_size=plan.gradient_cache_size or plan.batch_size,
+        per_device_train_batch_size=plan.batch_size,  # type: ignore[arg-type]
+        per_device_eval_batch_size=plan.gradient_cache_size or plan.batch_size,  # type: ignore[arg-type]
         gradient_cache_size=plan.gradient_cache_size,
-        learning_rate=plan.learning_rate,
-        warmup_steps=plan.warmup,
+        learning_rate=plan.learning_rate,  # type: ignore[arg-type]
+        lr_scheduler_type=plan.schedule,
+        warmup_steps=plan.warmup,  # type: ignore[arg-type]
         weight_decay=plan.weight_decay,
+        max_grad_norm=plan.max_grad_norm,
+        duplicates_as_negatives=plan.duplicates_as_negatives,
         layer_decay=plan.layer_decay,
         adam_beta2=plan.adam_beta2,
         bf16=plan.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # without it transformers refuses bfloat16
+        torch_compile=plan.compile,
         seed=plan.seed,
         data_seed=plan.seed,
         dataloader_num_workers=plan.workers,
         logging_steps=plan.log_steps,
         logging_first_step=True,
-        eval_strategy="no" if not plan.eval_data else "steps" if plan.eval_steps else "epoch",
+        eval_strategy="steps" if plan.eval_data else "no",
         eval_steps=plan.eval_steps,
-        save_strategy="steps" if plan.save_steps else "epoch",
-        save_steps=plan.save_steps or 500,  # a number is expected even where it is not used
+        eval_on_start=bool(plan.eval_data) and not plan.resume,
+        save_strategy="steps",
+        save_steps=plan.save_steps,  # type: ignore[arg-type]
         save_total_limit=2,
-        disable_tqdm=not sys.stderr.isatty(),
-        report_to="tensorboard",
+        disable_tqdm=True,  # `ShowProgress` shows what there is to see
+        report_to=report_names(plan.report_to) or "none",
+        **_named_settings(plan),
     )
-    pairs = _load_training_pairs(plan)
-    collator = _build_collator(plan, processor)
+    collator = build_collator(plan, processor)
     # Before there is a trainer, which makes the output folder.
     processes, loss = arguments.world_size, model.traits.loss
-    check_batches(pairs, plan.batch_size, loss, processes=processes, workers=plan.workers)
-    _first_batch(pairs, collator)
-    eval_pairs, zero_shot = _load_evaluation(plan, collator)
+    check_batches(pairs, arguments.per_device_train_batch_size, loss, processes=processes, workers=plan.workers)
+    first_batch(pairs, collator)
+    eval_pairs, zero_shot = load_evaluation(plan, collator)
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
@@ -224,98 +263,17 @@ def build_trainer(
         zero_shot=zero_shot,
     )
     trainer.remove_callback(PrinterCallback)
-    if not arguments.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_ProgressOnStderr())
+    trainer.add_callback(ShowProgress())
     return trainer
 
 
-class _ProgressOnStderr(ProgressCallback):
-    """Shows progress bars, losses and metrics on stderr, because stdout is for the result of the command."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self.training_bar is not None and logs:
-            numbers = [f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, int | float)]
-            self.training_bar.write(f"update {state.global_step}: {', '.join(numbers)}", file=sys.stderr)
-
-
-def _load_evaluation(
-    plan: TrainingPlan, collator: ContrastiveCollator
-) -> "tuple[PairDataset | None, ZeroShotTask | None]":
-    """Return the pairs and the task to measure on, if they are planned; all that is no stream can be read."""
-    eval_pairs, zero_shot = None, None
-    if plan.eval_data:
-        eval_pairs = load_pairs(
-            plan.eval_data,
-            image_column=plan.image_column,
-            text_column=plan.text_column,
-            split=plan.eval_split,
-            repeat=False,
-            skip_corrupt=plan.skip_corrupt,
-        )
-        _first_batch(eval_pairs, collator)
-        if isinstance(eval_pairs, FilePairs):
-            _check_samples(eval_pairs, dict(zip(eval_pairs.image_ids, range(len(eval_pairs)), strict=True)).values())
-        elif isinstance(eval_pairs, ColumnPairs):
-            _check_samples(eval_pairs, range(len(eval_pairs)))
-    if plan.zero_shot:
-        images, names = image_classes(plan.zero_shot)
-        check_labels(names)
-        _check_samples(images, range(len(images)))
-        zero_shot = ZeroShotTask(images, [[plan.template.replace("{}", name)] for name in names])
-    return eval_pairs, zero_shot
-
-
-def _check_samples(samples: FilePairs | ColumnPairs | LabelledImages, indices: Iterable[int]) -> None:
-    """Raise the error of the first of these samples that cannot be read: after the training it would come too late."""
-
-    def check(index: int) -> None:
-        sample = samples[index]
-        with naming(f"Sample {index}"):
-            check_caption(sample.get("text", "a class"))
-            if isinstance(sample["image"], str | bytes):
-                open_image(sample["image"])
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(check, indices):
-            pass
-
-
-def _first_batch(pairs: PairDataset, collator: ContrastiveCollator) -> dict[str, Tensor]:
-    """Return a batch of the first pair alone, which fails for data that the model cannot take; nothing is counted."""
-    if isinstance(pairs, Stream):
-        pairs = copy.copy(pairs)
-        pairs.repeat, pairs.skip = False, SkipCounter()  # in order, without filling the buffer for shuffling
-    elif isinstance(pairs, SkipUnreadable):
-        pairs = SkipUnreadable(pairs.pairs)
-    return collator([next(iter(pairs))])
-
-
-def _load_training_pairs(plan: TrainingPlan) -> PairDataset:
-    pairs = load_pairs(
-        plan.data,
-        image_column=plan.image_column,
-        text_column=plan.text_column,
-        split=plan.split,
-        streaming=plan.streaming,
-        seed=plan.seed,
-        skip_corrupt=plan.skip_corrupt,
-    )
-    if isinstance(pairs, Stream) and plan.steps is None:
-        raise ValueError(f"{plan.data} is a stream, whose epochs have no known length: say how many --steps.")
-    return pairs
-
-
-def _build_collator(plan: TrainingPlan, processor: DualEncoderProcessor) -> ContrastiveCollator:
-    crop = RandomResizedCrop(scale=(plan.min_crop_area, 1.0)) if plan.min_crop_area < 1 else None
-    return ContrastiveCollator(processor, augmentation=crop, seed=plan.seed)
+def _named_settings(plan: TrainingPlan) -> dict[str, Any]:
+    """Return the arguments whose names or defaults differ between versions of transformers."""
+    settings: dict[str, Any] = {} if plan.optimizer == "adamw" else {"optim": plan.optimizer}
+    if plan.gradient_checkpointing:
+        name = _CHECKPOINTING if hasattr(ContrastiveTrainingArguments, _CHECKPOINTING) else "gradient_checkpointing"
+        settings |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    return settings
 
 
 def _find_checkpoint(output: Path, resume: bool) -> Path | None:

@@ -20,7 +20,7 @@ from .checkpoints import STATE
 # all others can be changed by `--resume`.
 FIXED = (
     "model", "data", "split", "streaming", "image_column", "text_column", "tokenizer", "from_scratch", "freeze",
-    "lora_rank", "batch_size", "seed",
+    "unlocked_layers", "lora_rank", "optimizer", "batch_size", "seed",
 )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,55 +22,19 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..configuration import OtherFamily
 from ..evaluation import retrieval_metrics, zero_shot_accuracy
+from ..losses import LOSSES
 from ..modeling import DualEncoderModel
 from .labelled_images import LabelledImage
 from .optimization import parameter_groups
+from .pair_ids import pair_ids
 from .random_state import ReplayRandomState, random_state
 from .resumable_trainer import ResumableTrainer
+from .schedules import SCHEDULES, rate_factor
 from .streams import Stream
 
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
-
-
-@dataclass
-class ContrastiveTrainingArguments(TrainingArguments):
-    """The arguments of transformers, with defaults for contrastive learning.
-
-    `per_device_train_batch_size` is the number of pairs of one process. The loss compares the images of each process
-    with the texts of all processes.
-    """
-
-    learning_rate: float = 1e-5
-    weight_decay: float = 0.1
-    adam_beta2: float = 0.98  # as CLIP's Vision Transformers (arXiv:2103.00020, table 18)
-    adam_epsilon: float = 1e-6
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = 0.05
-    per_device_train_batch_size: int = 64
-    remove_unused_columns: bool = False
-    dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
-    ddp_find_unused_parameters: bool | None = False  # there are none, and searching takes time
-    report_to: None | str | list[str] = "none"  # noqa: RUF036 (HfArgumentParser reads no other order)
-    gradient_cache_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "The number of pairs to embed at a time; the memory needed then depends on it, not on the batch "
-            "size (GradCache, arXiv:2101.06983)."
-        },
-    )
-    layer_decay: float = field(
-        default=1.0,
-        metadata={"help": "The factor by which the learning rate falls from each layer to the layer below it."},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gradient_cache_size is not None and self.gradient_cache_size < 1:
-            raise ValueError(f"gradient_cache_size must be at least 1 or None, got {self.gradient_cache_size}.")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}.")
 
 
 @dataclass(frozen=True)
@@ -128,7 +93,7 @@ class ContrastiveTrainer(ResumableTrainer):
     @property
     def _dual_encoder(self) -> DualEncoderModel:
         """The model without the wrappers that distribute it or adapt it."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
@@ -156,8 +121,30 @@ class ContrastiveTrainer(ResumableTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the loss: in training over the pairs of all processes, in evaluation over those of the batch."""
-        outputs = model(**_model_inputs(inputs), return_loss=True, group=self._group if model.training else None)
+        group = self._group if model.training else None
+        outputs = model(**_model_inputs(inputs), return_loss=True, group=group, pair_ids=self._pair_ids(inputs))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _pair_ids(self, inputs: Batch) -> Tensor | None:
+        return None if self.args.duplicates_as_negatives else pair_ids(inputs)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the schedule of the learning rate; those of `SCHEDULES` have no update at rate 0."""
+        schedule = str(getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type))
+        if self.lr_scheduler is None and schedule in SCHEDULES:  # type: ignore[has-type]
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            factor = partial(rate_factor, schedule, num_training_steps, warmup)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log numbers, with the scale of the logits beside a loss."""
+        if "loss" in logs:
+            logs["scale"] = whole(self._dual_encoder.logit_scale).exp().item()
+        super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         args, loss = self.args, self._dual_encoder.traits.loss
@@ -214,7 +201,8 @@ class ContrastiveTrainer(ResumableTrainer):
         images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))  # (batch, dim)
         encoder = self._dual_encoder
         scalars = [scalar for scalar in encoder.parameters(recurse=False) if scalar.requires_grad]  # scale and bias
-        loss = encoder.loss(images, texts, self._group)
+        ids = self._pair_ids(inputs)
+        loss = encoder.loss(images, texts, self._group, pair_ids=None if ids is None else ids.to(images.device))
         image_grads, text_grads, *scalar_grads = torch.autograd.grad(loss, [images, texts, *scalars])
         last = len(slices) - 1
         pieces = zip(slices, states, image_grads.split(size), text_grads.split(size), strict=True)
@@ -229,27 +217,18 @@ class ContrastiveTrainer(ResumableTrainer):
                 product = (outputs.image_embeds * image_grad).sum() + (outputs.text_embeds * text_grad).sum()
                 if number == last:
                     product = product + sum((p * g).sum() for p, g in zip(scalars, scalar_grads, strict=True))
-                self.accelerator.backward(product / self.current_gradient_accumulation_steps)
-        return loss.detach() / self.current_gradient_accumulation_steps
+                self.accelerator.backward(product)
+        return loss.detach()
 
     def prediction_step(
         self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None, Batch | None]:
-        """Return the loss, the unit embeddings of images and texts, and the ids by which equal ones are recognised.
-
-        A single pair has no softmax loss.
-        """
+        """Return no loss, the unit embeddings of images and texts, and the ids by which equal ones are recognised."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        if len(inputs["input_ids"]) == 1 and self._dual_encoder.traits.loss != "sigmoid":
-            loss = None  # always 0: a last batch of one pair would lower the mean
-        if prediction_loss_only:
-            return loss, None, None
-        labels = {"text_ids": inputs["input_ids"]}
-        if "image_ids" in inputs:
-            labels["image_ids"] = inputs["image_ids"]
-        return loss, (outputs.image_embeds, outputs.text_embeds), labels
+            outputs = model(**_model_inputs(inputs))
+        columns = dict(zip(("text_ids", "image_ids"), pair_ids(inputs).unbind(1), strict=False))
+        return None, (outputs.image_embeds, outputs.text_embeds), columns
 
     def evaluation_loop(
         self,
@@ -261,9 +240,21 @@ class ContrastiveTrainer(ResumableTrainer):
     ) -> EvalLoopOutput:
         # prediction_loss_only=False: transformers would set it to True because the inputs have no `labels`.
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        if len(output.predictions[0]) > 1 or self._dual_encoder.traits.loss == "sigmoid":
+            output.metrics[f"{metric_key_prefix}_loss"] = self._evaluation_loss(output)
         if self.zero_shot is not None:
             output.metrics[f"{metric_key_prefix}_zero_shot_accuracy"] = self._zero_shot_accuracy(self.zero_shot)
         return output
+
+    def _evaluation_loss(self, output: EvalLoopOutput) -> float:
+        """Return the loss of all pairs together, which depends neither on batches nor on processes."""
+        encoder, device = self._dual_encoder, self.args.device
+        scalars = [encoder.logit_scale, *([encoder.logit_bias] if encoder.traits.has_logit_bias else [])]
+        images, texts = (torch.from_numpy(embeds).to(device) for embeds in output.predictions)
+        columns = [torch.from_numpy(ids).to(device) for ids in output.label_ids.values()]
+        ids = None if self.args.duplicates_as_negatives else torch.stack(columns, dim=1)
+        with torch.no_grad():
+            return LOSSES[encoder.traits.loss](images, texts, *map(whole, scalars), pair_ids=ids).item()
 
     def _zero_shot_accuracy(self, task: ZeroShotTask) -> float:
         """Return the accuracy. The embedding of a class is the normalised mean of those of its texts."""
@@ -315,17 +306,24 @@ def check_batches(pairs: Any, batch_size: int, loss: str, *, processes: int = 1,
     if isinstance(pairs, Stream):
         pairs.check_parts(processes * max(1, workers))
     if batch_size * processes == 1 and loss != "sigmoid":
-        raise ValueError(
-            "The softmax loss of one pair is always 0, so a batch size of 1 trains nothing: choose at least 2."
-        )
+        is_all = isinstance(pairs, Sized) and len(pairs) == 1
+        needed = "bring at least 2 pairs, there is 1" if is_all else "choose at least 2"
+        raise ValueError(f"The softmax loss of one pair is always 0, so a batch size of 1 trains nothing: {needed}.")
     if batch_size * processes == 1:
         logger.warning("A batch of one pair has no texts of other images to tell apart: choose a larger batch size.")
     if isinstance(pairs, Sized) and len(pairs) < batch_size * processes:
         each = f" for each of {processes} processes" if processes > 1 else ""
+        most = len(pairs) // processes
+        remedy = f"choose a batch size of at most {most}" if most else f"use at most {len(pairs)} processes"
         raise ValueError(
-            f"A batch has {batch_size} pairs{each}, and there are {len(pairs)} pairs to train on: choose a batch size "
-            f"of at most {len(pairs) // processes}, or bring more pairs."
+            f"A batch has {batch_size} pairs{each}, and there are {len(pairs)} pairs to train on: {remedy}, or bring "
+            "more pairs."
         )
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """Return a parameter that FSDP may have divided between processes."""
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.detach()
 
 
 def _model_inputs(inputs: Mapping[str, Any]) -> Batch:

@@ -52,6 +52,21 @@ def own_losses(group: dist.ProcessGroup | None) -> dict[str, Loss]:
     }
 
 
+def equal_pairs(world: int) -> Tensor:
+    """Return two ids of each pair of all ranks: every fourth one has the same caption, every second the same image."""
+    numbers = torch.arange(LOCAL * world)
+    return torch.stack([numbers % 4, numbers // 2], dim=1)
+
+
+def losses_without_equals(group: dist.ProcessGroup | None, ids: Tensor) -> dict[str, Loss]:
+    settings: dict = {"pair_ids": ids, "chunk_size": 2, "group": group}
+    return {
+        "sigmoid, equals": lambda *values: sigmoid_loss(*values, **settings),
+        "softmax, equals": lambda *values: softmax_loss(*values[:3], **settings),
+        "smoothed, equals": lambda *values: softmax_loss(*values[:3], label_smoothing=0.1, **settings),
+    }
+
+
 def open_clip_losses(module: ModuleType, rank: int, world: int) -> dict[str, Loss]:
     sides = {"rank": rank, "world_size": world}
     losses = {f"sigmoid, {way}": module.SigLipLoss(dist_impl=way, **sides) for way in ("bidir", "shift")}
@@ -102,7 +117,9 @@ def main(rank: int, folder: str) -> None:
         if rank < world:
             dist.init_process_group("gloo", init_method=f"file://{folder}/{world}", rank=rank, world_size=world)
             losses = own_losses(dist.group.WORLD)
-            for name, loss in {**losses, **open_clip_losses(open_clip, rank, world)}.items():
+            ids = equal_pairs(world)[LOCAL * rank : LOCAL * (rank + 1)]
+            others = losses_without_equals(dist.group.WORLD, ids) | open_clip_losses(open_clip, rank, world)
+            for name, loss in {**losses, **others}.items():
                 found[world, name] = differentiated(loss, of_rank(rank, world))
             for name, loss in losses.items() if world > 1 else ():
                 found[world, f"{name} errors"] = errors(rank, world, loss)

@@ -1,0 +1,36 @@
+"""Whether a run has trained at all: a run that changed nothing must not look like a success."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+
+def digest_of_trained(model: nn.Module) -> bytes:
+    """Return a digest of the trainable weights, of those parts of them that this process holds."""
+    digest = hashlib.blake2b()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            digest.update(_held_here(parameter).cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()
+
+
+def check_trained(model: nn.Module, before: bytes, *, updates: int, learning_rate: float) -> None:
+    """Raise ValueError if the trainable weights still have the digest `before`, or are no numbers any more."""
+    run = f"{updates} {'update' if updates == 1 else 'updates'} at a learning rate of at most {learning_rate:g}"
+    if digest_of_trained(model) == before:
+        raise ValueError(
+            f"No weight has changed in {run}, so there is nothing to write: choose a higher learning rate, or more "
+            "updates."
+        )
+    if not all(_held_here(p).isfinite().all() for p in model.parameters() if p.requires_grad):
+        raise ValueError(
+            f"Weights became infinite or no numbers in {run}: choose a lower learning rate, a longer warm-up, or a "
+            "max_grad_norm."
+        )
+
+
+def _held_here(parameter: Tensor) -> Tensor:
+    """Return a parameter, or the part of it that FSDP keeps in this process."""
+    parameter = parameter.detach()
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
