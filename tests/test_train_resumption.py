@@ -305,7 +305,7 @@ class TestDamages:
         for folder in (tmp_path / "out" / WORK_FOLDER).glob("checkpoint-*"):
             (folder / "scheduler.pt").unlink()
         code, _, errors = run(*arguments, "--resume")
-        (line,) = errors.splitlines()
+        *_, line = errors.splitlines()
         assert code == 1
         assert "No checkpoint in" in line
         assert line.count("scheduler.pt is missing") == 2
@@ -324,7 +324,7 @@ class TestDamages:
         if name == "training_args.bin":  # nobody reads it
             assert code == 0
             return
-        (line,) = errors.splitlines()
+        *_, line = errors.splitlines()
         assert code == 1
         assert "checkpoint-7: its weights are damaged, or hold more than tensors; nothing in them was executed" in line
 
@@ -355,7 +355,8 @@ class Touch:
 CHANGEABLE = {
     "eval_data", "zero_shot", "template", "eval_split", "skip_corrupt", "epochs", "steps", "gradient_cache_size",
     "learning_rate", "warmup", "weight_decay", "layer_decay", "adam_beta2", "min_crop_area", "bf16", "workers",
-    "log_steps", "eval_steps", "save_steps", "output", "resume",
+    "log_steps", "eval_steps", "save_steps", "output", "resume", "schedule", "max_grad_norm", "duplicates_as_negatives",
+    "patch_dropout", "gradient_checkpointing", "compile", "report_to",
 }  # fmt: skip
 
 
