@@ -574,16 +574,6 @@ def test_towers_come_out_of_dual_checkpoints(family, kind, tmp_path):
     assert all(torch.equal(value, weights[f"{prefix}{name}"]) for name, value in tower.state_dict().items())
 
 
-@pytest.fixture
-def poisoned_memory():
-    """Fresh memory holds NaN or the largest integer instead of what happens to lie there."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize(("family", "kind"), ALL)
 @torch.inference_mode()
