@@ -74,7 +74,9 @@ def test_floats_are_recognised(library: Any) -> None:
 @pytest.mark.parametrize("mode", ["P", "1"])
 def test_modes_are_resized_as_by_openai(library: Any, mode: str, shapes: dict[str, Path]) -> None:
     image = cat().resize((2 * SIZE, 2 * SIZE)).convert(mode)
-    same(levels(library, "CLIP", shapes["CLIP"], image), as_levels(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
+    same(
+        levels(library, "CLIP", shapes["CLIP"], image), as_levels(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    )
 
 
 @difference(
@@ -109,7 +111,7 @@ def test_siglip_pixels_are_those_of_big_vision(library: Any, shapes: dict[str, P
     'open_clip\'s JSON beside the weights (`"resize_mode": "squash"`, mean, std)',
     "not read",
     "used, or refused by name",
-    "a third of open_clip's models state something else than the default",
+    "of 54 models that immich serves, 22 want `squash`",
     fails=(OSError, "preprocessor_config.json"),
 )
 def test_stated_pixels_are_used(library: Any, tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_mask_may_be_left_out(library: Any) -> None:
     "padded to the longest",
     "`encode_image` packs them without padding, on the CPU by itself; the same result",
     "padding costs as much as patches",
-    fails=(AssertionError, "assert 54 == 47"),
+    fails=(AssertionError, r"assert \[54\] == \[47\]"),
 )
 @torch.inference_mode()
 def test_images_are_packed(library: Any) -> None:
@@ -239,18 +241,23 @@ def test_images_are_packed(library: Any) -> None:
     encoder = model.vision_model.encoder
     encoder.layers[0].register_forward_hook(lambda module, given, output: tokens.append(output.shape[:2].numel()))
     getattr(model, "encode_image", model.get_image_features)(**inputs)
-    assert tokens[0] == inputs["spatial_shapes"].prod(dim=1).sum()
+    assert tokens == [int(inputs["spatial_shapes"].prod(dim=1).sum())]
 
 
 @difference(
     "serving",
     "NaFlex in one graph (`torch.compile`, `torch.export`)",
-    "a loop over the images, which breaks the graph",
+    "a loop over the images: another graph for each number of them",
     "one graph for all numbers and grids of images",
-    "a graph is compiled once",
-    fails=(Exception, "(?s)graph|item|data-dependent"),
+    "compiling takes longer than most batches",
+    fails=(RuntimeError, "fail_on_recompile"),
 )
+@torch.no_grad()
 def test_naflex_is_one_graph(library: Any) -> None:
-    model, inputs = families.model("Siglip2", "VisionModel", library), families.images("Siglip2")
+    model = families.model("Siglip2", "VisionModel", library)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
-    same(compiled(**inputs).pooler_output, model(**inputs).pooler_output)
+    compiled(**families.images("Siglip2", 3))
+    inputs = families.images("Siglip2", 4)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        found = compiled(**inputs).pooler_output
+    same(found, model(**inputs).pooler_output)

@@ -190,7 +190,6 @@ class TestVectorStores:
         record("llama-index-core", "scores of its index in memory", difference(*scores))
 
 
-
 class TestEncoders:
     @pytest.mark.parametrize("name", ["clip-shapes", "siglip-shapes"])
     def test_sentence_transformers(self, name: str, folders: Folders, record: Record) -> None:

@@ -63,7 +63,9 @@ def test_engines_agree(library: Any) -> None:
         if library is twinlens:
             processor = twinlens.SiglipImageProcessor(resize_engine=engine)
         else:
-            processor = getattr(library, {"torch": "SiglipImageProcessor", "pillow": "SiglipImageProcessorPil"}[engine])()
+            processor = getattr(
+                library, {"torch": "SiglipImageProcessor", "pillow": "SiglipImageProcessorPil"}[engine]
+            )()
         pixels = processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
         found.append(np.asarray(pixels, dtype=float))
     assert np.abs(found[0] - found[1]).max() <= 1

@@ -71,9 +71,10 @@ def difference(
     """Make a check of the promise, which is given a library, a test of both libraries and a row of the page.
 
     `fails`: the error by which the check ends with the other library, and a pattern of its message; None where the
-    other library keeps the promise too, as `theirs` has to say.
+    other library keeps the promise too, as `why` has to say.
     """
     assert topic in TOPICS
+    assert (fails is None) == why.endswith("upstream is right here")
 
     def decorate(check: _Check) -> _Check:
         ROWS.append(Difference(topic, case, theirs, ours, why, check.__name__))
