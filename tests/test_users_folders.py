@@ -49,7 +49,7 @@ def test_files_of_big_vision(library: Any) -> None:
 )
 def test_archives_of_openai(library: Any, tmp_path: Path) -> None:
     tensors = write_openai(tmp_path / "clip.pt", **TINY_CLIP)
-    with pytest.raises(Exception, match="weights_only|TorchScript"):
+    with pytest.raises(Exception, match=r"weights_only|TorchScript"):
         torch.load(tmp_path / "clip.pt", weights_only=True)
     model = library.CLIPModel.from_pretrained(tmp_path / "clip.pt")
     assert torch.equal(model.visual_projection.weight, tensors["visual.proj"].T.float())

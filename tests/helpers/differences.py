@@ -95,12 +95,11 @@ def difference(
 def collected() -> list[Difference]:
     """Return the rows of all test files, by topic."""
     ROWS.clear()
-    for folder in (TESTS, TESTS / "clients"):
-        for file in sorted(folder.glob("test_users_*.py")):
-            spec = importlib.util.spec_from_file_location(f"rows_of_{file.stem}", file)
-            assert spec is not None
-            assert spec.loader is not None
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    for file in sorted(TESTS.glob("test_users_*.py")):
+        spec = importlib.util.spec_from_file_location(f"rows_of_{file.stem}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
     topics = list(TOPICS)
     return sorted(ROWS, key=lambda row: topics.index(row.topic))
 

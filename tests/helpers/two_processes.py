@@ -1,4 +1,4 @@
-"""One of two processes that train the tiny SigLIP of a library on half a batch each; `test_users_training.py` starts them."""
+"""One of two processes that train the tiny SigLIP of a library; `test_users_training.py` starts them."""
 
 import importlib
 from pathlib import Path
