@@ -41,6 +41,18 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory holds NaN or the largest integer instead of what happens to lie there."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def verbosities() -> dict[Any, int]:
     """Libraries and how much they say, before any test."""

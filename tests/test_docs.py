@@ -43,7 +43,11 @@ from twinlens import cli
 PROJECT = Path(__file__).parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 CLIENTS = tuple(  # libraries whose blocks tests/clients/test_page.py runs
-    f"client: {name}" for name in ("compel", "faiss", "lancedb", "qdrant", "sentence-transformers", "torchmetrics")
+    f"client: {name}"
+    for name in (
+        *("chroma", "compel", "faiss", "lancedb", "langchain", "llama-index", "qdrant"),
+        *("sentence-transformers", "torchmetrics"),
+    )
 )
 REASONS = ("GPUs", "installs", "minutes", "network", "placeholders", "the checks themselves")
 TOUR = "twinlens demo --folder tour"

@@ -1,6 +1,7 @@
 """Client libraries with transformers' classes and with ours. They are not in the environment of the other tests."""
 
 import json
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import client_table
 
+os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")  # chromadb would report its use
 _rows: list[client_table.Row] = []
 
 

@@ -139,6 +139,56 @@ class TestVectorStores:
             scores.append([answer.score for answer in answers])
         record("qdrant-client", "scores of a search in memory", difference(*scores))
 
+    def test_chroma(self, folders: Folders, record: Record) -> None:
+        import chromadb
+
+        distances = []
+        for name, parts in both(folders["clip-shapes"]).items():
+            images, texts = features(*parts)
+            space: Any = {"hnsw": {"space": "cosine"}}
+            stored = chromadb.EphemeralClient().create_collection(f"images-{name}", configuration=space)
+            stored.add(ids=[str(row) for row in range(len(images))], embeddings=images.numpy())
+            answer = stored.query(query_embeddings=texts.numpy(), n_results=3)
+            assert [int(row[0]) for row in answer["ids"]] == (texts @ images.T).argmax(dim=1).tolist()
+            distances.append(answer["distances"])
+        record("chromadb", "distances of a search in memory", difference(*distances))
+
+    def test_langchain(self, folders: Folders, record: Record) -> None:
+        """Its store asks for the vectors of what it is given, here of images by their numbers, and of questions."""
+        from langchain_core.embeddings import Embeddings
+        from langchain_core.vectorstores import InMemoryVectorStore
+
+        class Rows(Embeddings):
+            def __init__(self, images: torch.Tensor, texts: torch.Tensor) -> None:
+                self.images, self.texts = images, texts
+
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                return [self.images[int(text)].tolist() for text in texts]
+
+            def embed_query(self, text: str) -> list[float]:
+                return self.texts[TEXTS.index(text)].tolist()
+
+        scores = []
+        for parts in both(folders["clip-shapes"]).values():
+            store = InMemoryVectorStore(Rows(*features(*parts)))
+            store.add_texts([str(number) for number in range(len(IMAGES))])
+            scores.append([store.similarity_search_with_score(text, k=1)[0][1] for text in TEXTS])
+        record("langchain-core", "scores of its store in memory", difference(*scores))
+
+    def test_llama_index(self, folders: Folders, record: Record) -> None:
+        from llama_index.core import VectorStoreIndex
+        from llama_index.core.embeddings import MockEmbedding
+        from llama_index.core.schema import QueryBundle, TextNode
+
+        scores = []
+        for images, texts in (features(*parts) for parts in both(folders["clip-shapes"]).values()):
+            nodes = [TextNode(text=str(number), embedding=row.tolist()) for number, row in enumerate(images)]
+            index = VectorStoreIndex(nodes, embed_model=MockEmbedding(images.shape[1]))  # which is asked for nothing
+            queries = [QueryBundle(text, embedding=row.tolist()) for text, row in zip(TEXTS, texts, strict=True)]
+            search = index.as_retriever(similarity_top_k=1)
+            scores.append([search.retrieve(query)[0].score for query in queries])
+        record("llama-index-core", "scores of its index in memory", difference(*scores))
+
 
 class TestEncoders:
     @pytest.mark.parametrize("name", ["clip-shapes", "siglip-shapes"])
