@@ -14,7 +14,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..processing.image_input import open_image
+from ..processing.image_input import READ_ERRORS, open_image
 
 T = TypeVar("T")
 Caption: TypeAlias = str | Sequence[str]  # several captions are alternatives, of which the collator draws one
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Every error that an unreadable image or caption can raise.
-UNREADABLE = (TypeError, ValueError, KeyError, OSError, Image.DecompressionBombError)
+UNREADABLE = (*READ_ERRORS, KeyError)
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 TEXT_KINDS = ("txt", "caption", "text")
 SHUFFLE_BUFFER_SAMPLES = 1000  # the next sample of a stream is drawn from so many
