@@ -69,8 +69,11 @@ def open_address(
     ):
         opener.add_handler(handler)
     for _ in range(_MOST_REDIRECTS + 1):
-        if (scheme := urlsplit(url).scheme.lower()) not in _SCHEMES:
-            raise OSError(f"it leads to an address of {scheme or 'no scheme'}, expected http or https")
+        parts = urlsplit(url)
+        if parts.scheme.lower() not in _SCHEMES:
+            raise OSError(f"it leads to an address of {parts.scheme or 'no scheme'}, expected http or https")
+        if "@" in parts.netloc:  # http.client would take it for a part of the name, and ask everyone for that
+            raise OSError("it has a user or a password, which are not sent")
         address = quote(url, safe="!#$%&'()*+,/:;=?@[]~")  # as browsers do with spaces and letters beyond ASCII
         # Many servers refuse urllib's own name.
         request = Request(address, headers={"User-Agent": "twinlens", **(headers or {})}, method=method)
@@ -108,7 +111,7 @@ def reason_in_words(error: Exception, seconds: float) -> str:
         return f"it took more than {seconds:g} s"
     if isinstance(reason, InvalidURL | UnicodeError) or not isinstance(reason, str | OSError | HTTPException):
         return "it is no valid address"
-    if isinstance(reason, HTTPException):
+    if isinstance(reason, HTTPException) and not isinstance(reason, OSError):
         return f"the server's answer is not HTTP ({type(reason).__name__})"
     return _ERROR_NUMBER.sub("", str(reason)) or type(reason).__name__
 

@@ -200,8 +200,9 @@ def _download_from_hub(repository: str, progress: Progress) -> Path:
         with suppress(EntryNotFoundError):  # open_clip, too, takes the other file only where this one is missing
             return Path(hf_hub_download(repository, "open_clip_model.safetensors", tqdm_class=progress_bar))
         return Path(hf_hub_download(repository, "open_clip_pytorch_model.bin", tqdm_class=progress_bar))
-    except (OSError, EntryNotFoundError) as error:
-        raise OSError(f"Downloading {repository} from the Hub failed: {error} {ANOTHER_WAY}") from error
+    except Exception as error:  # HTTP libraries raise anything
+        reason = str(error) or type(error).__name__
+        raise OSError(f"Downloading {repository} from the Hub failed: {reason} {ANOTHER_WAY}") from error
 
 
 def _progress_bar(name: str, progress: Progress) -> type[tqdm]:

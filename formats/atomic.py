@@ -1,6 +1,5 @@
 """Files and folders that appear complete or not at all."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator

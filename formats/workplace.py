@@ -83,12 +83,9 @@ class Workplace:
 
     def close(self) -> None:
         """Remove the folder."""
-        if not self.folder.exists():
-            return
-        self._lock.release()
-        _remove(self.folder)
         if self.folder.exists():
-            logger.warning("%s could not be removed.", self.folder)
+            self._lock.release()
+            _clear(self.folder)
 
 
 def _recover(path: Path) -> bool:
@@ -111,14 +108,25 @@ def _recover(path: Path) -> bool:
                 is_back = True
         finally:
             lock.release()
-        _remove(folder)
-        logger.warning("A run was killed that wrote %s. What it left was %s.", path, "put back" if is_back else "removed")
+        _clear(folder)
+        logger.warning(
+            "A run was killed that wrote %s. What it left was %s.", path, "put back" if is_back else "removed"
+        )
     return is_back
 
 
 def _contents(path: Path) -> Contents:
     stats = {str(entry): entry.lstat() for entry in (path, *path.rglob("*"))}
     return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def _clear(folder: Path) -> None:
+    for name in (_NEW, _OLD, _LOCK):  # the lock at last, since the folder is known by it
+        _remove(folder / name)
+    try:
+        folder.rmdir()
+    except OSError:
+        logger.warning("%s could not be removed.", folder)
 
 
 def _remove(path: Path) -> None:

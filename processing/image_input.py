@@ -87,7 +87,7 @@ def open_image(source: object, exif_transpose: bool = False) -> Image.Image:
     """Decode a PIL image, a path, a URL, the bytes of a file, these in base64, or an open file; its first frame.
 
     A URL begins with http, https, file or data. `{"bytes": ..., "path": ...}` is a file as `datasets` has it. Raises
-    ValueError where an image has none of the formats in `image_formats.py`, cannot be read or has no pixels, and OSError
+    ValueError where an image has none of the `FORMATS` of `image_formats`, cannot be read or has no pixels, and OSError
     where a file or URL is out of reach. Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) applies.
     """
     if isinstance(source, Mapping) and source.keys() & {"bytes", "path"}:
@@ -135,7 +135,7 @@ def local_path(text: str) -> str:
 
 
 def short_name(text: str) -> str:
-    """Return the name by which errors call a path or URL, without what is private in it; a long text may be an image."""
+    """Return the name by which errors call a path or URL, without what is private: a long text may be an image."""
     if text.lstrip()[:8].lower().startswith(_WEB):
         return shown_address(text.strip())
     return text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"

@@ -78,7 +78,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)  # PyTorch leaves a file open
 
 
 @pytest.fixture(scope="module")

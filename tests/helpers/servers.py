@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 
-Answer = Callable[[socket.socket], object]  # writes to a connection on which a request has come
+Answer = Callable[[socket.socket, bytes], object]  # writes to a connection on which a request has come
 
 SECRET = "s3cret"
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -35,13 +35,12 @@ def _answer(connection: socket.socket, answer: Answer, context: ssl.SSLContext |
     with connection, suppress(OSError):
         secured = connection if context is None else context.wrap_socket(connection, server_side=True)
         with secured:
-            secured.recv(1 << 16)
-            answer(secured)
+            answer(secured, secured.recv(1 << 16))
 
 
 def saying(*parts: bytes) -> Answer:
     """Return an answer of these bytes."""
-    return lambda connection: connection.sendall(b"".join(parts))
+    return lambda connection, request: connection.sendall(b"".join(parts))
 
 
 def file(contents: bytes, promised: int | None = None) -> Answer:
@@ -58,7 +57,7 @@ def redirect(target: str, code: int = 302) -> Answer:
 def without_end(head: bytes, block: bytes = bytes(1 << 16)) -> Answer:
     """Return an answer that never ends."""
 
-    def answer(connection: socket.socket) -> None:
+    def answer(connection: socket.socket, request: bytes) -> None:
         connection.sendall(head)
         while True:
             connection.sendall(block)
@@ -69,7 +68,7 @@ def without_end(head: bytes, block: bytes = bytes(1 << 16)) -> Answer:
 def dripping(head: bytes, rest: bytes, seconds: float, pause: float = 0.02) -> Answer:
     """Return an answer of which, after its head, a byte comes now and then; after some time all of the rest does."""
 
-    def answer(connection: socket.socket) -> None:
+    def answer(connection: socket.socket, request: bytes) -> None:
         connection.sendall(head)
         place, end = 0, time.monotonic() + seconds
         while time.monotonic() < end and place < len(rest):

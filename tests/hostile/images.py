@@ -49,6 +49,11 @@ def saved(form: str, size: tuple[int, int] = (20, 20), mode: str = "RGB", **sett
     return data.getvalue()
 
 
+def resized(image: bytes, form: str, side: int) -> bytes:
+    """Let an image of 20x20 state another size."""
+    return image.replace(struct.pack(form, 20, 20), struct.pack(form, side, side))
+
+
 def tiff(*tags: tuple[int, int, int, int], following: int = 0) -> bytes:
     """A TIFF of one directory with these tags, each (number, type, count, value), and the place of the next one."""
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
@@ -91,7 +96,7 @@ def scans(count: int) -> bytes:
 
 FILES: dict[str, Callable[[], bytes]] = {
     "EPS": lambda: EPS,
-    "EPS with a preview": lambda: b"\xc5\xd0\xd3\xc6" + struct.pack("<6IH", 32, len(EPS), 0, 0, 0, 0, 0) + b"\0\0" + EPS,
+    "EPS with a preview": lambda: struct.pack("<4s6I4x", b"\xc5\xd0\xd3\xc6", 32, len(EPS), 0, 0, 0, 0) + EPS,
     "EPS in IPTC": lambda: iptc(EPS),
     "PostScript": lambda: EPS.replace(b" EPSF-3.0", b""),
     "WMF": lambda: b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<4hH6x", 0, 0, 9, 9, 72) + b"\1\0\t\0\0\3" + bytes(40),
@@ -127,9 +132,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "TIFF of 2**31 strips": lambda: tiff(*grey(5, 5, (273, 4, 2**31 - 1, 8), (279, 4, 2**31 - 1, 8))),
     "TIFF with 2**32 samples": lambda: tiff(*grey(5, 5, (277, 4, 1, 2**32 - 1))),
     "TIFF with a tag of text for a number": lambda: tiff(*grey(5, 5, (258, 2, 4, 0x41414141))),
-    "JPEG of 65,500 squared": lambda: saved("JPEG").replace(struct.pack(">2H", 20, 20), struct.pack(">2H", 65500, 65500)),
+    "JPEG of 65,500 squared": lambda: resized(saved("JPEG"), ">2H", 65_500),
     "JPEG of 5,000 scans": lambda: scans(5000),
-    "JPEG 2000 of 10**9": lambda: saved("JPEG2000").replace(struct.pack(">2I", 20, 20), struct.pack(">2I", 30_000, 30_000)),
+    "JPEG 2000 of 10**9": lambda: resized(saved("JPEG2000"), ">2I", 30_000),
     "icon of icons": lambda: b"\0\0\1\0\xff\xff" + struct.pack("<4B2H2I", 0, 0, 0, 0, 1, 32, 100, 6) * 65535,
     "text": lambda: b"P3\n10 10\n255\n" + b"1 " * 10,
     "nothing": lambda: b"",
