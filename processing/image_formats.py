@@ -1,4 +1,4 @@
-"""The formats of images that are opened: those whose decoders start no program and end when their file does."""
+"""The formats of images that are opened: those whose decoders start no program and are fast."""
 
 from contextlib import suppress
 from typing import BinaryIO
@@ -6,9 +6,9 @@ from typing import BinaryIO
 from PIL import Image
 
 # Pillow's names; HEIF and JXL are of pillow-heif and pillow-jxl-plugin, where a program has registered them. Left out
-# are formats that Pillow hands to Ghostscript (EPS, and IPTC, which may hold one), decoders in Python that go on where
-# the file has ended (DDS), that decompress without a limit (FITS), what no decoder comes with (PDF, WMF, HDF5, ...),
-# and formats of games and of old programs.
+# are formats that Pillow hands to Ghostscript (EPS, and IPTC, which may hold one), those that it decodes pixel by pixel
+# in Python however small the file is (FITS, DDS, QOI), what it has no decoder for (PDF, WMF, HDF5, ...), and formats of
+# games and of old programs.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM", "DIB", "ICO", "ICNS", "TGA", "PSD",
     "PCX", "SGI", "HEIF", "JXL",

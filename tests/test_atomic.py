@@ -184,11 +184,16 @@ def test_a_path_is_never_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "folder" / "old").touch()
     exchanged = []
     exchange = workplace.exchange
-    monkeypatch.setattr(workplace, "exchange", lambda *paths: exchanged.append(paths) or exchange(*paths))
+
+    def noted(first: Path, second: Path) -> bool:
+        exchanged.append(second)
+        return exchange(first, second)
+
+    monkeypatch.setattr(workplace, "exchange", noted)
     for name in ("rename", "replace"):
         monkeypatch.setattr(Path, name, lambda path, target: pytest.fail(f"{path} becomes {target}"))
     replace_folder(tmp_path / "folder")
-    assert [second for _, second in exchanged] == [tmp_path / "folder"]
+    assert exchanged == [tmp_path / "folder"]
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "new"]
 
 
@@ -202,7 +207,7 @@ def die(path: Path, moment: str) -> None:
     if moment == "while it is made":
         replace_folder(path, meanwhile=kill)
     if moment == "between two renames":
-        exchange_module._renameat2 = lambda *paths_and_flag: False
+        setattr(exchange_module, "_renameat2", lambda *paths_and_flag: False)  # noqa: B010
         setattr(Path, "replace", kill)  # noqa: B010
     if moment == "before the old one is removed":
         setattr(workplace, "_remove", kill)  # noqa: B010

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -35,6 +36,7 @@ from twinlens.processing import (
     image_steps,
 )
 from twinlens.processing.image_files import is_image_name
+from twinlens.processing.image_input import READ_ERRORS
 from twinlens.training import ContrastiveCollator
 
 SQUARE = {"height": 32, "width": 32}
@@ -413,6 +415,23 @@ class TestDecoders:
                 patch.setattr(*place, no_memory)
                 with pytest.raises(ValueError, match=r"^Image 0 of 2.* takes more memory than there is\.$"):
                     SiglipImageProcessor()([stored(small(), "PNG")] * 2)
+
+    @pytest.mark.parametrize("family", PROCESSORS)
+    @pytest.mark.parametrize(
+        "form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "ICO", "TGA", "PCX", "PPM"]
+    )
+    def test_damages_at_random(self, form: str, family: str, thorough: bool) -> None:
+        """Whatever becomes of a file, it is an image or an error for which it is left out."""
+        sound, random = stored(small(), form), np.random.default_rng(0)
+        processor = PROCESSORS[family](do_exif_transpose=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(700 if thorough else 15):
+                damaged = bytearray(sound[: random.integers(1, len(sound))] if random.random() < 0.3 else sound)
+                for place in random.integers(0, min(len(damaged), random.choice([100, 1 << 20])), 3):
+                    damaged[place] = random.integers(0, 256)
+                with suppress(*READ_ERRORS):
+                    processor(bytes(damaged))
 
     @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
     def test_damaged_avif(self) -> None:

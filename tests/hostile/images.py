@@ -62,7 +62,7 @@ def tiff(*tags: tuple[int, int, int, int], following: int = 0) -> bytes:
 
 def grey(width: int, height: int, *more: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
     """The tags of a TIFF of one grey strip."""
-    usual = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: width * height}
+    usual = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: 25}
     tags = {number: (number, 4, 1, value) for number, value in usual.items()}
     return [tag for _, tag in sorted((tags | {tag[0]: tag for tag in more}).items())]
 
@@ -119,7 +119,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     + gzip.compress(bytes(1 << 28)) * 4,
     "PNG of 2**62": lambda: png(2**31 - 1, 2**31 - 1),
     "PNG of 20,000 squared": lambda: png(20_000, 20_000, rows=100),
-    "PNG of 13,000 squared": lambda: png(13_000, 13_000, mode=0, rows=13_000),
+    "PNG of 9,000 squared": lambda: png(9000, 9000, mode=0, rows=9000),  # below all limits of Pillow
     "PNG of a line of 10**8": lambda: png(10**8, 1, mode=0, rows=1),
     "PNG without pixels": lambda: png(0, 5),
     "PNG with a gigabyte of text": lambda: png(5, 5, chunk(b"zTXt", b"a\0\0" + zeros(1 << 30)), rows=5),
@@ -163,9 +163,10 @@ NAMED: dict[str, Callable[[Path], object]] = {
     "endless device": partial(link, "/dev/zero"),
     "memory of the process": partial(link, "/proc/self/mem"),
 }
-_SLOW = ("FITS", "PNG of", "PNG with", "JPEG of 5", "server drips", "server no end")
+_SLOW = ("FITS", "PNG of", "PNG with a", "JPEG of 5", "server drips", "server no end")
+REFUSED = tuple(name for name in FILES if not name.startswith((*_SLOW, "TIFF that repeats")))  # at once
 ALL = (*NAMED, *(f"server {name}" for name in ANSWERS))
-SAMPLE = tuple(name for name in ALL if not name.startswith(_SLOW))[::2]
+SAMPLE = tuple(name for name in ALL if not name.startswith(_SLOW))[::3]
 
 
 def cases(names: Iterable[str]) -> dict[str, Case]:

@@ -133,7 +133,7 @@ def examine(case: Case, canary: Canary) -> str:
 
 
 def _examine(case: Case, canary: Canary, address: str) -> str:
-    outcome, asked = "", "'{}', {}".format(*address.split(":"))
+    outcome, asked = "", ("'{}', {}".format(*address.split(":")), f"http://{address}/")
     root = Path(tempfile.mkdtemp(prefix="case-"))
     folder = root / "folder"
     folder.mkdir()
@@ -166,7 +166,7 @@ def _examine(case: Case, canary: Canary, address: str) -> str:
             if taken > allowed:
                 return f"{command[0]}: {taken >> 20:,} MiB for {size:,} bytes"
             made = str(root / ".out.") if outcome == "answered" else str(root / "nothing")  # `convert` makes a folder
-            if foreign := [event for event in seen if not any(name in event for name in (made, asked))]:
+            if foreign := [event for event in seen if not any(name in event for name in (made, *asked))]:
                 return f"{command[0]}: {foreign[0]} and {len(foreign) - 1} more"
             if outcome == "refused" and sorted(root.rglob("*")) != before:
                 return f"{command[0]}: left files behind"
