@@ -7,13 +7,12 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeGuard
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from filelock import FileLock
 from huggingface_hub import (
@@ -27,6 +26,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from .addresses import ADDRESS_ERRORS, Clock, open_address, reason_in_words, shown_address
 from .bundled import BUNDLED, bundled_checkpoint
 from .official_checkpoint import HUB, OfficialCheckpoint
 from .published import ALIASES, CATALOGUE, nearest_names, official_checkpoint
@@ -34,9 +34,10 @@ from .published import ALIASES, CATALOGUE, nearest_names, official_checkpoint
 Progress = Callable[[str], None]  # called with the current step in words
 
 BLOCK_BYTES = 1 << 20
-TIMEOUT_SECONDS = 30  # without an answer
+TIMEOUT_SECONDS = 30  # for an answer, and then without another part of it
 MAX_FAILED_ATTEMPTS = 3  # in a row, each of which brought nothing new
 RETRY_PAUSE_SECONDS = 2.0
+_LONGEST_LENGTH = 18  # digits
 CONNECTION_ERRORS = (URLError, ConnectionError, TimeoutError, ssl.SSLError, HTTPException)
 
 ANOTHER_WAY = "Once you have the file from elsewhere, pass its path instead of a name."
@@ -131,10 +132,9 @@ def download_file(url: str, *, sha256: str | None = None, progress: Progress = l
             return target
         try:
             partial = _complete_partial_file(url, target, progress)
-        except (OSError, HTTPException) as error:
-            if isinstance(error, HTTPError):
-                error.close()  # it holds the connection
-            raise OSError(f"Downloading {url} failed: {error}. {ANOTHER_WAY}") from error
+        except ADDRESS_ERRORS as error:
+            reason = reason_in_words(error, TIMEOUT_SECONDS)
+            raise OSError(f"Downloading {shown_address(url)} failed: {reason}. {ANOTHER_WAY}") from error
         if sha256 is not None and (actual := file_sha256(partial)) != sha256:
             partial.unlink()
             raise OSError(f"{url} should have the sha256 {sha256}, but what arrived has {actual} and was removed.")
@@ -144,9 +144,9 @@ def download_file(url: str, *, sha256: str | None = None, progress: Progress = l
 
 def _complete_partial_file(url: str, target: Path, progress: Progress) -> Path:
     """Complete the partial file of this version, which the server's entity tag names, and return its path."""
-    with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS) as response:
-        size, version = int(response.headers["Content-Length"] or 0), response.headers["ETag"]
-    if size == 0:
+    with open_address(url, Clock(TIMEOUT_SECONDS), method="HEAD") as response:
+        length, version = response.headers["Content-Length"] or "", response.headers["ETag"]
+    if not length.isdecimal() or len(length) > _LONGEST_LENGTH or (size := int(length)) == 0:
         raise OSError("the server does not say how long the file is")
     tag = hashlib.sha256(f"{version} {size}".encode()).hexdigest()[:12]
     partial = target.with_name(f"{target.name}.{tag}.incomplete")
@@ -170,15 +170,26 @@ def _complete_partial_file(url: str, target: Path, progress: Progress) -> Path:
 
 def _append_rest(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
     """Read on from the end of `file`; from the start where the server sends no parts."""
-    with urlopen(Request(url, headers={"Range": f"bytes={file.tell()}-"}), timeout=TIMEOUT_SECONDS) as response:
+    clock, wanted = Clock(TIMEOUT_SECONDS), f"bytes={file.tell()}-"
+    with open_address(url, clock, headers={"Range": wanted}) as response:
         if response.status != 206:
             file.truncate(0)
             file.seek(0)
-        while block := response.read(BLOCK_BYTES):
+        elif not response.headers.get("Content-Range", "").startswith(wanted.replace("=", " ")):
+            raise OSError("the server sends another part of the file than it was asked for")
+        while block := _next_block(response, clock):
+            if file.tell() + len(block) > size:
+                file.truncate(0)  # what is there is not to be trusted either
+                raise OSError(f"the server sends more than the {size:,} bytes that it had promised")
             file.write(block)
             progress(_progress_text(url.rpartition("/")[2], file.tell(), size))
     if file.tell() < size:
         raise ConnectionError(f"the connection broke after {file.tell():,} of {size:,} bytes")
+
+
+def _next_block(response: HTTPResponse, clock: Clock) -> bytes:
+    clock.restart()
+    return response.read1(BLOCK_BYTES)
 
 
 def _download_from_hub(repository: str, progress: Progress) -> Path:
@@ -189,8 +200,9 @@ def _download_from_hub(repository: str, progress: Progress) -> Path:
         with suppress(EntryNotFoundError):  # open_clip, too, takes the other file only where this one is missing
             return Path(hf_hub_download(repository, "open_clip_model.safetensors", tqdm_class=progress_bar))
         return Path(hf_hub_download(repository, "open_clip_pytorch_model.bin", tqdm_class=progress_bar))
-    except (OSError, EntryNotFoundError) as error:
-        raise OSError(f"Downloading {repository} from the Hub failed: {error} {ANOTHER_WAY}") from error
+    except Exception as error:  # HTTP libraries raise anything
+        reason = str(error) or type(error).__name__
+        raise OSError(f"Downloading {repository} from the Hub failed: {reason} {ANOTHER_WAY}") from error
 
 
 def _progress_bar(name: str, progress: Progress) -> type[tqdm]:

@@ -1,6 +1,7 @@
 """`twinlens classify`: zero-shot classification of image files."""
 
 import csv
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -151,16 +152,14 @@ def _check_some(images: Sequence[str]) -> None:
     for image in images:
         if image.lower().startswith(("http://", "https://")):  # these are downloaded once, by the processor
             return
+        if os.path.isfile(path := local_path(image)) and os.access(path, os.R_OK):
+            return
         try:
-            with open(local_path(image), "rb"):
-                return
-        except OSError:
-            try:
-                open_image(image)  # of base64 and the like; or else it says what is wrong
-            except READ_ERRORS as failure:
-                error = error or failure
-            else:
-                return
+            open_image(image)  # of base64 and the like; or else it says what is wrong
+        except READ_ERRORS as failure:
+            error = error or failure
+        else:
+            return
     if error is not None and len(images) == 1:
         raise error
     if error is not None:

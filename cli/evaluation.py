@@ -161,7 +161,7 @@ def evaluate_command(
     if out is not None:
         from ..formats.atomic import complete_or_absent
 
-        with complete_or_absent(out) as (partial,):
+        with complete_or_absent(out, overwrite=True) as (partial,):
             partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(result)

@@ -217,6 +217,7 @@ class CaptionedImages:
         return [*(self.pairs.left_out if isinstance(self.pairs, FilePairs) else ()), *self._damaged]
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
+        from ..processing.image_input import short_name
         from ..training.streams import UNREADABLE, check_caption
 
         numbers: dict[Hashable, int] = {}
@@ -233,7 +234,7 @@ class CaptionedImages:
             self.texts += captions
             self.image_of_text += [number] * len(captions)
             if is_new:
-                yield image if isinstance(image, str) else f"the image of pair {sample['index']}", image
+                yield short_name(image) if isinstance(image, str) else f"the image of pair {sample['index']}", image
 
     def _samples(self) -> Iterator[Any]:
         return iter(self.pairs) if self.count is None else (self.pairs[place] for place in range(self.count))

@@ -49,7 +49,7 @@ def explain_command(
     loaded = load_exact_model(model).optimize_for_inference()
     processor = load_processor(model, tokenizer, reads_texts=bool(text))
     picture, scores = explain_image(loaded, processor, image, text or (), map=map)
-    with complete_or_absent(out) as (partial,):
+    with complete_or_absent(out, overwrite=True) as (partial,):
         picture.save(partial, format=file_format)
     if as_json:
         print_json({"picture": str(out), "map": map, "texts": [score._asdict() for score in scores]})

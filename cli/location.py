@@ -55,7 +55,7 @@ def locate_command(
     boxes = [tuple(box) for box in found.boxes.tolist()]
     scores = found.scores.tolist()
     if out is not None:
-        with complete_or_absent(out) as (partial,):
+        with complete_or_absent(out, overwrite=True) as (partial,):
             drawn = draw_boxes(picture, boxes, [f"{score:.2f}" for score in scores])
             drawn.save(partial, format=file_format)
     if as_json:

@@ -119,5 +119,5 @@ def _write_page(html: Path, title: str, picture: Any, results: "list[SearchResul
     ]
     note = f"{len(results)} of {index.rows:,} images, embedded by {index.metadata['model']}"
     page = make_page(title, items, note, None if picture is None else make_thumbnail(picture))
-    with complete_or_absent(html) as (partial,):
+    with complete_or_absent(html, overwrite=True) as (partial,):
         partial.write_text(page, encoding="utf-8")

@@ -135,6 +135,7 @@ def convert(
         name = checkpoint.layout.names_tokenizer
         notes += (WITHOUT_TOKENIZER + (f" The source names it: {name}." if name else ""),)
     certificate = None
+    check_destination(Path(source), folder, overwrite)  # again: reading the source may have taken minutes
     with complete_or_absent(folder, overwrite=overwrite) as (partial,):
         progress("writing weights")
         partial.mkdir()

@@ -72,9 +72,10 @@ def export(
     for name, tensor in weights.items():
         if not is_finite(tensor):
             raise ValueError(f"{name} has values beyond the range of {tensor.dtype}. Choose bfloat16 or float32.")
-    with complete_or_absent(*paths) as partials:
+    written = [path for path in paths if path == file or not _holds(path, sidecar_json)]
+    with complete_or_absent(*written, overwrite=overwrite) as partials:
         write_tensors(container, weights, partials[-1])
-        if sidecar_json is not None:
+        if written != [file]:
             partials[0].write_text(json.dumps(sidecar_json, indent=2) + "\n", encoding="utf-8")
     return paths
 

@@ -1,8 +1,9 @@
 """Writing tensors to the kinds of file that official code reads."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from .torch_file import write_archive
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
+_MORE_THAN_A_PAGE = 1 << 16  # bytes: a full disk has no page left
+
 
 def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a file of this kind (`Layout.container`)."""
@@ -24,12 +27,25 @@ def write_tensors(container: str, tensors: Mapping[str, Tensor], path: Path) -> 
     elif container == "safetensors":
         safetensors.torch.save_file(dict(tensors), path, metadata={"format": "pt"})
     elif container == "torchscript":
-        write_archive(tensors, path)
+        with _errors_of_the_disk(path):
+            write_archive(tensors, path)
     else:
         content: dict[str, Any] = dict(tensors)
         for entry in reversed(container.split("/")[1:]):
             content = {entry: content}
-        torch.save(content, path)
+        with _errors_of_the_disk(path):
+            torch.save(content, path)
+
+
+@contextmanager
+def _errors_of_the_disk(path: Path) -> Iterator[None]:
+    """Raise the OSError that PyTorch has met: it does not say which, so the file is extended to find out."""
+    try:
+        yield
+    except RuntimeError:
+        with path.open("ab") as file:
+            file.write(bytes(_MORE_THAN_A_PAGE))
+        raise
 
 
 def write_safetensors(path: Path, expected: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from ..processing.image_formats import open_formats
 from ..processing.image_steps import composite_over, to_rgb, top_byte_of_16bit
 from .sources import MEMBER
 
@@ -78,13 +79,11 @@ def make_thumbnail(source: bytes | Image.Image, side: int = THUMBNAIL_SIDE) -> T
     It is upright as its EXIF data say, and on white where it is transparent.
     """
     try:
-        image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source.copy()
+        image = open_formats(BytesIO(source)) if isinstance(source, bytes) else source.copy()
         image.thumbnail((side, side), reducing_gap=2.0)  # a JPEG is decoded at a fraction of its size
         small = to_rgb(composite_over(top_byte_of_16bit(ImageOps.exif_transpose(image)), _WHITE))
         buffer = BytesIO()
         small.save(buffer, "JPEG", quality=80)
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow's decoders raise errors of any type for files that they cannot read
         return Thumbnail(problem=_describe(error))
     return Thumbnail(buffer.getvalue(), small.size)

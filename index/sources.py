@@ -5,6 +5,7 @@ Nothing holds all of them. What says where the bytes of an image are is small; t
 
 import hashlib
 import os
+import stat
 import tarfile
 import zlib
 from collections import Counter
@@ -37,6 +38,8 @@ class Item(NamedTuple):
             raise OSError(self.problem)
         if self.data is not None:
             return self.data
+        if not stat.S_ISREG(os.stat(self.file).st_mode):  # a pipe would be waited for
+            raise OSError("It is not a file.")
         with open(self.file, "rb") as stream:
             stream.seek(self.start)
             return stream.read(self.size)

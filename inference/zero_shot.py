@@ -132,7 +132,7 @@ class ZeroShotClassifier:
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write labels, templates and their embeddings as one `.safetensors` file, for `load`."""
         metadata = {"labels": self.labels, "templates": self.templates, "scores": self.scores}
-        with complete_or_absent(Path(file)) as (partial,):
+        with complete_or_absent(Path(file), overwrite=True) as (partial,):
             values = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
             save_file({"class_embeds": self.class_embeds}, partial, {"format": _FORMAT, **values})
 

@@ -43,7 +43,7 @@ def plot_certificate(certificate: dict[str, Any], path: str | Path) -> None:
     source = certificate["source"]["files"][0]
     figure.suptitle(f"Parity of {source['name']}: {certificate['verdict']}", x=0.01, ha="left")
     figure.text(0.01, -0.02, f"sha256 {source['sha256']}", fontsize="x-small", color="0.4", ha="left")
-    with complete_or_absent(Path(path)) as (partial,):
+    with complete_or_absent(Path(path), overwrite=True) as (partial,):
         figure.savefig(partial, format=Path(path).suffix[1:].lower(), dpi=150, bbox_inches="tight")
 
 

@@ -50,6 +50,10 @@ def naming(*names: str) -> Iterator[None]:
     """Let the errors raised inside say which image they are about."""
     try:
         yield
+    except MemoryError as error:  # the fault of one image, as far as its batch is concerned
+        raise ValueError(
+            f"{' or '.join(filter(None, names)) or 'The image'} takes more memory than there is."
+        ) from error
     except READ_ERRORS as error:
         if not any(names):
             raise

@@ -4,14 +4,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from .image_formats import FORMATS
+
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def is_image(file: Path) -> bool:
-    """Return whether a file is there and has a suffix that Pillow knows."""
+    """Return whether a file is there and has a suffix of the formats that are opened."""
     return is_image_name(file.name) and file.is_file()
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a name has a suffix that Pillow knows."""
-    return Path(name).suffix.lower() in Image.registered_extensions()
+    """Return whether a name has a suffix of the formats that are opened."""
+    return Image.registered_extensions().get(Path(name).suffix.lower()) in FORMATS

@@ -6,22 +6,25 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from io import BytesIO, UnsupportedOperation
 from threading import Lock
 from typing import Any, BinaryIO
-from urllib.parse import quote, unquote_to_bytes
-from urllib.request import Request, url2pathname, urlopen
+from urllib.parse import unquote_to_bytes
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+from ..catalogue.addresses import shown_address
 from .image_arrays import highest_float
+from .image_download import download_image
+from .image_formats import open_formats, starts_a_program, unopened_format
 
-READ_ERRORS = (TypeError, ValueError, OSError, Image.DecompressionBombError)  # what `open_image` raises
+# What `open_image` raises; a warning, such as Pillow's of many pixels, where the caller has made it an error.
+READ_ERRORS = (TypeError, ValueError, OSError, Image.DecompressionBombError, Warning)
 
-_DOWNLOAD_TIMEOUT_SECONDS = 30
+_WEB = ("http://", "https://")
 _LONGEST_NAME, _LONGEST_BASE64_NAME = 255, 64  # characters; a longer text may be an image itself, which nobody reads
 # What Pillow says of files that may be sound, but that it, or a library that it was built with, does not decode.
 _NOT_DECODABLE = re.compile("not available|find loader|locate|unsupported|unimplemented|unknown|decoder error", re.I)
@@ -84,8 +87,8 @@ def open_image(source: object, exif_transpose: bool = False) -> Image.Image:
     """Decode a PIL image, a path, a URL, the bytes of a file, these in base64, or an open file; its first frame.
 
     A URL begins with http, https, file or data. `{"bytes": ..., "path": ...}` is a file as `datasets` has it. Raises
-    ValueError where Pillow cannot read an image or it has no pixels, and OSError where a file or URL is out of reach.
-    Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) applies.
+    ValueError where an image has none of the `FORMATS` of `image_formats`, cannot be read or has no pixels, and OSError
+    where a file or URL is out of reach. Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) applies.
     """
     if isinstance(source, Mapping) and source.keys() & {"bytes", "path"}:
         source = source.get("bytes") or source.get("path")
@@ -109,8 +112,8 @@ def _open_text(text: str, exif_transpose: bool) -> Image.Image:
     if scheme.startswith("data:"):
         return _decode_bytes(text.encode(), f"a data URI of {len(text)} characters", exif_transpose)
     name = short_name(text)
-    if scheme.startswith(("http://", "https://")):
-        return _decode(BytesIO(_download(text.strip(), name)), name, exif_transpose)
+    if scheme.startswith(_WEB):
+        return _decode(BytesIO(download_image(text.strip())), name, exif_transpose)
     path = local_path(text)
     if os.path.isfile(path):
         with open(path, "rb") as file:
@@ -132,7 +135,9 @@ def local_path(text: str) -> str:
 
 
 def short_name(text: str) -> str:
-    """Return the name by which errors call a path or URL; a longer text may be an image itself."""
+    """Return the name by which errors call a path or URL, without what is private: a long text may be an image."""
+    if text.lstrip()[:8].lower().startswith(_WEB):
+        return shown_address(text.strip())
     return text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
 
 
@@ -147,7 +152,7 @@ def _from_base64(text: str) -> bytes | None:
 
 def _is_image(data: bytes) -> bool:
     try:
-        Image.open(BytesIO(data))
+        open_formats(BytesIO(data))
     except UnidentifiedImageError:
         return False
     except Exception:  # it is one, and opening it again will say what is wrong with it
@@ -174,16 +179,6 @@ def _read_file(file: Any) -> bytes:
     return bytes(data)
 
 
-def _download(url: str, name: str) -> bytes:
-    address = quote(url, safe="!#$%&'()*+,/:;=?@[]~")  # as browsers do with spaces and letters beyond ASCII
-    request = Request(address, headers={"User-Agent": "twinlens"})  # many servers refuse urllib's default
-    try:
-        with urlopen(request, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
-            return bytes(response.read())
-    except (OSError, HTTPException, ValueError) as error:
-        raise OSError(f"Expected an image at {name}, which could not be downloaded: {error}") from error
-
-
 def _lock_of(source: object) -> Lock:
     return _LOCKS[id(source) % len(_LOCKS)]
 
@@ -201,14 +196,23 @@ def _decode(source: Image.Image | BinaryIO, name: str, exif_transpose: bool) -> 
     is_opened = isinstance(source, Image.Image)
     try:
         with _lock_of(source) if is_opened else nullcontext():
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+            image = source if isinstance(source, Image.Image) else open_formats(source)
+            if starts_a_program(image):
+                raise NotImplementedError(f"a program would have to decode {image.format}, and none is started")
             image.load()
             image = ImageOps.exif_transpose(image) if exif_transpose else image
     except Image.DecompressionBombError as error:
         raise Image.DecompressionBombError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"Expected an image, got {name}, which has no format that Pillow knows.") from error
-    except (MemoryError, Warning):  # a warning that the caller made an error
+        other = "" if isinstance(source, Image.Image) else unopened_format(source)
+        if other:
+            fault = f"which is {other}, a format that is not opened here: save it as PNG."
+        else:
+            fault = "which has no format that Pillow knows."
+        raise ValueError(f"Expected an image, got {name}, {fault}") from error
+    except MemoryError as error:
+        raise ValueError(f"Expected an image, got {name}, which takes more memory than there is.") from error
+    except Warning:  # which the caller has made an error
         raise
     except Exception as error:  # Pillow's decoders raise errors of any type for files that they cannot read
         reason = str(error) or type(error).__name__

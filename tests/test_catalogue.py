@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 import torch
 from helpers.builders import TINY_CLIP, write_openai
 from helpers.released_files import released_file, released_package
+from helpers.servers import HEAD, Answer, dripping, file, redirect, saying, serving, without_end
 
 from twinlens.catalogue import CATALOGUE, OfficialCheckpoint, bundled_checkpoint, official_checkpoint
 from twinlens.catalogue import download as module
@@ -445,6 +447,40 @@ class TestDownload:
         with pytest.raises(OSError, match="does not say how long"):
             download_file(f"{server.address}/a.pt")
 
+    @pytest.mark.parametrize(
+        ("got", "message"),
+        [
+            (without_end(HEAD + b"\r\n"), "the server sends more than the 100 bytes that it had promised"),
+            (file(bytes(101)), "the server sends more than the 100 bytes"),
+            (saying(b"HTTP/1.1 206 X\r\nContent-Range: bytes 7-99/100\r\n\r\n"), "sends another part of the file"),
+            (redirect("file:///etc/passwd"), "it leads to an address of file, expected http or https"),
+            (file(bytes(50)), "the connection broke after 50 of 100 bytes"),
+            (dripping(b"", HEAD + b"\r\n", seconds=10), r"it took more than 0\.3 s"),
+            (saying(b"220 mail.example\r\n"), r"the server's answer is not HTTP \(BadStatusLine\)"),
+        ],
+    )
+    def test_servers_that_break_their_promise(
+        self, got: Answer, message: str, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A file of 100 bytes is promised, and then something else sent; nobody waits for it, nothing of it counts."""
+
+        def answer(connection: socket.socket, request: bytes) -> object:
+            return (file(b"", promised=100) if request.startswith(b"HEAD") else got)(connection, request)
+
+        monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.3)
+        with (
+            serving(answer) as address,
+            pytest.raises(OSError, match=rf"Downloading http://{address}/a\.pt\?\.\.\. failed: .*{message}"),
+        ):
+            download_file(f"http://{address}/a.pt?key=secret")
+        assert sum(path.stat().st_size for path in (tmp_path / "home").rglob("*.incomplete")) in (0, 50)
+
+    @pytest.mark.parametrize("length", ["-5", "x", "1" * 5000, "0", "1.5"])
+    def test_lengths_that_are_none(self, length: str, server: Server) -> None:
+        answer = saying(HEAD, f"Content-Length: {length}\r\n\r\n".encode())
+        with serving(answer) as address, pytest.raises(OSError, match="does not say how long"):
+            download_file(f"http://{address}/a.pt")
+
     def test_two_at_a_time_download_once(self, server: Server) -> None:
         server.files["/a.pt"] = BODY
         with ThreadPoolExecutor(4) as pool:
@@ -467,6 +503,25 @@ class TestHub:
         assert (path.parent / "open_clip_config.json").read_bytes().startswith(b"open_clip_config.json")
         assert tmp_path / "home" / "hub" in path.parents
         assert steps[-1] == "downloading laion/CLIP-ViT-B-32-laion2B-s34B-b79K: 5 of 5 MB"
+
+    @pytest.mark.thorough  # the library tries again for five seconds
+    def test_a_broken_line(self, server: Server) -> None:
+        """Whatever the library of the day raises for it."""
+        head = HEAD + b"ETag: a\r\nX-Repo-Commit: " + b"0" * 40 + b"\r\nContent-Length: 1000\r\n\r\n"
+
+        def answer(connection: socket.socket, request: bytes) -> None:
+            connection.sendall(head if request.startswith(b"HEAD") else head + bytes(100))
+
+        name = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+        with pytest.MonkeyPatch.context() as patch, serving(answer) as address:
+            patch.setattr(
+                huggingface_hub.constants,
+                "HUGGINGFACE_CO_URL_TEMPLATE",
+                f"http://{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            )
+            patch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://{address}")
+            with pytest.raises(OSError, match=f"Downloading {name} from the Hub failed: "):
+                download_checkpoint(self.ENTRY)
 
     def test_pickled_weights_where_there_are_no_others(self, server: Server) -> None:
         server.files[f"{self.FOLDER}/open_clip_pytorch_model.bin"] = BODY

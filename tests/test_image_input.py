@@ -3,10 +3,13 @@
 import base64
 import io
 import json
+import re
 import struct
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -17,14 +20,23 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from helpers.architecture import ROOT, sources
 from helpers.photographs import cat, cat_levels
 from helpers.released_files import released_file
-from PIL import Image, ImageSequence, features
+from PIL import Image, ImageFile, ImageSequence, features
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from twinlens.inference.embedding import encode
-from twinlens.processing import CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor, SiglipProcessor
+from twinlens.processing import (
+    CLIPImageProcessor,
+    Siglip2ImageProcessor,
+    SiglipImageProcessor,
+    SiglipProcessor,
+    image_steps,
+)
+from twinlens.processing.image_files import is_image_name
+from twinlens.processing.image_input import READ_ERRORS
 from twinlens.training import ContrastiveCollator
 
 SQUARE = {"height": 32, "width": 32}
@@ -323,25 +335,103 @@ def tiff(levels: np.ndarray, bits: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
 class TestDecoders:
-    def test_what_pillow_does_not_decode_is_not_called_damaged(self, tmp_path: Path) -> None:
-        files = {
-            "unknown.dds": dds(4, b"ABCD"),
-            "flags.dds": dds(8, bytes(4)),
-            "encoding.blp": b"BLP2" + struct.pack("<i4b2i", 1, 9, 0, 0, 0, 4, 4) + bytes(2000),
-            "drawing.wmf": b"\xd7\xcd\xc6\x9a\0\0"
-            + struct.pack("<4hH6x", 0, 0, 9, 9, 72)
-            + b"\1\0\t\0\0\3"
-            + bytes(40),
-            "table.h5": b"\x89HDF\r\n\x1a\n" + bytes(100),
-        }
-        for name, contents in files.items():
-            path = tmp_path / name
-            path.write_bytes(contents)
+    @pytest.mark.parametrize(
+        ("form", "contents"),
+        [
+            ("EPS", EPS),
+            ("DDS", dds(4, b"ABCD")),
+            ("BLP", b"BLP2" + struct.pack("<i4b2i", 1, 9, 0, 0, 0, 4, 4) + bytes(2000)),
+            ("WMF", b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<4hH6x", 0, 0, 9, 9, 72) + b"\1\0\t\0\0\3" + bytes(40)),
+            ("HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100)),
+        ],
+    )
+    def test_formats_that_are_not_opened(self, form: str, contents: bytes, tmp_path: Path) -> None:
+        """Whatever the name of a file says; and they are not called damaged."""
+        (tmp_path / "cat.jpg").write_bytes(contents)
+        for given in (tmp_path / "cat.jpg", contents, base64.b64encode(contents).decode()):
             with pytest.raises(
-                ValueError, match=rf"^Image 1 of 2: Expected an image, got .*{name}, which Pillow cannot decode here: "
+                ValueError,
+                match=f"^Image 1 of 2: Expected an image, got .*, which is {form}, a format that is not opened",
             ):
-                SiglipImageProcessor()([small(), path])
+                SiglipImageProcessor()([small(), given])
+
+    def test_no_program_is_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not even for an image that the caller has opened, which Ghostscript would draw now."""
+        monkeypatch.setattr(subprocess, "Popen", lambda *command, **settings: pytest.fail(f"{command} is started"))
+        with Image.open(io.BytesIO(EPS)) as image:
+            assert image.format == "EPS"
+            with pytest.raises(ValueError, match="which Pillow cannot decode here: a program would have to decode EPS"):
+                SiglipImageProcessor()(image)
+
+    def test_what_pillow_does_not_decode_is_not_called_damaged(self) -> None:
+        bitmap = bytearray(stored(small(), "BMP"))
+        bitmap[30] = 4  # JPEG inside
+        with pytest.raises(
+            ValueError, match=r"^Expected an image, got .* bytes, which Pillow cannot decode here: Unsup"
+        ):
+            SiglipImageProcessor()(bytes(bitmap))
+
+    def test_only_one_place_opens_files(self) -> None:
+        """Of those that are not our own photograph."""
+        calls = [
+            f"{path}: {line.strip()}"
+            for path in sources()
+            for line in (ROOT / path).read_text(encoding="utf-8").splitlines()
+            if re.search(r"\bImage\.open\((?!PHOTOGRAPH)|\burlopen\(", line)
+        ]
+        assert [call.partition(":")[0] for call in calls] == ["processing/image_formats.py"]
+
+    @pytest.mark.parametrize("name", ["cat.eps", "cat.pdf", "cat.h5", "cat"])
+    def test_other_names_are_not_of_images(self, name: str) -> None:
+        assert not is_image_name(name)
+        assert is_image_name("cat.JPEG")
+        assert is_image_name("cat.webp")
+
+    @pytest.mark.parametrize("scans", [100, 101])
+    def test_a_jpeg_of_many_scans(self, scans: int) -> None:
+        """Each is a few bytes, and passes over all of the pixels."""
+        jpeg = stored(small(), "JPEG", progressive=True)
+        assert SiglipImageProcessor()(jpeg)["pixel_values"].shape == (1, 3, 224, 224)
+        last = jpeg.rindex(b"\xff\xda")
+        repeated = jpeg[:-2] + jpeg[last:-2] * (scans - jpeg.count(b"\xff\xda")) + jpeg[-2:]
+        if scans > 100:
+            with pytest.raises(ValueError, match="which is damaged: it has 101 scans, more than 100"):
+                SiglipImageProcessor()(repeated)
+        else:
+            SiglipImageProcessor()(repeated)
+
+    def test_too_little_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before an image is decoded, and afterwards, it is the fault of one image."""
+
+        def no_memory(*image: object) -> Any:
+            raise MemoryError
+
+        for place in ((ImageFile.ImageFile, "load"), (image_steps, "to_rgb")):
+            with monkeypatch.context() as patch:
+                patch.setattr(*place, no_memory)
+                with pytest.raises(ValueError, match=r"^Image 0 of 2.* takes more memory than there is\.$"):
+                    SiglipImageProcessor()([stored(small(), "PNG")] * 2)
+
+    @pytest.mark.parametrize("family", PROCESSORS)
+    @pytest.mark.parametrize(
+        "form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "ICO", "TGA", "PCX", "PPM"]
+    )
+    def test_damages_at_random(self, form: str, family: str, thorough: bool) -> None:
+        """Whatever becomes of a file, it is an image or an error for which it is left out."""
+        sound, random = stored(small(), form), np.random.default_rng(0)
+        processor = PROCESSORS[family](do_exif_transpose=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(700 if thorough else 15):
+                damaged = bytearray(sound[: random.integers(1, len(sound))] if random.random() < 0.3 else sound)
+                for place in random.integers(0, min(len(damaged), random.choice([100, 1 << 20])), 3):
+                    damaged[place] = random.integers(0, 256)
+                with suppress(*READ_ERRORS):
+                    processor(bytes(damaged))
 
     @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
     def test_damaged_avif(self) -> None:

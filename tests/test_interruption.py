@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from helpers.builders import TINY_SIGLIP, write_big_vision
-from helpers.processes import finish, run_command, start
+from helpers.processes import finish, start
 
 from twinlens.conversion import convert
 from twinlens.parity import verify
@@ -61,24 +63,75 @@ def test_killed_at_any_moment(tmp_path: Path, thorough: bool) -> None:
     partial = next(path.parent for path in tmp_path.glob("*/.folder.*") if not (path.parent / "folder").exists())
     assert finish(start(convert_beside, partial / source.name, output=log)) == 0
     assert verify(source, partial / "folder").passed
+    assert {path.name for path in partial.iterdir()} == {source.name, "folder"}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
-def test_full_disk(tmp_path: Path) -> None:
-    source, disk = tmp_path / "siglip.npz", tmp_path / "disk"
-    write_big_vision(source, **TINY_SIGLIP)
-    disk.mkdir()
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """Yield an empty disk of so many bytes."""
+    folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"mounting needs permission: {mounted.stderr.strip()}")
     try:
-        code, printed = run_command("convert", source, disk / "folder", output=tmp_path / "log")
-        assert code == 1
-        (line,) = printed
-        assert line.startswith(f"twinlens: Writing {disk / 'folder'} failed: ")
-        assert "No space left" in line
-        assert not list(disk.iterdir())
+        yield folder
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)  # PyTorch leaves a file open
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the bundled checkpoints are converted to."""
+    folders = {name: tmp_path_factory.mktemp("folders") / name for name in ("clip-shapes", "siglip-shapes")}
+    for name, folder in folders.items():
+        convert(name, folder, verify=False)
+    return folders
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
+def test_full_disk(
+    folders: dict[str, Path], tmp_path: Path, run: Callable[..., tuple[int, str, str]], thorough: bool
+) -> None:
+    """Wherever in the work it is full: one line, and nothing stays."""
+    source = "clip-shapes"
+    sizes = [path.stat().st_size for path in folders[source].iterdir()]
+    weights, needed = max(sizes), sum(sizes)
+    few = [weights // 2, weights + (needed - weights) // 2]  # while weights are written, or the vocabulary
+    for number, size in enumerate(range(4096, needed, 4096 * 50) if thorough else few):
+        with small_disk(tmp_path / str(number), size) as disk:
+            code, _, errors = run("convert", source, disk / "folder", "--no-verify")
+            assert (code, errors.count("\n")) == (1, 1)
+            assert errors.startswith(f"twinlens: Writing {disk / 'folder'} failed: ")
+            assert "no space left" in errors.lower()
+            assert not list(disk.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
+@pytest.mark.parametrize(
+    ("source", "format", "file"),
+    [
+        ("clip-shapes", "openai", "clip.pt"),
+        ("clip-shapes", "open_clip", "clip.bin"),
+        ("clip-shapes", "open_clip", "clip.safetensors"),
+        ("siglip-shapes", "big_vision", "siglip.npz"),
+    ],
+)
+def test_export_to_a_full_disk(
+    source: str,
+    format: str,
+    file: str,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
+    thorough: bool,
+) -> None:
+    needed = (folders[source] / "model.safetensors").stat().st_size
+    for number, size in enumerate(range(4096, needed, needed // 20) if thorough else (needed // 2,)):
+        with small_disk(tmp_path / str(number), size) as disk:
+            code, _, errors = run("export", folders[source], disk / file, "--format", format)
+            assert (code, errors.count("\n")) == (1, 1)
+            assert errors.startswith(f"twinlens: Writing {disk / file} failed: ")
+            assert "no space left" in errors.lower()
+            assert not list(disk.iterdir())

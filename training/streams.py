@@ -16,7 +16,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..processing.image_input import open_image
+from ..processing.image_input import READ_ERRORS, open_image
 from .shards import expand_braces, read_tar
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Every error that an unreadable image or caption can raise.
-UNREADABLE = (TypeError, ValueError, KeyError, OSError, RecursionError, Image.DecompressionBombError)
+UNREADABLE = (*READ_ERRORS, KeyError)
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 TEXT_KINDS = ("txt", "caption", "text")
 SHUFFLE_BUFFER_SAMPLES = 1000  # the next sample of a stream is drawn from so many

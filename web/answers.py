@@ -16,6 +16,7 @@ from ..inference import ZeroShotClassifier, load_exact_model, load_processor, pr
 from ..inference.zero_shot import DEFAULT_TEMPLATE
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from ..processing.image_formats import open_formats
 from ..processing.image_input import READ_ERRORS, open_image
 
 _GREY = (128, 128, 128)
@@ -138,5 +139,5 @@ def _picture(result: SearchResult, thumbnail: Thumbnail) -> Picture:
     file, member = split_member(result.path)
     caption = f"{result.score:.3f} {printable(Path(member or file).name)}"
     if thumbnail.jpeg:
-        return Image.open(BytesIO(thumbnail.jpeg)), caption
+        return open_formats(BytesIO(thumbnail.jpeg)), caption
     return Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), _GREY), f"{caption}: {printable(thumbnail.problem)}"

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,15 @@ from markdown_it import MarkdownIt
 
 import twinlens
 from twinlens.conversion import convert
+from twinlens.evaluation.images import embed_images
 from twinlens.formats import FormatError, code_span, escaped, inspect_source, read_checkpoint, safetensors_file
 from twinlens.formats.reader import read_files
+from twinlens.index import EmbedPlan, Index, embed
+from twinlens.index.originals import make_thumbnail
 from twinlens.processing.text_cleanup import OPEN_CLIP_CLEANUPS, clean_beginning, lower, spell_specials
+from twinlens.training import load_pairs
+
+from . import images
 
 
 def descriptors() -> int:
@@ -156,6 +163,51 @@ class TestLongTexts:
         text = "\u0345 " * 15_000 + "cat " * 5000
         whole = tokenizer.backend_tokenizer.encode(tokenizer.clean(text)).ids
         assert tokenizer(text)["input_ids"] == [*whole[:76], whole[-1]]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("hostile")
+    for number, name in enumerate(images.REFUSED):
+        (folder / f"{number}.jpg").write_bytes(images.FILES[name]())
+        (folder / f"{number}.txt").write_text(name)
+    (folder / "sound.png").write_bytes(images.PNG)
+    (folder / "sound.txt").write_text("sound")
+    return folder
+
+
+class TestJobs:
+    """One sound image among hostile ones: jobs leave those out, whatever they are."""
+
+    def test_embed(self, pictures: Path, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.jpg")
+        (tmp_path / "list").write_text("\n".join([*map(str, pictures.glob("*.*g")), "pipe.jpg", "absent.jpg"]))
+        result = embed(EmbedPlan("siglip-shapes", [str(tmp_path / "list")], tmp_path / "index", batch_size=4))
+        assert (result.rows, result.skipped) == (1, len(images.REFUSED) + 2)
+        assert [*Index.open(tmp_path / "index").paths] == [str(pictures / "sound.png")]
+        assert "It is not a file." in (tmp_path / "index" / "skipped.jsonl").read_text()
+
+    def test_train(self, pictures: Path) -> None:
+        pairs = load_pairs(pictures, skip_corrupt=True)
+        assert {sample["text"] for sample in (pairs[place] for place in range(len(pairs)))} == {"sound"}
+
+    def test_train_on_tars(self, pictures: Path, tmp_path: Path) -> None:
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for path in sorted(pictures.iterdir()):
+                tar.add(path, path.name)
+        stream = load_pairs(tmp_path / "a.tar", repeat=False)
+        assert [sample["text"] for sample in stream] == ["sound"]
+        assert stream.skipped == len(images.REFUSED)
+
+    def test_evaluate(self, pictures: Path) -> None:
+        model = twinlens.DualEncoderModel.from_pretrained("siglip-shapes")
+        processor = twinlens.DualEncoderProcessor.from_pretrained("siglip-shapes")
+        found = embed_images(model, processor, [(path.name, str(path)) for path in sorted(pictures.glob("*.*g"))])
+        assert (len(found.kept), len(found.skipped)) == (1, len(images.REFUSED))
+
+    def test_thumbnails(self, pictures: Path) -> None:
+        for path in pictures.glob("*.*g"):
+            assert bool(make_thumbnail(path.read_bytes()).problem) == (path.name != "sound.png")
 
 
 class TestCards:

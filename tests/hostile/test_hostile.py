@@ -12,6 +12,7 @@ KINDS = (
     *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("archives", "training_data")),
     "settings",
     "vocabularies",
+    "images",
 )
 
 

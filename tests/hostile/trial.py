@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers.processes import start
+from helpers.servers import Answer, serving
 
 CPU_SECONDS = 10  # for one case
 WALL_SECONDS = 120  # a machine may be busy
@@ -41,6 +42,7 @@ class Case(NamedTuple):
     write: Write
     path: str = "file"
     commands: Sequence[Sequence[str]] = (("inspect", "{path}"),)
+    answer: Answer | None = None  # of a server at {address}, which the commands may ask
 
 
 @dataclass
@@ -126,7 +128,12 @@ def attempt(arguments: Iterable[str]) -> str:
 
 def examine(case: Case, canary: Canary) -> str:
     """Write a case into a folder, run its commands, and return the first fault, or the last outcome."""
-    outcome = ""
+    with serving(case.answer) if case.answer else nullcontext("no:where") as address:
+        return _examine(case, canary, address)
+
+
+def _examine(case: Case, canary: Canary, address: str) -> str:
+    outcome, asked = "", ("'{}', {}".format(*address.split(":")), f"http://{address}/")
     root = Path(tempfile.mkdtemp(prefix="case-"))
     folder = root / "folder"
     folder.mkdir()
@@ -136,7 +143,8 @@ def examine(case: Case, canary: Canary) -> str:
         before = sorted(root.rglob("*"))
         allowed = SPARE_MEMORY + 2 * size
         for command in case.commands:
-            arguments = [part.format(path=folder / case.path, out=root / "out") for part in command]
+            names = {"path": folder / case.path, "out": root / "out", "address": address}
+            arguments = [part.format(**names) for part in command]
             Path("/proc/self/clear_refs").write_text("5")  # forgets what was the most until now
             space, resident = memory()
             used = time.process_time()
@@ -158,7 +166,7 @@ def examine(case: Case, canary: Canary) -> str:
             if taken > allowed:
                 return f"{command[0]}: {taken >> 20:,} MiB for {size:,} bytes"
             made = str(root / ".out.") if outcome == "answered" else str(root / "nothing")  # `convert` makes a folder
-            if foreign := [event for event in seen if made not in event]:
+            if foreign := [event for event in seen if not any(name in event for name in (made, *asked))]:
                 return f"{command[0]}: {foreign[0]} and {len(foreign) - 1} more"
             if outcome == "refused" and sorted(root.rglob("*")) != before:
                 return f"{command[0]}: left files behind"

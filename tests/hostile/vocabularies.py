@@ -99,24 +99,24 @@ FILES: dict[str, Callable[[], bytes]] = {
 }  # fmt: skip
 
 
-def _write(make: Callable[[], bytes], folder: Path) -> None:
+def write(make: Callable[[], bytes], folder: Path) -> None:
     (folder / "file").write_bytes(make())
 
 
-def _pipe(folder: Path) -> None:
+def pipe(folder: Path) -> None:
     os.mkfifo(folder / "file")
 
 
-def _link(target: str, folder: Path) -> None:
+def link(target: str, folder: Path) -> None:
     (folder / "file").symlink_to(target)
 
 
 NAMED: dict[str, Callable[[Path], None]] = {
-    **{name: partial(_write, make) for name, make in FILES.items()},
-    "pipe": _pipe,
-    "endless device": partial(_link, "/dev/zero"),
-    "device": partial(_link, "/dev/null"),
-    "memory of the process": partial(_link, "/proc/self/mem"),
+    **{name: partial(write, make) for name, make in FILES.items()},
+    "pipe": pipe,
+    "endless device": partial(link, "/dev/zero"),
+    "device": partial(link, "/dev/null"),
+    "memory of the process": partial(link, "/proc/self/mem"),
 }
 _SLOW = ("model: 3 million pieces", "json: a text of 50 MB", "json: zeros", "gzip: bomb", "model: spellings of 2**n")
 SAMPLE = tuple(name for name in NAMED if name not in _SLOW)[::4]
