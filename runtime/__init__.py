@@ -10,6 +10,7 @@ from .client_names import (
 )
 from .devices import device_named
 from .inputs import check_inputs
+from .logit_scalars import SavesNumbers, logit_scalars, shardable
 from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
@@ -21,6 +22,7 @@ __all__ = [
     "EmbeddingNames",
     "LayerNames",
     "PickledWithoutHooks",
+    "SavesNumbers",
     "TextCache",
     "TextTowerNames",
     "UnsplitModules",
@@ -29,6 +31,8 @@ __all__ = [
     "device_named",
     "has_hooks",
     "later",
+    "logit_scalars",
+    "shardable",
     "states_of",
     "without_pooled",
 ]

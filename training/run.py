@@ -85,8 +85,13 @@ def train(plan: TrainingPlan) -> TrainingResult:
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate() if plan.eval_data else {}
     is_main = trainer.is_world_process_zero()
+    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if is_main:
-        _save(plan, trainer, processor, output, metrics, seconds)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if weights is not None:  # the model has a part of them
+            model, _ = load(plan)
+            model.load_state_dict(weights)
+        _save(plan, trainer, model, processor, output, metrics, seconds)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(output, metrics, trainer.state.global_step, is_main, _skipped(trainer))
 
@@ -308,12 +313,12 @@ def _find_checkpoint(output: Path, resume: bool) -> str | None:
 def _save(
     plan: TrainingPlan,
     trainer: ContrastiveTrainer,
+    model: Any,
     processor: DualEncoderProcessor,
     output: Path,
     metrics: dict[str, float],
     seconds: float,
 ) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model)
     if plan.lora_rank:
         model = model.merge_and_unload()
     model.save_pretrained(output)
