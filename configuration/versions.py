@@ -20,7 +20,7 @@ def check_versions() -> None:
         # Without the suffixes of vendors' builds, such as 2.11.0a0+nv26.
         if not SpecifierSet(supported).contains(Version(installed).base_version):
             raise ImportError(
-                f"twinlens {__version__} needs {package}{supported}, and {package} {installed} is installed: "
+                f"Expected {package}{supported} for twinlens {__version__}, got {installed}: "
                 f"pip install '{package}{supported}'.",
                 name=package,
             )

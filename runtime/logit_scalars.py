@@ -3,9 +3,10 @@
 from os import PathLike
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def logit_scalars(model: Any) -> list[Tensor]:
@@ -26,10 +27,12 @@ def logit_scalars(model: Any) -> list[Tensor]:
 
 
 def shardable(model: Model) -> Model:
-    """Give the single numbers among a model's own parameters an axis, in place, and return the model.
+    """Make a dual encoder one that FSDP2 divides, in place, and return it: the single numbers among its own parameters,
+    which FSDP2 refuses, get an axis.
 
-    FSDP2 divides no others: call this before `fully_shard` or `accelerator.prepare`. The model computes the same, and
-    `save_pretrained` writes them as before.
+    Call this before `fully_shard` or `accelerator.prepare`. The model computes the same, and `save_pretrained` writes
+    the numbers as before. The modules that accelerate then wraps by default do not hold the input embeddings, which it
+    wraps by themselves and, inside another wrapped module, cannot.
     """
     numbers = [name for name, parameter in model.named_parameters(recurse=False) if parameter.ndim == 0]
     for name in numbers:
@@ -37,6 +40,9 @@ def shardable(model: Model) -> Model:
         parameter.data = parameter.data.view(1)
     if numbers:
         model.numbers_with_an_axis = numbers
+    embeddings = model.get_input_embeddings()
+    around = {type(module).__name__ for module in model.modules() if embeddings in [*module.modules()][1:]}
+    model._no_split_modules = [name for name in model._no_split_modules or () if name not in around]
     return model
 
 

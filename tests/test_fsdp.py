@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from helpers import families
 from helpers.processes import finish, start
@@ -35,7 +36,7 @@ class Trainer(ContrastiveTrainer):
             auto_wrap_policy="transformer_based_wrap",
             state_dict_type="FULL_STATE_DICT",
         )
-        state.distributed_type = DistributedType.FSDP
+        state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         self.is_fsdp_enabled = True
 
 

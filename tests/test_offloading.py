@@ -10,6 +10,7 @@ from helpers import families
 from helpers.other_families import other_families, write_folder
 
 import twinlens
+from twinlens.deployment.graphs import Graph
 from twinlens.deployment.inputs import Case
 
 OTHER = [pytest.param(family, marks=pytest.mark.thorough) for family in other_families()]
@@ -40,7 +41,7 @@ def test_every_method_finds_its_weights(family: str, way: str, tmp_path: Path) -
     else:
         write_folder(family, tmp_path / "model")
     model = twinlens.DualEncoderModel.from_pretrained(tmp_path / "model").eval()
-    inputs = Case(3, 3, 8, 16).inputs(model, (*model.image_input_names, "input_ids", "attention_mask"))
+    inputs = Case(3, 3, 8, 16).inputs(model, Graph.of(model, "both").inputs)
     expected = all_methods(model, inputs)
     if way == "device_map":
         memory = {"cpu": int(0.7 * 4 * model.num_parameters())}  # bytes

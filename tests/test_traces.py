@@ -1,26 +1,31 @@
-"""`torch.jit.trace`, PyTorch's older exporter that uses it, and the newer one, at other sizes than the example's."""
+"""Models that `torch.jit.trace` and PyTorch's older ONNX exporter, which uses it, have seen with one example."""
 
-import warnings
-from pathlib import Path
+import io
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from helpers import families
-from torch import Tensor, nn
+from helpers.traces import OTHER_SIZES, Inputs, Tuples
+from torch import Tensor
 
 import twinlens
-from twinlens.deployment.inputs import EXAMPLE, Case, cases
+from twinlens.deployment.inputs import EXAMPLE
+
+# PyTorch and transformers warn of every number that a trace keeps; the tests find those that matter.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 RESNET = {"hidden_size": 64, "depths": (1, 2, 1, 1), "num_attention_heads": 2, "image_size": 32}
 TEXT = {**families.TEXT, **families.IDS["CLIP"]}
-KINDS = [
-    *((family, kind) for family in (*families.FAMILIES, "CLIPResNet") for kind in ("Model", "VisionModel")),
-    *((family, "ForImageClassification") for family in (*families.FAMILIES, "CLIPResNet")),
-    *((family, "TextModel") for family in families.FAMILIES),
-    ("CLIP", "VisionModelWithProjection"),
-    ("CLIP", "TextModelWithProjection"),
-]
+OWN = (*families.FAMILIES, "CLIPResNet")
+KINDS: dict[tuple[str, str], Any] = {
+    **{(family, kind): "image" for family in OWN for kind in ("VisionModel", "ForImageClassification")},
+    **{(family, "TextModel"): "text" for family in families.FAMILIES},
+    **{(family, "Model"): "both" for family in OWN},
+    ("CLIP", "VisionModelWithProjection"): "image",
+    ("CLIP", "TextModelWithProjection"): "text",
+}
 
 
 def model_of(family: str, kind: str) -> Any:
@@ -28,17 +33,26 @@ def model_of(family: str, kind: str) -> Any:
         return families.model(family, kind)
     torch.manual_seed(0)
     config = twinlens.CLIPResNetConfig(vision_config=RESNET, text_config=TEXT, projection_dim=24)
-    config = config.vision_config if kind == "VisionModel" else config
-    return getattr(twinlens, f"CLIPResNet{kind}")(config).eval()
+    return getattr(twinlens, f"CLIPResNet{kind}")(config.vision_config if kind == "VisionModel" else config).eval()
 
 
-class Tuples(nn.Module):
-    """A model as a function of tensors: the inputs that it was made for, by their places, and what is to be compared."""
+def assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
-    def __init__(self, model: Any, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model, self.names = model, names
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model(**dict(zip(self.names, inputs, strict=True)))
-        return tuple(value for value in outputs.values() if isinstance(value, Tensor))
+def cases() -> list[Any]:
+    """A family, a kind of model and whether texts have a mask; by day, those that hold most of the others."""
+    found = [(family, kind, True) for family, kind in KINDS]
+    found += [("CLIP", "TextModel", False), ("CLIP", "Model", False), ("CLIPResNet", "Model", False)]
+    by_day = {("CLIP", "Model", True), ("CLIP", "Model", False), ("Siglip", "Model", True), ("Siglip2", "Model", True)}
+    return [case if case in by_day else pytest.param(*case, marks=pytest.mark.thorough) for case in found]
+
+
+@pytest.mark.parametrize(("family", "kind", "masked"), cases())
+@torch.no_grad()
+def test_a_trace_takes_other_sizes(family: str, kind: str, masked: bool) -> None:
+    inputs = Inputs(model_of(family, "Model"), KINDS[family, kind], masked)
+    module = Tuples(model_of(family, kind).requires_grad_(False), inputs.names)
+    traced = torch.jit.trace(module, inputs(EXAMPLE), check_trace=False)
+    for case in OTHER_SIZES:
+        assert_close(traced(*inputs(case)), module(*inputs(case)))
