@@ -1,5 +1,6 @@
 """Dual encoders whose weights FSDP2 divides between processes: here two, on CPUs."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor
 
 import twinlens
 from twinlens.runtime import shardable
-from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments
+from twinlens.toy_world import ShapesDataset
+from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments, TrainingPlan
+from twinlens.training import run as training_run
 
 PAIRS, STEPS = 8, 3
 # By day, what FSDP has most to do with: the number that it cannot divide, and slices.
@@ -75,8 +78,7 @@ def losses(run: Any) -> Tensor:
 
 
 def train_divided(rank: str, port: str, folder: Path, cases: dict[str, tuple[str, int | None]]) -> None:
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    enter(rank, port)
     for name, (family, size) in cases.items():
         run = build(Trainer, family, folder / name, PAIRS // 2, size)
         run.train()
@@ -92,19 +94,30 @@ def train_divided(rank: str, port: str, folder: Path, cases: dict[str, tuple[str
     torch.distributed.destroy_process_group()
 
 
-def test_trains_as_one_process(tmp_path: Path) -> None:
-    """The same losses and weights, in folders that plain transformers loads as ever, and the same logits afterwards."""
+def start_two(function: Any, folder: Path, *arguments: Any) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    running = [
-        start(train_divided, rank, port, tmp_path, CASES, output=tmp_path / f"log {rank}") for rank in "01"
-    ]
+    return [start(function, rank, port, folder, *arguments, output=folder / f"log {rank}") for rank in "01"]
+
+
+def finish_both(running: list[Any], folder: Path) -> None:
+    for rank, process in enumerate(running):
+        assert finish(process) == 0, (folder / f"log {rank}").read_text()
+
+
+def enter(rank: str, port: str) -> None:
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+
+
+def test_trains_as_one_process(tmp_path: Path) -> None:
+    """The same losses and weights, in folders that plain transformers loads as ever, and the same logits afterwards."""
+    running = start_two(train_divided, tmp_path, CASES)
     alone = {name: build(ContrastiveTrainer, family, tmp_path / "alone", PAIRS) for name, (family, _) in CASES.items()}
     for run in alone.values():
         run.train()
-    for rank, process in enumerate(running):
-        assert finish(process) == 0, (tmp_path / f"log {rank}").read_text()
+    finish_both(running, tmp_path)
     for name, run in alone.items():
         found = load_file(tmp_path / f"{name}.safetensors")
         torch.testing.assert_close(found["losses"], losses(run), rtol=1e-4, atol=1e-5)
@@ -117,6 +130,47 @@ def test_trains_as_one_process(tmp_path: Path) -> None:
         with torch.no_grad():
             batch = collate([run.train_dataset[index] for index in range(PAIRS)])
             torch.testing.assert_close(found["logits"], model(**batch).logits_per_image, rtol=0, atol=1e-4)
+
+
+PLANS: dict[str, dict[str, Any]] = {"plain": {"gradient_cache_size": 3}, "lora": {"lora_rank": 2}}
+
+
+def run_plan(folder: Path, out: str, batch: int, settings: dict[str, Any]) -> None:
+    data, output = str(folder / "data"), str(folder / out)
+    common = {"steps": 2, "batch_size": batch, "min_crop_area": 1.0, "eval_data": data, "zero_shot": str(folder / "zs")}
+    training_run.train(TrainingPlan(model="clip-shapes", data=data, output=output, **common, **settings))
+
+
+def run_plans_divided(rank: str, port: str, folder: Path) -> None:
+    enter(rank, port)
+    training_run.ContrastiveTrainer = Trainer  # type: ignore[misc]
+    for name, settings in PLANS.items():
+        run_plan(folder, f"two {name}", PAIRS // 2, settings)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.thorough
+def test_twinlens_train(tmp_path: Path) -> None:
+    """With an evaluation between forward passes, and LoRA, whose weights are merged into the whole ones."""
+    pairs = [ShapesDataset("train", size=16)[number] for number in range(16)]
+    for folder in ("data", "zs/circle", "zs/star"):
+        (tmp_path / folder).mkdir(parents=True)
+    with (tmp_path / "data" / "metadata.jsonl").open("w") as lines:
+        for number, pair in enumerate(pairs):
+            pair["image"].save(tmp_path / "data" / f"{number}.png")
+            pair["image"].save(tmp_path / "zs" / ("star" if "star" in pair["text"] else "circle") / f"{number}.png")
+            lines.write(json.dumps({"file_name": f"{number}.png", "text": pair["text"]}) + "\n")
+    running = start_two(run_plans_divided, tmp_path)
+    for name, settings in PLANS.items():
+        run_plan(tmp_path, f"one {name}", PAIRS, settings)
+    finish_both(running, tmp_path)
+    for name in PLANS:
+        one, two = (tmp_path / f"{number} {name}" for number in ("one", "two"))
+        weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+        torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=2e-5)
+        metrics = [json.loads((folder / "training.json").read_text())["metrics"] for folder in (one, two)]
+        accuracies = [entry["eval_zero_shot_accuracy"] for entry in metrics]
+        assert accuracies[0] == accuracies[1]
 
 
 def test_the_first_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

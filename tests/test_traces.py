@@ -36,6 +36,10 @@ def model_of(family: str, kind: str) -> Any:
     return getattr(twinlens, f"CLIPResNet{kind}")(config.vision_config if kind == "VisionModel" else config).eval()
 
 
+TEXTS, IMAGES = {0: "texts", 1: "length"}, {0: "images", 1: "patches"}
+AXES = {"input_ids": TEXTS, "attention_mask": TEXTS, "pixel_attention_mask": IMAGES, "spatial_shapes": {0: "images"}}
+
+
 def assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -56,3 +60,21 @@ def test_a_trace_takes_other_sizes(family: str, kind: str, masked: bool) -> None
     traced = torch.jit.trace(module, inputs(EXAMPLE), check_trace=False)
     for case in OTHER_SIZES:
         assert_close(traced(*inputs(case)), module(*inputs(case)))
+
+
+@pytest.mark.skipif(not (find_spec("onnx") and find_spec("onnxruntime")), reason="needs onnx, onnxruntime (extra onnx)")
+@pytest.mark.parametrize(("family", "kind", "masked"), cases())
+@torch.no_grad()
+def test_the_older_onnx_exporter(family: str, kind: str, masked: bool) -> None:
+    import onnxruntime
+
+    inputs = Inputs(model_of(family, "Model"), KINDS[family, kind], masked)
+    module = Tuples(model_of(family, kind), inputs.names)
+    file, pixels = io.BytesIO(), IMAGES if family == "Siglip2" else {0: "images"}
+    axes = {name: {**AXES, "pixel_values": pixels}[name] for name in inputs.names}
+    torch.onnx.export(module, inputs(EXAMPLE), file, dynamo=False, input_names=inputs.names, dynamic_axes=axes)
+    session: Any = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for case in OTHER_SIZES:
+        named = zip(inputs.names, inputs(case), strict=True)
+        found = session.run(None, {name: value.numpy() for name, value in named})
+        assert_close(tuple(map(torch.from_numpy, found)), module(*inputs(case)))
