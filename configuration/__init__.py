@@ -1,6 +1,6 @@
 """Configurations, one per tower and family, with transformers' names and JSON."""
 
-from . import versions  # first: they may be too old for all else
+from .accepted_versions import check_versions  # first: what is installed may be too old for all else
 from .base import (
     DualEncoderConfig,
     SquareViTConfig,

@@ -72,7 +72,7 @@ def test_the_older_onnx_exporter(family: str, kind: str, masked: bool) -> None:
     module = Tuples(model_of(family, kind), inputs.names)
     file, pixels = io.BytesIO(), IMAGES if family == "Siglip2" else {0: "images"}
     axes = {name: {**AXES, "pixel_values": pixels}[name] for name in inputs.names}
-    torch.onnx.export(module, inputs(EXAMPLE), file, dynamo=False, input_names=inputs.names, dynamic_axes=axes)
+    torch.onnx.export(module, inputs(EXAMPLE), file, dynamo=False, input_names=[*inputs.names], dynamic_axes=axes)
     session: Any = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     for case in OTHER_SIZES:
         named = zip(inputs.names, inputs(case), strict=True)

@@ -10,7 +10,7 @@ import pytest
 from helpers.architecture import ROOT
 
 import twinlens
-from twinlens.configuration import versions
+from twinlens.configuration import accepted_versions as versions
 
 NAMES = """
 import twinlens
@@ -41,8 +41,8 @@ def test_outside_of_it(package: str, installed: str, monkeypatch: pytest.MonkeyP
     supported = versions.SUPPORTED[package]
     with pytest.raises(ImportError) as raised:
         versions.check_versions()
-    expected = f"Expected {package}{supported} for twinlens {twinlens.__version__}, got {installed}: pip install '{package}{supported}'."
-    assert str(raised.value) == expected
+    said = f"Expected {package}{supported} for twinlens {twinlens.__version__}, got {installed}: "
+    assert str(raised.value) == f"{said}pip install '{package}{supported}'."
     assert raised.value.name == package
 
 

@@ -133,7 +133,7 @@ class ContrastiveTrainer(Trainer):
         return torch.distributed.group.WORLD if self.args.world_size > 1 else None
 
     def _unshard(self) -> None:
-        """Bring together what FSDP has divided of the model itself, outside of its layers, until the next backward pass."""
+        """Bring together what FSDP has divided of the model outside of its layers, until the next backward pass."""
         if self.is_fsdp_enabled:
             self.model.unshard()
 
@@ -225,7 +225,7 @@ class ContrastiveTrainer(Trainer):
         last = len(slices) - 1
         pieces = zip(slices, states, image_grads.split(size), text_grads.split(size), strict=True)
         for number, (part, state, image_grad, text_grad) in enumerate(pieces):
-            # Under DDP, processes exchange gradients only once, with the last slice; FSDP keeps none that is not divided.
+            # Under DDP, processes exchange gradients only once, with the last slice; FSDP keeps none undivided.
             is_kept = number < last and not self.is_fsdp_enabled
             with (
                 self.accelerator.no_sync(model) if is_kept else nullcontext(),
