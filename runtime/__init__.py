@@ -1,5 +1,6 @@
 """What happens around a model while it runs: outputs computed when read, remembered texts, pickles, clients' names."""
 
+from ..configuration import check_versions  # first: what is installed may be too old for all else
 from .client_names import (
     AttentionNames,
     DualEncoderNames,

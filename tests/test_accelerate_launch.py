@@ -1,6 +1,7 @@
 """Two processes that `accelerate launch` starts on CPUs give what one process gives."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,14 +45,18 @@ embeds = torch.cat([accelerator.gather_for_metrics(part) for part in embeds])
 model.save_pretrained(out, is_main_process=accelerator.is_main_process)
 if accelerator.is_main_process:
     save_file({"embeds": embeds}, out + "/embeds.safetensors")
+    print("processes", accelerator.num_processes)
 accelerator.end_training()
 """
 
 
 def launch(processes: int, *command: object) -> str:
-    options = f"--cpu --num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    line = [sys.executable, "-m", "accelerate.commands.launch", *options, *map(str, command)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+    """Start processes on CPUs: of several, accelerate has a launcher only for accelerators, which does so all the same."""
+    several = ["--multi_gpu"] if processes > 1 else ["--cpu"]
+    options = f"--num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    line = [sys.executable, "-m", "accelerate.commands.launch", *several, *options, *map(str, command)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -65,7 +70,8 @@ def test_a_loop_of_ones_own(family: str, tmp_path: Path) -> None:
     (tmp_path / "loop.py").write_text(LOOP)
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        launch(processes, tmp_path / "loop.py", tmp_path / "model", tmp_path / "pairs.safetensors", out)
+        said = launch(processes, tmp_path / "loop.py", tmp_path / "model", tmp_path / "pairs.safetensors", out)
+        assert f"processes {processes}" in said
     for file in ("model.safetensors", "embeds.safetensors"):
         one, two = (load_file(tmp_path / processes / file) for processes in "12")
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
