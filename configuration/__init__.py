@@ -53,6 +53,7 @@ __all__ = [
     "carries_code",
     "check_pooled",
     "check_tower",
+    "check_versions",
     "describe_model_type",
     "family_of",
     "is_single_tower",

@@ -51,7 +51,7 @@ accelerator.end_training()
 
 
 def launch(processes: int, *command: object) -> str:
-    """Start processes on CPUs: of several, accelerate has a launcher only for accelerators, which does so all the same."""
+    """Start processes on CPUs, several of them by the launcher that accelerate has for accelerators."""
     several = ["--multi_gpu"] if processes > 1 else ["--cpu"]
     options = f"--num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     line = [sys.executable, "-m", "accelerate.commands.launch", *several, *options, *map(str, command)]

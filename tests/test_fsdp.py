@@ -140,7 +140,13 @@ PLANS: dict[str, dict[str, Any]] = {
 
 def run_plan(folder: Path, out: str, batch: int, settings: dict[str, Any]) -> None:
     data, output = str(folder / "data"), str(folder / out)
-    common = {"steps": 3, "batch_size": batch, "min_crop_area": 1.0, "eval_data": data, "zero_shot": str(folder / "zs")}
+    common: dict[str, Any] = {
+        "steps": 3,
+        "batch_size": batch,
+        "min_crop_area": 1.0,
+        "eval_data": data,
+        "zero_shot": str(folder / "zs"),
+    }
     training_run.train(TrainingPlan(model="clip-shapes", data=data, output=output, **common, **settings))
 
 

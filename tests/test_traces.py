@@ -1,7 +1,7 @@
 """Models that `torch.jit.trace` and PyTorch's older ONNX exporter, which uses it, have seen with one example."""
 
-import io
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor
 
 import twinlens
 from twinlens.deployment.inputs import EXAMPLE
+from twinlens.deployment.runtimes import open_file
 
 # PyTorch and transformers warn of every number that a trace keeps; the tests find those that matter.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -65,16 +66,13 @@ def test_a_trace_takes_other_sizes(family: str, kind: str, masked: bool) -> None
 @pytest.mark.skipif(not (find_spec("onnx") and find_spec("onnxruntime")), reason="needs onnx, onnxruntime (extra onnx)")
 @pytest.mark.parametrize(("family", "kind", "masked"), cases())
 @torch.no_grad()
-def test_the_older_onnx_exporter(family: str, kind: str, masked: bool) -> None:
-    import onnxruntime
-
+def test_the_older_onnx_exporter(family: str, kind: str, masked: bool, tmp_path: Path) -> None:
     inputs = Inputs(model_of(family, "Model"), KINDS[family, kind], masked)
-    module = Tuples(model_of(family, kind), inputs.names)
-    file, pixels = io.BytesIO(), IMAGES if family == "Siglip2" else {0: "images"}
+    module, file = Tuples(model_of(family, kind), inputs.names), tmp_path / "model.onnx"
+    pixels = IMAGES if family == "Siglip2" else {0: "images"}
     axes = {name: {**AXES, "pixel_values": pixels}[name] for name in inputs.names}
     torch.onnx.export(module, inputs(EXAMPLE), file, dynamo=False, input_names=[*inputs.names], dynamic_axes=axes)
-    session: Any = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    run = open_file(file, "onnx")
     for case in OTHER_SIZES:
-        named = zip(inputs.names, inputs(case), strict=True)
-        found = session.run(None, {name: value.numpy() for name, value in named})
-        assert_close(tuple(map(torch.from_numpy, found)), module(*inputs(case)))
+        found = run(dict(zip(inputs.names, inputs(case), strict=True)))
+        assert_close(tuple(found.values()), module(*inputs(case)))
