@@ -98,4 +98,4 @@ def test_twinlens_train(tmp_path: Path) -> None:
     one, two = ([entry["loss"] for entry in report["history"] if "loss" in entry] for report in reports)
     assert len(one) == 3
     assert two == pytest.approx(one, rel=1e-2)  # Adam makes full steps of gradients that are nearly 0
-    assert abs(one[2] - one[0]) > 0.01
+    assert abs(one[2] - one[0]) > 0.005
