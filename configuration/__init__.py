@@ -1,5 +1,6 @@
 """Configurations, one per tower and family, with transformers' names and JSON."""
 
+from .accepted_versions import check_versions  # first: what is installed may be too old for all else
 from .base import (
     DualEncoderConfig,
     SquareViTConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "carries_code",
     "check_pooled",
     "check_tower",
+    "check_versions",
     "describe_model_type",
     "family_of",
     "is_single_tower",

@@ -29,6 +29,7 @@ _LEFT_OUT = {
     "LoadableModel.optimize_for_inference",
     "LoadableModel.restore",
     "LoadsOfficialFiles",
+    "SavesNumbers",
     "StrictConfig.from_pretrained",
     "StrictConfig.save_pretrained",
     "TextTower.text_model",

@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -93,8 +92,7 @@ class ZeroShotClassifier:
         if self.scores == "cosine":
             scores = rows @ self.class_embeds.t()
         else:
-            with _scale_in_memory(self.model):
-                logits = self.model.logits(rows, self.class_embeds).detach()
+            logits = self.model.logits(rows, self.class_embeds).detach()
             scores = probabilities(self.model, logits, self.scores)
         return scores if embeds.ndim == 2 else scores[0]
 
@@ -152,19 +150,6 @@ class ZeroShotClassifier:
             )
         classifier.labels, classifier.class_embeds = labels, embeds
         return classifier
-
-
-@contextmanager
-def _scale_in_memory(model: DualEncoderModel) -> Iterator[None]:
-    """Bring back the scale of the logits, which is a part of the model itself, where accelerate has off-loaded it."""
-    hook: Any = getattr(model, "_hf_hook", None) if model.logit_scale.is_meta else None
-    if hook is not None:
-        hook.pre_forward(model)
-    try:
-        yield
-    finally:
-        if hook is not None:
-            hook.post_forward(model, None)
 
 
 def _read_saved(file: str | os.PathLike[str]) -> tuple[list[str], list[str], Scores, Tensor]:

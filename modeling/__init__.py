@@ -1,5 +1,6 @@
 """Models: one encoder for all families, transformers' class names."""
 
+from ..configuration import check_versions  # first: what is installed may be too old for all else
 from ..losses import SigmoidLoss, SoftmaxLoss, sigmoid_loss, softmax_loss
 from .clip import (
     CLIPForImageClassification,

@@ -71,7 +71,7 @@ def text_mask(config: TextConfig, tokens: Tensor, attention_mask: Tensor | None,
     # On a GPU, looking for padding would wait for it; older versions of transformers always look.
     blind = {} if attention_mask is None or tokens.is_cpu or not _CAN_BE_BLIND else {"allow_is_causal_skip": False}
     kernel = kernel_config(config, tokens, output_attentions)
-    return create_causal_mask(kernel, tokens, attention_mask, past_key_values=None, **blind)
+    return create_causal_mask(kernel, tokens, attention_mask, None, **blind)  # no cache, which has had two names
 
 
 def image_mask(
@@ -131,9 +131,10 @@ class MultiHeadAttention(AttentionNames, PickledWithoutHooks, nn.Module):
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         if isinstance(attention_mask, Packing):
             kernel = partial(attention_mask.attend, kernel)
-        # (batch, length, width) -> (batch, heads, length, head_dim)
-        heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value)]
-        scaling, dropout = self.head_dim**-0.5, self.config.attention_dropout if self.training else 0.0
+        # (batch, length, width) -> (batch, heads, length, head_dim); by `unflatten`, a trace would keep all of these.
+        size = self.head_dim
+        heads = [x.view(*x.shape[:2], x.shape[2] // size, size).transpose(1, 2) for x in (query, key, value)]
+        scaling, dropout = size**-0.5, self.config.attention_dropout if self.training else 0.0
         output, attention_map = kernel(self, *heads, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
         return output.flatten(2), attention_map
 

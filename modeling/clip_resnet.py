@@ -81,7 +81,7 @@ class Stage(PickledWithoutHooks, nn.Sequential):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return a map (batch, channels, rows, columns), and the same as tokens (batch, rows * columns, channels)."""
         x = super().forward(x)
-        return x, x.flatten(2).mT
+        return x, x.flatten(2).transpose(1, 2)  # not by `mT`, which PyTorch's older exporter has not
 
 
 class AttentionPooling(MultiHeadAttention):

@@ -20,7 +20,7 @@ from typing_extensions import Self, Unpack
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
-from ..runtime import DeclaresOutput, DualEncoderNames, TextCache, check_inputs
+from ..runtime import DeclaresOutput, DualEncoderNames, SavesNumbers, TextCache, check_inputs, logit_scalars
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
@@ -37,7 +37,7 @@ def l2_normalize(embeds: Tensor | None) -> Tensor:
     return nn.functional.normalize(embeds.float(), dim=-1)
 
 
-class DualEncoderModel(DeclaresOutput, LoadableModel):
+class DualEncoderModel(DeclaresOutput, SavesNumbers, LoadableModel):
     """Image and text encoder with a common space: the base of the families and the one entry point.
 
     `DualEncoderModel.from_pretrained(source)` returns the right family for a Hub id, a folder or an official file. Of
@@ -155,10 +155,9 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
         device = text_embeds.device
         with maybe_autocast(device.type, enabled=False):
             cosine = text_embeds.float() @ image_embeds.float().to(device).t()  # (texts, images), as in transformers
-            logits = cosine * self.logit_scale.float().exp().to(device)
-            if self.traits.has_logit_bias:
-                logits = logits + self.logit_bias.float().to(device)
-            return logits.t()  # (images, texts)
+            scale, *bias = (scalar.float().to(device) for scalar in logit_scalars(self))
+            logits = cosine * scale.exp()
+            return (logits + bias[0] if bias else logits).t()  # (images, texts)
 
     def loss(
         self, image_embeds: Tensor | None, text_embeds: Tensor | None, group: ProcessGroup | None = None, **options: Any
@@ -170,8 +169,7 @@ class DualEncoderModel(DeclaresOutput, LoadableModel):
         images, texts = (0 if embeds is None else embeds.shape[0] for embeds in (image_embeds, text_embeds))
         if images != texts:
             raise ValueError(f"return_loss=True needs as many images as texts, pair by pair, got {images} and {texts}.")
-        scalars = (self.logit_scale, self.logit_bias) if self.traits.has_logit_bias else (self.logit_scale,)
-        return LOSSES[self.traits.loss](image_embeds, text_embeds, *scalars, group=group, **options)
+        return LOSSES[self.traits.loss](image_embeds, text_embeds, *logit_scalars(self), group=group, **options)
 
     @can_return_tuple
     def forward(

@@ -1,5 +1,6 @@
 """From images and texts to what the models take: image processors, tokenizers, and the processors that join them."""
 
+from ..configuration import check_versions  # first: what is installed may be too old for all else
 from .clip_tokenizer import CLIPTokenizer
 from .image_processors import (
     CLIPImageProcessor,

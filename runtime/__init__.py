@@ -1,5 +1,6 @@
 """What happens around a model while it runs: outputs computed when read, remembered texts, pickles, clients' names."""
 
+from ..configuration import check_versions  # first: what is installed may be too old for all else
 from .client_names import (
     AttentionNames,
     DualEncoderNames,
@@ -10,6 +11,7 @@ from .client_names import (
 )
 from .devices import device_named
 from .inputs import check_inputs
+from .logit_scalars import SavesNumbers, logit_scalars, shardable
 from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
@@ -21,6 +23,7 @@ __all__ = [
     "EmbeddingNames",
     "LayerNames",
     "PickledWithoutHooks",
+    "SavesNumbers",
     "TextCache",
     "TextTowerNames",
     "UnsplitModules",
@@ -29,6 +32,8 @@ __all__ = [
     "device_named",
     "has_hooks",
     "later",
+    "logit_scalars",
+    "shardable",
     "states_of",
     "without_pooled",
 ]

@@ -104,7 +104,7 @@ class TestFiles:
         """Otherwise it has another name now, and is in the files under it."""
         trees = [
             ast.parse(path.read_text())
-            for room in ("configuration", "formats", "modeling")
+            for room in ("configuration", "formats", "modeling", "runtime")
             for path in (PACKAGE / room).glob("*.py")
         ]
         classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]

@@ -311,20 +311,6 @@ class TestTrainer:
         with pytest.raises(TypeError, match="takes a twinlens DualEncoderModel, got <class"):
             trainer(tiny("siglip").vision_model, tmp_path)
 
-    def test_what_fsdp_cannot_do(self, tmp_path, monkeypatch):
-        create = ContrastiveTrainer.create_accelerator_and_postprocess
-
-        def with_fsdp(self) -> None:  # which accelerate has on accelerators only
-            create(self)
-            self.is_fsdp_enabled = True
-
-        monkeypatch.setattr(ContrastiveTrainer, "create_accelerator_and_postprocess", with_fsdp)
-        trainer(tiny("siglip"), tmp_path)
-        with pytest.raises(ValueError, match="not with FSDP"):
-            trainer(tiny("siglip"), tmp_path, gradient_cache_size=2)
-        with pytest.raises(ValueError, match="FSDP cannot shard logit_scale, which is a single number: train under"):
-            trainer(tiny("clip"), tmp_path)
-
 
 def free_port() -> str:
     with socket.socket() as free:

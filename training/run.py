@@ -90,8 +90,13 @@ def train(plan: TrainingPlan) -> TrainingResult:
         raise SystemExit(128 + signal.SIGTERM)
     check_trained(model, before, updates=updates, learning_rate=trainer.args.learning_rate)
     metrics = (_last_evaluation(trainer) or trainer.evaluate()) if plan.eval_data else {}
+    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if is_main:
-        save_trained_folder(plan, trainer, processor, output, metrics, record.stages)
+        whole = trainer.accelerator.unwrap_model(trainer.model)
+        if weights is not None:  # the model has a part of them
+            whole, _ = load(plan)
+            whole.load_state_dict(weights)
+        save_trained_folder(plan, trainer, whole, processor, output, metrics, record.stages)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(output, metrics, updates, is_main, skipped_pairs(trainer))
 

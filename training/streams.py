@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Every error that an unreadable image or caption can raise.
-UNREADABLE = (*READ_ERRORS, KeyError)
+UNREADABLE = (*READ_ERRORS, KeyError, RecursionError)
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 TEXT_KINDS = ("txt", "caption", "text")
 SHUFFLE_BUFFER_SAMPLES = 1000  # the next sample of a stream is drawn from so many

@@ -25,13 +25,13 @@ WORK_FOLDER = ".training"  # in the output folder; hidden, so that `twinlens pus
 def save_trained_folder(
     plan: TrainingPlan,
     trainer: ContrastiveTrainer,
+    model: Any,
     processor: DualEncoderProcessor,
     output: Path,
     metrics: dict[str, float],
     stages: Sequence[Stage],
 ) -> None:
-    """Write the files beside the folder of checkpoints, each of them whole, the card last."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    """Write the files of the model beside the folder of checkpoints, each of them whole, the card last."""
     if plan.lora_rank:
         model = model.merge_and_unload()
     report = _report(plan, trainer, metrics, stages)

@@ -24,6 +24,7 @@ from ..configuration import OtherFamily
 from ..evaluation import retrieval_metrics, zero_shot_accuracy
 from ..losses import LOSSES
 from ..modeling import DualEncoderModel
+from ..runtime import logit_scalars, shardable
 from .labelled_images import LabelledImage
 from .optimization import parameter_groups
 from .pair_ids import pair_ids
@@ -54,7 +55,7 @@ class ContrastiveTrainer(ResumableTrainer):
     Each of several processes compares its images with the texts of all of them; the mean of their losses and gradients
     equals that of one process with the whole batch. Evaluation measures recall at 1, 5 and 10 in both directions over
     the whole evaluation set, and with `zero_shot` the accuracy on that task. Raises TypeError for another model, and
-    ValueError for what FSDP cannot do.
+    ValueError for FSDP 1.
     """
 
     def __init__(self, *args: Any, zero_shot: ZeroShotTask | None = None, **kwargs: Any) -> None:
@@ -62,7 +63,9 @@ class ContrastiveTrainer(ResumableTrainer):
         if not isinstance(self._dual_encoder, DualEncoderModel):
             raise TypeError(f"ContrastiveTrainer takes a twinlens DualEncoderModel, got {type(self.model)}.")
         if self.is_fsdp_enabled:
-            self._check_fsdp()
+            if not self.accelerator.is_fsdp2:
+                raise ValueError("Expected version 2 of FSDP, got 1: set fsdp_version to 2.")
+            shardable(self._dual_encoder)
         self.zero_shot = zero_shot
         self.compute_metrics: Callable[[EvalPrediction], dict[str, float]] = (
             kwargs.get("compute_metrics") or _retrieval_metrics_of
@@ -84,12 +87,6 @@ class ContrastiveTrainer(ResumableTrainer):
         saved = type(encoder).from_pretrained(checkpoint, dtype=encoder.dtype)
         encoder.load_state_dict(saved.state_dict())
 
-    def _check_fsdp(self) -> None:
-        if self.args.gradient_cache_size is not None:
-            raise ValueError("gradient_cache_size works in one process or under DDP, not with FSDP: leave it out.")
-        if scalars := [name for name, parameter in self.model.named_parameters() if parameter.ndim == 0]:
-            raise ValueError(f"FSDP cannot shard {', '.join(scalars)}, which is a single number: train under DDP.")
-
     @property
     def _dual_encoder(self) -> DualEncoderModel:
         """The model without the wrappers that distribute it or adapt it."""
@@ -99,6 +96,16 @@ class ContrastiveTrainer(ResumableTrainer):
     @property
     def _group(self) -> torch.distributed.ProcessGroup | None:
         return torch.distributed.group.WORLD if self.args.world_size > 1 else None
+
+    def _unshard(self) -> None:
+        """Bring together what FSDP has divided of the model outside of its layers, until the next backward pass."""
+        if self.is_fsdp_enabled:
+            self.model.unshard()
+
+    def _logit_scalars(self) -> list[nn.Parameter]:
+        """Return the scale and bias of the logits, where they are trained."""
+        self._unshard()
+        return [parameter for parameter in self._dual_encoder.parameters(recurse=False) if parameter.requires_grad]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:  # type: ignore[has-type]
@@ -143,7 +150,7 @@ class ContrastiveTrainer(ResumableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log numbers, with the scale of the logits beside a loss."""
         if "loss" in logs:
-            logs["scale"] = whole(self._dual_encoder.logit_scale).exp().item()
+            logs["scale"] = logit_scalars(self._dual_encoder)[0].detach().exp().item()
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -199,23 +206,25 @@ class ContrastiveTrainer(ResumableTrainer):
                 outputs = model(**self._prepare_inputs(part))
             embeds.append((outputs.image_embeds, outputs.text_embeds))
         images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))  # (batch, dim)
-        encoder = self._dual_encoder
-        scalars = [scalar for scalar in encoder.parameters(recurse=False) if scalar.requires_grad]  # scale and bias
-        ids = self._pair_ids(inputs)
-        loss = encoder.loss(images, texts, self._group, pair_ids=None if ids is None else ids.to(images.device))
+        scalars, ids = self._logit_scalars(), self._pair_ids(inputs)
+        loss = self._dual_encoder.loss(
+            images, texts, self._group, pair_ids=None if ids is None else ids.to(images.device)
+        )
         image_grads, text_grads, *scalar_grads = torch.autograd.grad(loss, [images, texts, *scalars])
         last = len(slices) - 1
         pieces = zip(slices, states, image_grads.split(size), text_grads.split(size), strict=True)
         for number, (part, state, image_grad, text_grad) in enumerate(pieces):
-            # Processes exchange gradients only once, with the last slice.
+            # Under DDP, processes exchange gradients only once, with the last slice; FSDP keeps none undivided.
+            is_kept = number < last and not self.is_fsdp_enabled
             with (
-                self.accelerator.no_sync(model) if number < last else nullcontext(),
+                self.accelerator.no_sync(model) if is_kept else nullcontext(),
                 ReplayRandomState(state, self.args.device),
             ):
                 with self.compute_loss_context_manager():
                     outputs = model(**self._prepare_inputs(part))
                 product = (outputs.image_embeds * image_grad).sum() + (outputs.text_embeds * text_grad).sum()
                 if number == last:
+                    scalars = self._logit_scalars()
                     product = product + sum((p * g).sum() for p, g in zip(scalars, scalar_grads, strict=True))
                 self.accelerator.backward(product)
         return loss.detach()
@@ -249,15 +258,15 @@ class ContrastiveTrainer(ResumableTrainer):
     def _evaluation_loss(self, output: EvalLoopOutput) -> float:
         """Return the loss of all pairs together, which depends neither on batches nor on processes."""
         encoder, device = self._dual_encoder, self.args.device
-        scalars = [encoder.logit_scale, *([encoder.logit_bias] if encoder.traits.has_logit_bias else [])]
         images, texts = (torch.from_numpy(embeds).to(device) for embeds in output.predictions)
         columns = [torch.from_numpy(ids).to(device) for ids in output.label_ids.values()]
         ids = None if self.args.duplicates_as_negatives else torch.stack(columns, dim=1)
         with torch.no_grad():
-            return LOSSES[encoder.traits.loss](images, texts, *map(whole, scalars), pair_ids=ids).item()
+            return LOSSES[encoder.traits.loss](images, texts, *logit_scalars(encoder), pair_ids=ids).item()
 
     def _zero_shot_accuracy(self, task: ZeroShotTask) -> float:
         """Return the accuracy. The embedding of a class is the normalised mean of those of its texts."""
+        self._unshard()
         model, processor = self._dual_encoder, self.data_collator.processor
         size = self.args.per_device_eval_batch_size
         texts = [text for class_texts in task.class_texts for text in class_texts]
@@ -319,11 +328,6 @@ def check_batches(pairs: Any, batch_size: int, loss: str, *, processes: int = 1,
             f"A batch has {batch_size} pairs{each}, and there are {len(pairs)} pairs to train on: {remedy}, or bring "
             "more pairs."
         )
-
-
-def whole(parameter: Tensor) -> Tensor:
-    """Return a parameter that FSDP may have divided between processes."""
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.detach()
 
 
 def _model_inputs(inputs: Mapping[str, Any]) -> Batch:
