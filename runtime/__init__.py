@@ -9,7 +9,8 @@ from .client_names import (
     UnsplitModules,
 )
 from .devices import device_named
-from .inputs import check_inputs
+from .finite import check_finite_rows
+from .inputs import check_ids, checked
 from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
 from .text_cache import TextCache
@@ -24,7 +25,9 @@ __all__ = [
     "TextCache",
     "TextTowerNames",
     "UnsplitModules",
-    "check_inputs",
+    "check_finite_rows",
+    "check_ids",
+    "checked",
     "deferred",
     "device_named",
     "has_hooks",

@@ -8,7 +8,7 @@ import pytest
 
 from .trial import outcomes
 
-KINDS = (pytest.param("archives", marks=pytest.mark.thorough), "settings", "vocabularies")
+KINDS = (pytest.param("archives", marks=pytest.mark.thorough), "settings", "vocabularies", "folders")
 
 
 @pytest.mark.parametrize("kind", KINDS)
