@@ -278,4 +278,6 @@ def _measured_files(certificate: Certificate) -> str:
 
 
 def _file_list(files: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(f"- {code_span(file['name'])}, {file['bytes']:,} bytes, sha256 `{file['sha256']}`" for file in files)
+    return "\n".join(
+        f"- {code_span(file['name'])}, {file['bytes']:,} bytes, sha256 `{file['sha256']}`" for file in files
+    )

@@ -30,7 +30,9 @@ def warn_of_bad_weights(source: object, loaded: Loaded) -> Loaded:
     model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
     if source is not None and (names := [name for name, value in model.state_dict().items() if _is_bad(value)]):
         logger.warning(
-            "%s: %s hold NaN or infinity, and so will embeddings. Take another copy of the weights.", source, listed(names)
+            "%s: %s hold NaN or infinity, and so will embeddings. Take another copy of the weights.",
+            source,
+            listed(names),
         )
     return loaded
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue.download import file_sha256
-from .layout import read_json
 from .reader import weight_files
 
 CARD = "README.md"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import chain, islice
 from numbers import Integral
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, TypedDict, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np

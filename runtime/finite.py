@@ -21,8 +21,8 @@ def check_finite_rows(rows: Tensor, what: str, names: Sequence[object] = ()) -> 
         named = ", ".join(str(names[row]) if names else str(row) for row in bad[:_MOST_NAMES])
         more = f" and {len(bad) - _MOST_NAMES:,} more" if len(bad) > _MOST_NAMES else ""
         raise ValueError(
-            f"{len(bad):,} of {len(rows):,} {what} hold NaN or infinity, at {named}{more}. Look for it in what goes in and "
-            "in the weights, of which from_pretrained warns; float16 overflows where bfloat16 and float32 do not. "
+            f"{len(bad):,} of {len(rows):,} {what} hold NaN or infinity, at {named}{more}. Look for it in what goes in "
+            "and in the weights, of which from_pretrained warns; float16 overflows where bfloat16 and float32 do not. "
             "check_finite=False returns the values as they are."
         )
     return rows

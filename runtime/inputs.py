@@ -76,7 +76,11 @@ def _check_tensor(method: str, kind: Kind, value: Tensor, model: Any) -> None:
     if value.layout != torch.strided:
         raise TypeError(f"{method} takes dense tensors, got a sparse one: pass {name}.to_dense().")
     if value.is_meta and model.device.type != "meta":
-        raise ValueError(f"{method} got {name} on the device meta, which have no values, for a model on {model.device}.")
+        raise ValueError(
+            f"{method} got {name} on the device meta, which have no values, for a model on {model.device}."
+        )
+    if value.is_floating_point() and value.itemsize < 2:
+        raise TypeError(f"{method} takes numbers of at least 16 bits, got {value.dtype}: pass {name}.float().")
     if model.dtype.is_floating_point and model.dtype.itemsize < 2:
         raise TypeError(
             f"PyTorch computes nothing with weights in {model.dtype}: load the model with dtype=torch.bfloat16, or "

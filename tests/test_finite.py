@@ -62,7 +62,7 @@ class TestEncoders:
         with torch.no_grad():
             for name, value in model.named_parameters():
                 if name.endswith("fc2.weight"):
-                    value.mul_(1e4)
+                    value.mul_(1e5)
         assert model.bfloat16().encode_image(**inputs).isfinite().all()
         with pytest.raises(ValueError, match=r"^2 of 2 .*, at 0, 1\. .* float16 overflows where bfloat16 and float32"):
             model.half().encode_image(**inputs)
@@ -87,7 +87,7 @@ class TestEncoders:
 
     @all_families
     def test_what_is_traced_has_no_values(self, family: str) -> None:
-        model, inputs = families.model(family), families.images(family)
+        model, inputs = families.model(family, attention="eager"), families.images(family)
         expected = model.encode_image(**inputs)
         exported = torch.export.export(_Images(model), (), inputs, strict=False)
         torch.testing.assert_close(exported.module()(**inputs), expected, rtol=0, atol=1e-5)
@@ -154,9 +154,7 @@ class TestAnyNumber:
         assert classifier.score([cat()], check_finite=False).isnan().all()
         assert len(classifier(cat(), check_finite=False)) == 2
 
-    def test_an_embedding_job_names_the_file(
-        self, tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_an_embedding_job_names_the_file(self, tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture) -> None:
         model = twinlens.DualEncoderModel.from_pretrained("clip-shapes")
         processor = twinlens.DualEncoderProcessor.from_pretrained("clip-shapes")
         model.visual_projection.weight.data[3] = NAN
@@ -211,7 +209,9 @@ class TestTensors:
     def test_ids_outside_of_the_vocabulary(self, family: str, id: int) -> None:
         ids = families.token_ids(family)
         ids[1, 2] = id
-        with pytest.raises(ValueError, match=rf"from 0 to 98, for the model's vocabulary of 99, got {id}: take the pro"):
+        with pytest.raises(
+            ValueError, match=rf"from 0 to 98, for the model's vocabulary of 99, got {id}: take the pro"
+        ):
             families.model(family).encode_text(ids)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
@@ -267,7 +267,9 @@ class TestTensors:
     def test_float8(self, family: str, dtype: torch.dtype) -> None:
         model, inputs = families.model(family), families.images(family)
         inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
-        expected = model.encode_image(**{**inputs, "pixel_values": inputs["pixel_values"].float()})
-        assert torch.equal(model.encode_image(**inputs), expected)
-        with pytest.raises(TypeError, match=r"computes nothing with weights in torch\.float8_e\w+: load the model with"):
-            model.to(dtype).encode_image(**inputs)
+        with pytest.raises(TypeError, match=r"of at least 16 bits, got torch\.float8_e\w+: pass pixel_values\.float"):
+            model.encode_image(**inputs)
+        with pytest.raises(
+            TypeError, match=r"computes nothing with weights in torch\.float8_e\w+: load the model with"
+        ):
+            model.to(dtype).encode_text(families.token_ids(family))

@@ -296,7 +296,11 @@ class TestProof:
         ("arguments", "code", "message"),
         [
             (("siglip-shapes",), 2, "Pass both SOURCE and FOLDER, or FOLDER alone with --quick."),
-            (("absent", "--quick"), 1, "has no parity.json, expected a folder that twinlens convert wrote and verified"),
+            (
+                ("absent", "--quick"),
+                1,
+                "has no parity.json, expected a folder that twinlens convert wrote and verified",
+            ),
             (("absent", "--quick", "--plot", "a.png"), 2, "--quick computes nothing, and goes with --json alone."),
             (("absent", "--quick", "--image-size", "3"), 2, "--quick computes nothing, and goes with --json alone."),
         ],

@@ -70,7 +70,11 @@ def _code(config: Any, folder: Path) -> None:
 
 
 NAMED: dict[str, Callable[[Path], None]] = {
-    **{f"parity.json {field}: {name}": partial(_proof, field, value) for field in FIELDS for name, value in VALUES.items()},
+    **{
+        f"parity.json {field}: {name}": partial(_proof, field, value)
+        for field in FIELDS
+        for name, value in VALUES.items()
+    },
     **{f"parity.json: {name}": partial(_with, {"parity.json": content}) for name, content in WHOLE.items()},
     "parity.json of other places": partial(_proof, "files", json.dumps([{**ENTRY, "name": "/etc/passwd"}] * 1000)),
     "parity.json of entries in entries": partial(_proof, "files", json.dumps([[ENTRY], {"name": [ENTRY]}])),
