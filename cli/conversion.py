@@ -173,8 +173,10 @@ def _verify_files(source: str, folder: Path | None, *, as_json: bool) -> None:
         check = verify_files(folder or source, source if folder else None, progress=progress)
     if as_json:
         print_json(check.to_dict())
-    else:
+    elif check.passed:
         print(check.describe())
+    else:
+        raise ValueError(check.describe())
     if not check.passed:
         raise typer.Exit(1)
 

@@ -9,8 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from transformers.dynamic_module_utils import get_relative_imports
-
 from ..formats import read_json
 from ..formats.folder_files import CARD, PROOF, loaded_files
 from ..formats.layout import LAYOUT_FILE
@@ -25,6 +23,7 @@ _FURTHER_PATTERN = re.compile(
 )
 _PICTURE = re.compile(r"!\[[^\]]{0,200}\]\(\s{0,9}<?([^)\s>]+)|<img\s[^>]{0,200}?\bsrc=[\"']([^\"']+)", re.IGNORECASE)
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")
+_RELATIVE_IMPORT = re.compile(r"^[ \t]*from[ \t]+\.(\w+)[ \t]+import\b", re.MULTILINE)  # which transformers follows
 _NAME_CODE = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 
 CODE = "code, with which plain transformers loads this model; --include-code uploads it"
@@ -152,5 +151,5 @@ def code_files(folder: Path) -> set[str]:
         name = f"{module}.py"
         if module.isidentifier() and name not in found and _is_own(folder, name):
             found.add(name)
-            pending += get_relative_imports(folder / name)
+            pending += _RELATIVE_IMPORT.findall((folder / name).read_text(encoding="utf-8", errors="replace"))
     return found

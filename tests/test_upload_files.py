@@ -249,8 +249,8 @@ class TestProof:
         check = verify_files(converted)
         assert check.faults == (f"{name} was changed",)
         code, output, errors = run("verify", converted, "--quick")
-        assert (code, errors) == (1, "")
-        assert output == f"parity.json is stale, and proves nothing about {converted}: {name} was changed.\n"
+        assert (code, output) == (1, "")
+        assert errors == f"twinlens: parity.json is stale, and proves nothing about {converted}: {name} was changed.\n"
         with pytest.raises(ValueError, match=rf"parity\.json is stale, {re.escape(name)} was changed \(remove it"):
             push(converted, "someone/model", dry_run=True)
 
