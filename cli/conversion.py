@@ -106,12 +106,23 @@ def verify_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="The checkpoint that the folder was converted from: a file, a folder, or a name from `twinlens list`.",
+            help="The checkpoint that the folder was converted from: a file, a folder, or a name from `twinlens list`. "
+            "With --quick it may be left out.",
             metavar="SOURCE",
         ),
     ],
-    folder: Annotated[Path, typer.Argument(help="The folder that `twinlens convert` wrote.", metavar="FOLDER")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="The folder that `twinlens convert` wrote.", metavar="FOLDER", show_default=False),
+    ] = None,
     *,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Compute nothing: compare the hashes of the files, and of the source, with those in parity.json.",
+        ),
+    ] = False,
     reference: Annotated[
         Literal["independent", "original"],
         typer.Option(
@@ -126,7 +137,14 @@ def verify_command(
     **load_options: Any,
 ) -> None:
     """Measure a converted folder against its source again. The exit code is 1 if an error is above its tolerance."""
+    if quick and (plot or reference == "original" or any(value is not None for value in load_options.values())):
+        raise typer.BadParameter("--quick computes nothing, and goes with --json alone.")
+    if folder is None and not quick:
+        raise typer.BadParameter("Pass both SOURCE and FOLDER, or FOLDER alone with --quick.")
     quiet_libraries()
+    if folder is None or quick:
+        _verify_files(source, folder, as_json=as_json)
+        return
     from ..parity import check_plot, plot_certificate, verify
 
     if plot:
@@ -144,6 +162,22 @@ def verify_command(
         if plot:
             print(f"Wrote {plot}")
     if not certificate.passed:
+        raise typer.Exit(1)
+
+
+def _verify_files(source: str, folder: Path | None, *, as_json: bool) -> None:
+    """Do what `verify --quick` does; without a folder, `source` is the folder."""
+    from ..parity import verify_files
+
+    with show_progress(quiet=as_json) as progress:
+        check = verify_files(folder or source, source if folder else None, progress=progress)
+    if as_json:
+        print_json(check.to_dict())
+    elif check.passed:
+        print(check.describe())
+    else:
+        raise ValueError(check.describe())
+    if not check.passed:
         raise typer.Exit(1)
 
 
@@ -200,12 +234,31 @@ def push_command(
     commit_message: Annotated[
         str | None, typer.Option(help="The first line of the commit message. By default it names the folder.")
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Upload these files of FOLDER too, which are no part of a model folder: a name, a folder or a pattern "
+            'such as "examples/*.png". Repeat the option for more.',
+            metavar="NAME",
+        ),
+    ] = None,
+    include_code: Annotated[
+        bool,
+        typer.Option(
+            "--include-code",
+            help="Upload the code that config.json names (auto_map), which others run with trust_remote_code.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a converted folder to the Hub in one commit, with the token of `hf auth login` or HF_TOKEN."""
+    """Upload a converted folder to the Hub in one commit, with the token of `hf auth login` or HF_TOKEN.
+
+    Only files that belong to a model folder are uploaded; the others are listed as left out. Nothing is uploaded if a
+    text file holds a token or a private key, or if the folder is not as it was when its parity was measured.
+    """
     quiet_libraries()
     from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
 
@@ -219,6 +272,8 @@ def push_command(
         private=private,
         revision=revision,
         commit_message=commit_message,
+        include=include or (),
+        include_code=include_code,
         dry_run=dry_run,
     )
     if as_json:

@@ -22,8 +22,9 @@ from ..formats import (
     write_safetensors,
 )
 from ..formats.atomic import complete_or_absent
+from ..formats.finite import is_finite
 from ..formats.openai_tower import OpenAITowerLayout
-from ..formats.table import cast, is_finite
+from ..formats.table import cast
 from ..parity.certificate import Certificate
 from ..parity.preprocessing import Choices
 from ..parity.verify import certify_folder, model_class_of

@@ -24,10 +24,10 @@ from ..formats import (
     write_tensors,
 )
 from ..formats.atomic import complete_or_absent
+from ..formats.finite import is_finite
 from ..formats.layout import LAYOUT_FILE
 from ..formats.open_clip_config import CONFIG_FILE
 from ..formats.pixels import preprocess_cfg
-from ..formats.table import is_finite
 from ..parity.preprocessing import Choices
 from ..processing import DualEncoderProcessor
 from ..processing.processor import holds_image_settings

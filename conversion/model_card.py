@@ -1,5 +1,8 @@
 """The README.md of a converted folder."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from huggingface_hub import ModelCardData
 
 from ..catalogue import BUNDLED_LICENSE, OfficialCheckpoint, bundled_name, describe_training
@@ -122,14 +125,27 @@ def _unknown_source(checkpoint: Checkpoint, license: str, certificate: Certifica
 def _parity(certificate: Certificate) -> str:
     inputs = certificate.inputs
     versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
-    files = "\n".join(
-        f"- {code_span(source['name'])}, {source['bytes']:,} bytes, sha256 `{source['sha256']}`"
-        for source in certificate.source["files"]
-    )
     return (
         f"Largest errors over {inputs['images']} images and {inputs['texts']} texts (seed {inputs['seed']}), the worst "
         "layer of each tower; a column says what was compared with what. `float64` is a forward pass written from the "
         "official names and formulas, `transformers` its own class on this folder. Every layer is in `parity.json`.\n\n"
-        f"{certificate.markdown()}\n\n{' '.join(certificate.sentences())}\n\nRule: {RULE}\n\nSource:\n\n{files}\n\n"
+        f"{certificate.markdown()}\n\n{' '.join(certificate.sentences())}\n\nRule: {RULE}\n\n"
+        f"Source:\n\n{_file_list(certificate.source['files'])}\n\n{_measured_files(certificate)}"
         f"Versions: {versions}."
+    )
+
+
+def _measured_files(certificate: Certificate) -> str:
+    """Return the files of the folder that the table is about, and the command that compares them."""
+    if not certificate.files:
+        return ""
+    return (
+        "All of this holds for these bytes and no others; `twinlens verify FOLDER --quick` compares them:"
+        f"\n\n{_file_list(certificate.files)}\n\n"
+    )
+
+
+def _file_list(files: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(
+        f"- {code_span(file['name'])}, {file['bytes']:,} bytes, sha256 `{file['sha256']}`" for file in files
     )

@@ -1,10 +1,11 @@
 """Upload of a model folder to the Hub: complete, in one commit, or not at all."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -21,10 +22,14 @@ from .._version import __version__
 from ..configuration import OTHER_FAMILIES, carries_code
 from ..configuration.remote_code import remote_code
 from ..formats import FormatError, absolute_path, read_json, readable_errors
+from ..formats.errors import listed, printable, shown
+from ..formats.folder_files import PROOF, stored_weights
 from ..formats.layout import LAYOUT_FILE
 from ..formats.transformers_folder import refuse_other_model_types
+from ..parity.files import stale_files
+from .credentials import find_credentials
+from .upload_files import UploadFiles, choose_files, code_files
 
-PROOF = "parity.json"
 # Weights of an earlier push could be loaded instead of the new ones, and its proof would be of other weights.
 _STALE_FILES = re.compile(rf"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|{PROOF}|{LAYOUT_FILE}")
 _REMEDIES = {
@@ -43,7 +48,7 @@ class PushPlan:
     private: bool | None  # None: as the repository is; a new one as its owner's settings say, usually public
     commit_message: str
     files: dict[str, int]  # path in the repository -> bytes
-    left_out: tuple[str, ...]  # hidden files and folders, and caches
+    left_out: dict[str, str]  # path in the folder -> why it is not sent
     proof: str | None  # the verdict in parity.json, None without one
     code: str | None = None  # whose code the folder carries, None without any
     removed: tuple[str, ...] = ()  # files of an earlier push, not known before the Hub was asked
@@ -61,10 +66,10 @@ class PushPlan:
             *([("code", self.code)] if self.code else []),
             *(("upload", f"{name}, {size:,} bytes") for name, size in self.files.items()),
             *(("remove", f"{name}, of an earlier push") for name in self.removed),
-            *(("leave out", name) for name in self.left_out),
+            *(("leave out", f"{name}, {reason}") for name, reason in self.left_out.items()),
             ("in all", f"{len(self.files)} files, {sum(self.files.values()):,} bytes"),
         ]
-        return "\n".join(f"{name:<12}{value}" for name, value in lines)
+        return "\n".join(f"{name:<12}{printable(value)}" for name, value in lines)
 
 
 def push(
@@ -74,33 +79,48 @@ def push(
     private: bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    include: Sequence[str] = (),
+    include_code: bool = False,
     dry_run: bool = False,
     token: str | None = None,
 ) -> PushPlan:
     """Upload a model folder to a repository of the Hub, which is created if need be, as is the branch `revision`.
 
-    One commit brings all files and removes what an earlier push left of other weights and their proof. `dry_run` asks
-    nothing of the network. `token` is the stored one unless given. Raises ValueError for a folder that is not complete
-    or whose certificate says "fail", PermissionError where the Hub refuses, OSError where it cannot be reached.
+    Only what belongs to a model folder is sent (`choose_files`): `include` names further files, and `include_code` adds
+    the code that others run with `trust_remote_code`. One commit brings all files and removes what an earlier push left
+    of other weights and their proof. `dry_run` asks nothing of the network. `token` is the stored one unless given.
+
+    Raises ValueError for a folder that is not complete, whose certificate says "fail" or is of other files, or with a
+    token or a key in a text file; PermissionError where the Hub refuses, OSError where it cannot be reached.
     """
     folder = absolute_path(folder)
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
         raise ValueError(f"Expected a repository such as owner/name, got {repository!r}. {error}") from error
-    files, left_out = _files_to_upload(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder, expected one that holds a model.")
+    if folder.name.endswith(".partial"):
+        raise ValueError(f"{folder} is what an interrupted conversion left. Remove it, and convert again.")
     with readable_errors(folder):
-        proof = read_json(folder / PROOF, {}).get("verdict")
-        _check_complete(folder, files, proof)
-        code = _describe_code(folder, files)
+        chosen = choose_files(folder, include, include_code=include_code)
+        config, proof = (read_json(folder / name) if name in chosen.files else None for name in ("config.json", PROOF))
+        own_code = _own_code(config)
+        if problems := [*_missing_parts(folder, chosen, config, own_code), *_proof_faults(folder, proof)]:
+            raise ValueError(f"{folder} is not a model folder to push: {'; '.join(problems)}. Convert again.")
+        code = _describe_code(folder, chosen.files, own_code)
+    if credentials := find_credentials(folder, chosen.files):
+        raise ValueError(
+            f"{folder} is not pushed: {'; '.join(credentials)}. Take it out, and revoke it if others have seen it."
+        )
     plan = PushPlan(
         repository=repository,
         revision=revision or constants.DEFAULT_REVISION,
         private=private,
         commit_message=commit_message or f"Upload {folder.name} with twinlens {__version__}",
-        files=files,
-        left_out=left_out,
-        proof=proof,
+        files=chosen.files,
+        left_out=chosen.left_out,
+        proof=None if proof is None else proof["verdict"],
         code=code,
     )
     if dry_run:
@@ -133,63 +153,55 @@ def _push(folder: Path, plan: PushPlan, api: HfApi) -> PushPlan:
     return replace(plan, repository=repository, private=info.private, removed=removed, url=commit.commit_url)
 
 
-def _files_to_upload(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return the files of a folder by relative path, with their sizes, and the paths that are left out."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder, expected one that holds a model.")
-    files: dict[str, int] = {}
-    left_out = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        hidden = [part.startswith(".") or part == "__pycache__" for part in name.parts]
-        if path.name.endswith(".partial") or folder.name.endswith(".partial"):
-            raise ValueError(f"{path} is what an interrupted conversion left. Remove it, and convert again.")
-        if not any(hidden):
-            files |= {name.as_posix(): path.stat().st_size} if path.is_file() else {}
-        elif not any(hidden[:-1]):  # itself, not only what it lies in
-            left_out.append(name.as_posix())
-    return files, tuple(left_out)
-
-
-def _check_complete(folder: Path, files: dict[str, int], proof: str | None) -> None:
-    """Raise ValueError, with everything that is wrong, unless the folder loads and its certificate is sound."""
+def _missing_parts(
+    folder: Path, chosen: UploadFiles, config: dict[str, Any] | None, own_code: Iterable[str]
+) -> list[str]:
+    """Return in words why what is chosen of a folder would not load."""
     problems = []
-    config = read_json(folder / "config.json", {})
-    if "model_type" not in config:
+    if config is None or "model_type" not in config:
         problems.append("it has no config.json with a model_type")
-    try:
-        if config.get("model_type") not in [*OTHER_FAMILIES]:
-            refuse_other_model_types(config)
-    except FormatError as error:
-        problems.append(f"it is of another kind: {str(error).rstrip('.')}")
-    problems += [f"it has no {name}, the code of its model" for name in _own_code(folder) if name not in files]
-    parts = read_json(folder / "model.safetensors.index.json", {}).get("weight_map", {})
-    weights = ["model.safetensors"] if "model.safetensors" in files or not parts else sorted({*parts.values()})
-    for name in weights:
-        if name not in files:
-            problems.append(f"it has no {name}")
-            continue
+    elif config["model_type"] not in [*OTHER_FAMILIES]:
         try:
-            with safe_open(folder / name, "np"):
-                pass  # the header and the length were checked
-        except SafetensorError as error:
-            problems.append(f"{name} is damaged ({error})")
-    if (folder / PROOF).exists() and proof != "pass":
-        problems.append(f"the verdict in {PROOF} is {proof!r}, not 'pass'")
-    if problems:
-        raise ValueError(f"{folder} is not a model folder to push: {'; '.join(problems)}. Convert again.")
+            refuse_other_model_types(config)
+        except FormatError as error:
+            problems.append(f"it is of another kind: {str(error).rstrip('.')}")
+    problems += [f"it has no {name}, the code of its model" for name in own_code if not (folder / name).is_file()]
+    for name in ["config.json", *stored_weights(folder)]:
+        if reason := chosen.left_out.get(name):
+            problems.append(f"{name} is {reason}")
+        elif name not in chosen.files and name != "config.json":
+            problems.append(f"it has no {name}")
+        elif name.endswith(".safetensors"):
+            try:
+                with safe_open(folder / name, "np"):
+                    pass  # the header and the length were checked
+            except SafetensorError as error:
+                problems.append(f"{name} is damaged ({error})")
+    return problems
 
 
-def _own_code(folder: Path) -> dict[str, str]:
-    """Return the code that this version of twinlens writes into such a folder, text by file name."""
-    model_type = read_json(folder / "config.json", {}).get("model_type")
-    return remote_code(model_type) if carries_code(model_type) else {}
+def _proof_faults(folder: Path, proof: dict[str, Any] | None) -> list[str]:
+    """Return in words why a certificate does not prove that the conversion of this folder is right."""
+    if proof is None:
+        return []
+    if proof.get("verdict") != "pass":
+        return [f"the verdict in {PROOF} is {shown(proof.get('verdict', 'missing'))}, not pass"]
+    if faults := stale_files(folder, proof):
+        return [f"{PROOF} is stale, {listed(faults, ', ')} (remove it to push without a proof)"]
+    return []
 
 
-def _describe_code(folder: Path, files: dict[str, int]) -> str | None:
+def _own_code(config: dict[str, Any] | None) -> dict[str, bytes]:
+    """Return the code that this version of twinlens writes beside a config.json, by file name."""
+    model_type = (config or {}).get("model_type")
+    return {name: text.encode() for name, text in remote_code(model_type).items()} if carries_code(model_type) else {}
+
+
+def _describe_code(folder: Path, files: dict[str, int], own_code: dict[str, bytes]) -> str | None:
     """Return whether the code in a folder is what this version of twinlens writes; None where there is no code."""
-    own_code = {name: text.encode() for name, text in _own_code(folder).items()}
     names = [name for name in files if name.endswith(".py")]
+    if left_out := sorted(code_files(folder) - {*names}):
+        return f"left out, although auto_map names it: {', '.join(left_out)}"
     other = [name for name in names if (folder / name).read_bytes() != own_code.get(name)]
     if other:
         return f"not as twinlens {__version__} writes it, read it before you push: {', '.join(other)}"

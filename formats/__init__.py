@@ -3,6 +3,7 @@
 from .big_vision import BigVisionLayout
 from .checkpoint import LAYOUTS, Checkpoint, is_checkpoint_file, layout_from_dict, read_checkpoint, to_official
 from .errors import FormatError, absolute_path, readable_errors
+from .finite import warn_of_bad_weights
 from .geometry import differences
 from .inspection import inspect_source
 from .layout import Layout, read_json
@@ -46,6 +47,7 @@ __all__ = [
     "readable_errors",
     "to_official",
     "unwrapped_weights",
+    "warn_of_bad_weights",
     "write_archive",
     "write_safetensors",
     "write_tensors",

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import Unpack
 
-from ..catalogue.download import file_sha256
 from ..configuration import TextConfig, is_single_tower
 from .checkpoint import Checkpoint, read_checkpoint
 from .errors import FormatError, readable_errors
+from .folder_files import describe_file
 from .layout import Layout, read_json
 from .options import LoadOptions, check_options
 from .reader import read_weights, weight_files
@@ -42,7 +42,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "format": checkpoint.format,
         "layout": _describe_layout(checkpoint.layout),
-        "files": [_describe_file(file) for file in checkpoint.files],
+        "files": [describe_file(file) for file in checkpoint.files],
         **_describe_config(checkpoint.config),
         **_describe_values(checkpoint.tensors),
     }
@@ -74,14 +74,10 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
     return {
         "format": "transformers",
         "layout": "sharded" if len(files) > 1 else "one file",
-        "files": [_describe_file(file) for file in files],
+        "files": [describe_file(file) for file in files],
         **_describe_config(config),
         **_describe_values(tensors),
     }
-
-
-def _describe_file(file: Path) -> dict[str, Any]:
-    return {"name": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ which says that one official array, of shape (width, mlp), becomes the parameter
 `img/Transformer/encoderblock_3/MlpBlock_0/...` and `vision_model.encoder.layers.3.mlp...`.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import FormatError, listed, shown
+from .finite import is_finite
 from .operations import COUNT, KEEP, Operation, Shape, stack
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of which all operations are known
@@ -97,14 +97,6 @@ def solve(table: Sequence[Rule], tensors: Mapping[str, Tensor]) -> tuple[dict[st
         elif not is_finite(tensor):
             violations.append(f"{name} has NaN or infinite values")
     return sizes, violations
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Return whether no value is NaN or infinite.
-
-    It looks at the smallest and the largest value only, which is twenty times faster than a mask.
-    """
-    return not tensor.numel() or all(math.isfinite(value.item()) for value in tensor.aminmax())
 
 
 def to_transformers(table: Sequence[Rule], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

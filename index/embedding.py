@@ -14,6 +14,7 @@ import torch
 
 from ..inference import Embedder
 from ..processing.image_input import READ_ERRORS
+from ..runtime import check_finite_rows
 from .sources import Batch, Item
 
 AHEAD = 2  # batches in memory for each thread: one in work, and one that waits
@@ -73,7 +74,9 @@ def embed_batches(embedder: Embedder, batches: Iterable[Batch], threads: int) ->
 
     @torch.inference_mode()
     def compute(inputs: Any) -> torch.Tensor:
-        return torch.empty(0, dim) if inputs is None else model.encode_image(**inputs.to(model.device))
+        if inputs is None:
+            return torch.empty(0, dim)
+        return model.encode_image(**inputs.to(model.device), check_finite=False)
 
     def decode(batch: Batch) -> _Step:
         inputs, origins, skipped = decode_images(batch.items, processor)
@@ -84,7 +87,8 @@ def embed_batches(embedder: Embedder, batches: Iterable[Batch], threads: int) ->
 
     def end(step: _Step) -> EmbeddedBatch:
         batch, embeds, origins, skipped = step
-        return EmbeddedBatch(batch.shard, batch.share, embeds.cpu().numpy(), origins, skipped)
+        embeds = check_finite_rows(embeds.cpu(), "embeddings of images", [origin.path for origin in origins])
+        return EmbeddedBatch(batch.shard, batch.share, embeds.numpy(), origins, skipped)
 
     with one_core_each():
         if model.device.type == "cpu":

@@ -11,7 +11,8 @@ import torch
 
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
-from .embedding import BATCH_SIZE, Kind
+from ..runtime.inputs import Kind
+from .embedding import BATCH_SIZE
 from .sources import load_exact_model, load_processor
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import chain, islice
 from numbers import Integral
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, TypedDict, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,8 +22,8 @@ from ..processing import DualEncoderProcessor
 from ..processing.image_arrays import highest_float
 from ..processing.image_input import ImageItem
 from ..processing.text_input import check_encodable
-
-Kind = Literal["image", "text"]
+from ..runtime import check_finite_rows, check_ids
+from ..runtime.inputs import Kind
 
 BATCH_SIZE = 64
 TEXTS_AT_ONCE = 8192  # are tokenized and sorted by length together; an iterator may have any number of them
@@ -41,6 +41,7 @@ class EncodeOptions(TypedDict, total=False):
     kind: Kind | None
     convert_to_numpy: bool
     show_progress_bar: bool
+    check_finite: bool
 
 
 @torch.no_grad()  # not inference mode: the embeddings may be what a probe learns from
@@ -53,6 +54,7 @@ def encode(
     kind: Kind | None = None,
     convert_to_numpy: bool = False,
     show_progress_bar: bool = False,
+    check_finite: bool = True,
 ) -> Any:
     """Do what `DualEncoderModel.encode` says."""
     if not isinstance(processor, DualEncoderProcessor):
@@ -68,12 +70,13 @@ def encode(
     stream = _Items(items, kind)
     if stream.is_empty:
         blank: Any = "" if stream.kind == "text" else Image.new("RGB", (1, 1))
-        embeds = encode(model, [blank], processor)[:0]  # (0, dim)
+        embeds = encode(model, [blank], processor, check_finite=False)[:0]  # (0, dim)
     else:
         encode_all = _encode_texts if stream.kind == "text" else _encode_images
         settings = {"total": stream.count, "unit": f" {stream.kind}s", "disable": not show_progress_bar}
         with _evaluation_mode(model), tqdm(**settings) as bar:
-            embeds = torch.cat([*encode_all(model, stream, processor, batch_size, bar.update)])
+            parts = encode_all(model, stream, processor, batch_size, bar.update)
+            embeds = torch.cat([*(_checked(parts, stream.kind) if check_finite else parts)])
     embeds = embeds[0] if stream.is_one else embeds
     return embeds.numpy() if convert_to_numpy else embeds
 
@@ -175,6 +178,13 @@ def _wrong(name: str, problem: str) -> TypeError:
     return TypeError(f"{name}: {problem}" if name else problem[0].upper() + problem[1:])
 
 
+def _checked(parts: Iterator[Tensor], kind: Kind) -> Iterator[Tensor]:
+    """Yield parts of the embeddings. Raises ValueError, with the places of the items, where one is not finite."""
+    start = 0
+    for part in parts:
+        yield check_finite_rows(part, f"embeddings of {kind}s", range(start, start := start + len(part)))
+
+
 def _encode_images(
     model: DualEncoderModel,
     images: _Items,
@@ -187,7 +197,7 @@ def _encode_images(
 
     def batches() -> Iterator[Tensor]:
         while batch := list(islice(named, batch_size)):
-            yield model.encode_image(**processor(images=batch).to(_input_device(model)))
+            yield model.encode_image(**processor(images=batch).to(_input_device(model)), check_finite=False)
             advance(len(batch))
 
     return _to_cpu(batches())
@@ -218,6 +228,7 @@ def _encode_distinct(
 ) -> Tensor:
     """Return the embeddings (texts, dim) of different texts, each of which counts as progress so many times."""
     inputs = processor(text=list(counts))
+    check_ids(model, inputs["input_ids"])  # while they are on the CPU: a GPU that meets a wrong one stops for good
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))  # (texts, length)
     order = mask.sum(dim=1).argsort(descending=True, stable=True)  # first those that need most memory
     progress = torch.tensor([*counts.values()])
@@ -227,7 +238,7 @@ def _encode_distinct(
         for rows in order.split(batch_size):
             used = mask[rows].any(dim=0) if is_padded_to_longest else slice(None)
             batch = {name: values[rows][:, used].to(_input_device(model)) for name, values in inputs.items()}
-            yield model.encode_text(**batch)
+            yield model.encode_text(**batch, check_finite=False)
             advance(int(progress[rows].sum()))
 
     return torch.cat([*_to_cpu(batches())])[order.argsort()]

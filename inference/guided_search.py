@@ -22,6 +22,7 @@ from ..processing import DualEncoderProcessor, image_steps
 from ..processing.image_arrays import to_levels
 from ..processing.image_input import open_image
 from ..processing.image_settings import WHITE
+from ..runtime import check_finite_rows
 from .labels import check_labels
 from .maps import image_inputs, project_tokens
 
@@ -238,7 +239,8 @@ class Search:
             images = [_cut(self.image, crop, self.resolution) for crop in crops[start : start + self.batch_size]]
             inputs = image_inputs(self.model, self.processor(images=images).to(self.model.device))
             outputs = self.model.get_image_features(**inputs, return_dict=True)
-            scores += (l2_normalize(outputs.pooler_output).cpu() @ self.text_embeds).tolist()
+            embeds = check_finite_rows(l2_normalize(outputs.pooler_output).cpu(), "embeddings of crops")
+            scores += (embeds @ self.text_embeds).tolist()
             tower = self.model.vision_model
             rows, columns = tower.grid(**inputs)
             tokens = outputs.last_hidden_state[:, tower.config.num_class_tokens :][:, : rows * columns]

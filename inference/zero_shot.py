@@ -16,6 +16,7 @@ from typing_extensions import Self
 from ..formats.atomic import complete_or_absent
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
+from ..runtime import check_finite_rows
 from .embedding import BATCH_SIZE
 from .labels import check_labels
 from .sources import load_exact_model, load_processor
@@ -81,12 +82,20 @@ class ZeroShotClassifier:
     def __repr__(self) -> str:
         return f"ZeroShotClassifier({len(self.labels)} labels, {len(self.templates)} templates, scores={self.scores!r})"
 
-    def score(self, images: Any, *, batch_size: int = BATCH_SIZE, show_progress_bar: bool = False) -> Tensor:
+    def score(
+        self,
+        images: Any,
+        *,
+        batch_size: int = BATCH_SIZE,
+        show_progress_bar: bool = False,
+        check_finite: bool = True,
+    ) -> Tensor:
         """Return the scores (images, labels) in float32, and (labels,) of one image alone.
 
-        `images` are what `model.encode` takes; strings are paths and URLs.
+        `images` are what `model.encode` takes; strings are paths and URLs. Raises ValueError, with the places of the
+        images, for NaN or infinity, which `check_finite=False` returns.
         """
-        options: Any = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        options: Any = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "check_finite": check_finite}
         embeds = self.model.encode(images, self.processor, kind="image", **options)
         rows = torch.atleast_2d(embeds)
         if self.scores == "cosine":
@@ -94,6 +103,8 @@ class ZeroShotClassifier:
         else:
             logits = self.model.logits(rows, self.class_embeds).detach()
             scores = probabilities(self.model, logits, self.scores)
+        if check_finite:
+            check_finite_rows(scores, "scores of images")
         return scores if embeds.ndim == 2 else scores[0]
 
     def __call__(
@@ -104,18 +115,20 @@ class ZeroShotClassifier:
         threshold: float | None = None,
         batch_size: int = BATCH_SIZE,
         show_progress_bar: bool = False,
+        check_finite: bool = True,
     ) -> Any:
         """Return for each image its labels, `{"label": ..., "score": ...}`, the best first; of one image alone, a list.
 
         Of all labels, `top_k` keeps the best, and `threshold` those with at least this score: none, one or several.
         Raises ValueError for `top_k` that is no whole number or below 1 and for a threshold that is no number, and the
-        errors of `model.encode`.
+        errors of `score`.
         """
         if top_k is not None and not (isinstance(top_k, Integral) and top_k >= 1):
             raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}.")
         if threshold is not None and (isinstance(threshold, str) or threshold != threshold):
             raise ValueError(f"threshold must be a number, got {threshold!r}.")
-        scores = self.score(images, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        options: Any = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "check_finite": check_finite}
+        scores = self.score(images, **options)
         best = torch.atleast_2d(scores).sort(dim=-1, descending=True, stable=True)
         answers = [
             [

@@ -20,7 +20,7 @@ from typing_extensions import Self, Unpack
 
 from ..configuration import FAMILIES, OTHER_FAMILIES, DualEncoderConfig, OtherFamily, family_of, loader_of
 from ..losses import LOSSES
-from ..runtime import DeclaresOutput, DualEncoderNames, SavesNumbers, TextCache, check_inputs, logit_scalars
+from ..runtime import DeclaresOutput, DualEncoderNames, SavesNumbers, TextCache, checked, logit_scalars
 from .pretrained import EncoderPreTrainedModel, LoadableModel, ModelKwargs, can_return_tuple
 from .towers import POOLING_HEAD_KEYS, ImageTower, TextTower
 
@@ -101,23 +101,26 @@ class DualEncoderModel(DeclaresOutput, SavesNumbers, LoadableModel):
         """
         return import_module(f"{__package__}.other_families").join_towers(vision, text, projection_dim, loss)
 
+    @checked("image")
     def encode_image(self, pixel_values: Tensor, **inputs: Any) -> Tensor:
         """Encode images as unit vectors (images, dim), in float32 for any weights.
 
         `inputs` are those of the image tower; others, such as a processor's for texts, are ignored. Raises TypeError
-        for an image that no processor has read, and for a misspelt name.
+        for an image that no processor has read, and for a misspelt name; ValueError, with the rows, for a result with
+        NaN or infinity. On an accelerator only `check_finite=True` looks for these, which waits for it; `encode` and
+        all that brings results to the CPU look there. `check_finite=False` returns them.
         """
-        check_inputs("image", pixel_values, inputs)
         inputs = {name: value for name, value in inputs.items() if name in self.image_input_names}
         return l2_normalize(self.get_image_features(pixel_values, return_dict=True, **inputs).pooler_output)
 
+    @checked("text")
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> Tensor:
         """Encode token ids (texts, length) as unit vectors (texts, dim), in float32 for any weights.
 
         Other inputs, such as a processor's for images, are ignored. Raises TypeError for a text that no processor has
-        read, and for a misspelt name.
+        read, and for a misspelt name; ValueError for ids outside of the vocabulary, looked for on the CPU, and for a
+        result with NaN or infinity, as `encode_image`, with `check_finite` as there.
         """
-        check_inputs("text", input_ids, ignored)
         return l2_normalize(self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output)
 
     def encode(self, items: Any, processor: Any, **options: "Unpack[EncodeOptions]") -> Any:
@@ -134,6 +137,7 @@ class DualEncoderModel(DeclaresOutput, SavesNumbers, LoadableModel):
         - `kind`: "image" or "text"; by default that of the first item.
         - `convert_to_numpy`: return a NumPy array in place of a tensor.
         - `show_progress_bar`: show one, unless transformers' progress bars are disabled.
+        - `check_finite`: False returns NaN and infinity, which are an error with the places of the items by default.
 
         The model computes where it is, without gradients and in evaluation mode, and has its former mode afterwards.
         Texts of one length are computed together, and equal texts once. Raises TypeError for items of both kinds or of

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from typing_extensions import Self
 
 from ..catalogue.download import HUB_ARGUMENTS, is_name, suggest_names
-from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
+from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights, warn_of_bad_weights
 from ..formats.adapters import base_of_adapter
 from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
 from ..runtime.towers import absent_towers
@@ -69,10 +69,10 @@ class LoadsOfficialFiles:
             folder = Path(source, kwargs.get("subfolder") or "")
             if (weights := unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")) is not None:
                 kwargs["config"] = kwargs.get("config") or source
-                return cls._from_all_weights(source, weights, *args, **kwargs)
+                return warn_of_bad_weights(source, cls._from_all_weights(source, weights, *args, **kwargs))
         with suggest_names(source):
             loaded = super().from_pretrained(source, *args, **{**kwargs, "output_loading_info": True})  # type: ignore[misc]
-        model, info = loaded
+        model, info = warn_of_bad_weights(source, loaded)
         is_wrapped = info["missing_keys"] and model_prefixes(info["unexpected_keys"]) not in ([], [""])
         if is_wrapped and "key_mapping" not in kwargs:  # as on the Hub, whose files are known only now
             prefix, names = unwrap_names(info["unexpected_keys"])

@@ -17,7 +17,7 @@ from transformers import initialization as init
 
 from ..configuration import OTHER_FAMILIES, check_pooled, check_tower, other_family_of, output_class
 from ..configuration.known_names import POSITION_IDS_BUFFERS
-from ..runtime import check_inputs
+from ..runtime import checked
 from .dual_encoder import DualEncoderModel, Source, l2_normalize
 
 # The logarithm of the factor before training: CLIP's temperature of 0.07, SigLIP's factor of 10, with its bias.
@@ -48,8 +48,8 @@ class OtherFamilyModel(DualEncoderModel):
         if module is self and hasattr(self, "logit_bias"):
             init.constant_(self.logit_bias, _FIRST_BIAS)
 
+    @checked("text")
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: object) -> Tensor:
-        check_inputs("text", input_ids, inputs)
         outputs = self.get_text_features(input_ids, attention_mask, **{**inputs, "return_dict": True})
         return l2_normalize(outputs.pooler_output)
 

@@ -3,6 +3,8 @@
 from .certificate import Certificate as Certificate
 from .certificate import Comparison as Comparison
 from .certificate import OutputError as OutputError
+from .files import FileCheck as FileCheck
+from .files import verify_files as verify_files
 from .measurement import certify as certify
 from .plot import check_plot as check_plot
 from .plot import plot_certificate as plot_certificate

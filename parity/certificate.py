@@ -9,7 +9,7 @@ from typing import Any
 
 from .report import FAILED, TerminalTable, markdown_table
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TOLERANCES = {
     "hidden_states": 3e-5,
     "last_hidden_state": 3e-5,
@@ -165,6 +165,7 @@ class Certificate:
     versions: dict[str, str]  # library -> version
     notes: tuple[str, ...] = ()
     preprocessing: PreprocessingCheck | None = None  # None for a model without its folder
+    files: tuple[dict[str, Any], ...] = ()  # those of the folder that were measured: name, bytes, sha256
 
     @property
     def passed(self) -> bool:
@@ -184,6 +185,7 @@ class Certificate:
             "schema_version": SCHEMA_VERSION,
             "verdict": _verdict(self.passed),
             "source": self.source,
+            "files": list(self.files),
             "inputs": self.inputs,
             "rule": RULE,
             "tolerances": TOLERANCES,

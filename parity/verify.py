@@ -35,6 +35,7 @@ from ..formats.source import read_source
 from ..formats.table import cast
 from ..processing import DualEncoderProcessor
 from .certificate import Certificate
+from .files import describe_files
 from .measurement import Images, Pairing, measure, model_subject, reference_subject
 from .original import original_subject
 from .preprocessing import Choices, check_preprocessing
@@ -103,6 +104,7 @@ def certify_folder(
     checkpoint, rounded to its dtype.
     """
     with readable_errors(folder):
+        files = describe_files(folder)  # first: what changes from now on is not vouched for
         processor = DualEncoderProcessor.from_pretrained(folder)
     if processor.tokenizer is not None:
         checkpoint = checkpoint.with_end_of_text(processor.tokenizer.eos_token_id)
@@ -140,7 +142,7 @@ def certify_folder(
         original = original_subject(checkpoint)
         pairings += [Pairing(ours, original), Pairing(original, float64)]
     progress("comparing pixels and ids")
-    return measure(
+    certificate = measure(
         checkpoint,
         pairings,
         photograph=_photograph(processor, vision),
@@ -148,6 +150,7 @@ def certify_folder(
         preprocessing=check_preprocessing(checkpoint, folder, processor, choices),
         progress=progress,
     )
+    return replace(certificate, files=files)
 
 
 def _other_sizes(expected: Config, config: Config) -> list[str]:

@@ -8,6 +8,7 @@ from .processor import DualEncoderProcessor
 
 # The first version that reads `modality_config`; older ones read the number, and tell their user to update.
 OLDEST_VERSION = "5.4.0"
+FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 # `Normalize` has no files: `encode_image` and `encode_text` return unit vectors too.
 _MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -34,10 +35,6 @@ def save_sentence_transformers_files(
     if processor.tokenizer is not None:
         padding = "max_length" if getattr(processor.tokenizer, "fixed_length", False) else "longest"
         transformer["processing_kwargs"] = {"text": {"padding": padding}}
-    files = {
-        "modules.json": _MODULES,
-        "sentence_bert_config.json": transformer,
-        "config_sentence_transformers.json": {"__version__": {"sentence_transformers": OLDEST_VERSION}},
-    }
-    for name, content in files.items():
+    contents = (_MODULES, transformer, {"__version__": {"sentence_transformers": OLDEST_VERSION}})
+    for name, content in zip(FILES, contents, strict=True):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

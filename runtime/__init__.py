@@ -10,7 +10,8 @@ from .client_names import (
     UnsplitModules,
 )
 from .devices import device_named
-from .inputs import check_inputs
+from .finite import check_finite_rows
+from .inputs import check_ids, checked
 from .logit_scalars import SavesNumbers, logit_scalars, shardable
 from .outputs import DeclaresOutput, deferred, later, states_of, without_pooled
 from .pickling import PickledWithoutHooks, has_hooks
@@ -27,7 +28,9 @@ __all__ = [
     "TextCache",
     "TextTowerNames",
     "UnsplitModules",
-    "check_inputs",
+    "check_finite_rows",
+    "check_ids",
+    "checked",
     "deferred",
     "device_named",
     "has_hooks",

@@ -115,9 +115,9 @@ class TestTexts:
         lengths: list[int] = []
         encode = model.encode_text
 
-        def watch(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        def watch(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
             lengths.extend(attention_mask.sum(dim=1).tolist())
-            return encode(input_ids, attention_mask)
+            return encode(input_ids, attention_mask, **options)
 
         monkeypatch.setattr(model, "encode_text", watch)
         model.encode(TEXTS * 10, processor, batch_size=2)
@@ -224,9 +224,9 @@ class TestImages:
                 drawn[0] += 1
                 yield Image.new("RGB", (8, 8), (level, 0, 0))
 
-        def watch(pixel_values: Tensor) -> Tensor:
+        def watch(pixel_values: Tensor, **options: Any) -> Tensor:
             seen.append(drawn[0])
-            return encode(pixel_values)
+            return encode(pixel_values, **options)
 
         monkeypatch.setattr(model, "encode_image", watch)
         assert model.encode(images(), processor, batch_size=6).shape == (20, 64)

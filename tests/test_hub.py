@@ -366,7 +366,7 @@ class TestPush:
         assert len(hub.messages) == 1
         assert re.fullmatch(r"Upload tiny-clip with twinlens \S+", hub.messages[0])
         assert result.url == f"{hub.address}/someone/tiny-clip/commit/{1:040}"
-        assert (result.proof, result.removed, result.left_out) == ("pass", (), ())
+        assert (result.proof, result.removed, result.left_out) == ("pass", (), {})
         assert result.files == {name: len(data) for name, data in contents(converted).items()}
 
     def test_options(self, folder: Path, hub: Hub) -> None:
@@ -387,12 +387,14 @@ class TestPush:
         monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
         assert push(folder, "someone/model", token=TOKEN).url
 
-    def test_parts_in_folders_arrive_and_what_is_hidden_stays(self, folder: Path, hub: Hub) -> None:
+    def test_what_is_named_arrives_and_what_is_hidden_stays(self, folder: Path, hub: Hub) -> None:
         for name in ("assets/picture.txt", ".git/config", ".git/objects/1", ".env", "assets/__pycache__/a.pyc"):
             (folder / name).parent.mkdir(exist_ok=True, parents=True)
             (folder / name).write_text("text")
-        result = push(folder, "someone/model")
-        assert result.left_out == (".env", ".git", "assets/__pycache__")
+        planned = push(folder, "someone/model", include=["assets"], dry_run=True)
+        result = push(folder, "someone/model", include=["assets"])
+        assert result.left_out == {".env": "hidden", ".git": "hidden", "assets/__pycache__": "a cache"}
+        assert (planned.files, planned.left_out) == (result.files, result.left_out)
         arrived = hub.branches["someone/model", "main"]
         assert arrived.keys() == {
             ".gitattributes",
@@ -445,7 +447,7 @@ class TestDryRun:
             ["message", "Second."],
             ["proof", "the verdict in parity.json is 'pass'"],
             ["upload", f"model.safetensors, {size:,} bytes"],
-            ["leave out", ".cache"],
+            ["leave out", ".cache, hidden"],
         ):
             assert fact in facts
         assert [fact[1].split(",")[0] for fact in facts if fact[0] == "upload"] == sorted(contents(converted))
@@ -486,8 +488,8 @@ BAD_FOLDERS = {
         r"has no model-1\.safetensors",
     ),
     "interrupted": (_text(".weights.pt.1a2b.partial", ""), r"partial is what an interrupted conversion left"),
-    "failed proof": (_text("parity.json", '{"verdict": "fail"}'), r"verdict in parity\.json is 'fail', not 'pass'"),
-    "empty proof": (_text("parity.json", "{}"), r"verdict in parity\.json is None, not 'pass'"),
+    "failed proof": (_text("parity.json", '{"verdict": "fail"}'), r"verdict in parity\.json is fail, not pass"),
+    "empty proof": (_text("parity.json", "{}"), r"verdict in parity\.json is missing, not pass"),
 }
 
 

@@ -59,7 +59,7 @@ class Pixels(torch.nn.Module):
 
     device = torch.device("cpu")
 
-    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def encode_image(self, pixel_values: torch.Tensor, **options: object) -> torch.Tensor:
         return pixel_values.flatten(1)
 
 

@@ -222,7 +222,7 @@ class TestPush:
         return Path(shutil.copytree(folder, tmp_path / "copied"))
 
     def test_own_code(self, copied: Path) -> None:
-        plan = push(copied, "someone/model", dry_run=True)
+        plan = push(copied, "someone/model", include_code=True, dry_run=True)
         assert plan.files.keys() >= FILES
         assert plan.code == f"as twinlens {twinlens.__version__} writes it"
         assert f"code        {plan.code}\n" in plan.describe()
@@ -231,7 +231,18 @@ class TestPush:
         with (copied / "losses_clip_resnet.py").open("a") as file:
             file.write("print()\n")
         (copied / "setup.py").write_text("")
-        assert "read it before you push: losses_clip_resnet.py, setup.py" in str(push(copied, "a/b", dry_run=True).code)
+        plan = push(copied, "a/b", include_code=True, dry_run=True)
+        assert str(plan.code).endswith("read it before you push: losses_clip_resnet.py")
+        assert plan.left_out == {"setup.py": "code that no auto_map names"}
+
+    def test_left_out_by_default(self, copied: Path) -> None:
+        plan = push(copied, "a/b", dry_run=True)
+        assert not any(name.endswith(".py") for name in plan.files)
+        assert plan.left_out.keys() == FILES
+        assert all("--include-code uploads it" in reason for reason in plan.left_out.values())
+        assert plan.code == f"left out, although auto_map names it: {', '.join(sorted(FILES))}"
+        with pytest.raises(ValueError, match=r"names no file of .*: losses_clip_resnet\.py is code, .*--include-code"):
+            push(copied, "a/b", include=["losses*"], dry_run=True)
 
     def test_missing_code(self, copied: Path) -> None:
         (copied / "losses_clip_resnet.py").unlink()

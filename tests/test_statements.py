@@ -270,7 +270,7 @@ class TestCertificate:
         """In parity.json, on the terminal, in the card and in the exit code."""
         folder = converted["clip"]
         proof = json.loads((folder / "parity.json").read_text())
-        assert proof["schema_version"] == 2
+        assert proof["schema_version"] == 3
         part = proof["preprocessing"]
         assert part["verdict"] == "pass"
         assert {"reference", "count", "error", "worst", "tolerance"} == part["images"].keys()

@@ -13,6 +13,7 @@ KINDS = (
     "settings",
     "vocabularies",
     "images",
+    "folders",
 )
 
 
