@@ -204,7 +204,7 @@ def build_trainer(
         lr_scheduler_type=plan.schedule,
         warmup_steps=plan.warmup,  # type: ignore[arg-type]
         weight_decay=plan.weight_decay,
-        max_grad_norm=plan.max_grad_norm,
+        max_grad_norm=plan.max_grad_norm,  # type: ignore[arg-type]
         duplicates_as_negatives=plan.duplicates_as_negatives,
         layer_decay=plan.layer_decay,
         adam_beta2=plan.adam_beta2,
