@@ -13,6 +13,7 @@ from .checks import check_inputs
 Gradients = list[Tensor | None]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it writes over views
 def analytic_loss(
     compute: Callable[..., tuple[Tensor, Gradients]],
     image_embeds: Tensor,

@@ -53,8 +53,9 @@ class TestRule:
 
     def test_what_is_given_stays(self) -> None:
         given = replace(
-            PLAN, epochs=3, batch_size=8, learning_rate=1.0, warmup=0.0, min_crop_area=1.0, eval_steps=5, save_steps=6
-        )
+            PLAN, epochs=3, batch_size=8, learning_rate=1.0, warmup=0.0, min_crop_area=1.0, eval_steps=5, save_steps=6,
+            max_grad_norm=0.5,
+        )  # fmt: skip
         assert choose_settings(given, parameters=10**6, pairs=400) == given
         assert choose_settings(given, parameters=10**6, pairs=None) == given
 
@@ -73,7 +74,7 @@ class TestRule:
         chosen = choose_settings(PLAN, parameters=150_000_000, pairs=40)
         assert describe_start(chosen, trained=1234, pairs=40) == (
             "Fine-tuning of 1,234 weights on 40 pairs: 100 epochs of batches of 40 (all there are), learning rate "
-            "1e-05 (cosine), warm-up of 10% of the run, crops of at least 90%."
+            "1e-05 (cosine), warm-up of 10% of the run, no crops, no limit of the gradient."
         )
 
 

@@ -25,12 +25,13 @@ class _Recipe(NamedTuple):
     fewest_epochs: int  # ... within these bounds
     most_epochs: int
     min_crop_area: float
+    max_grad_norm: float
 
 
 RECIPES: dict[Mode, _Recipe] = {
-    "fine-tuning": _Recipe(1e-5, 0.75, 1e-3, 1000, 1, 100, 0.9),
-    "LoRA": _Recipe(1e-4, 0.78, 1e-2, 1000, 1, 100, 0.9),
-    "from scratch": _Recipe(5e-4, 0.12, 1e-3, 4000, 30, 200, 0.9),
+    "fine-tuning": _Recipe(1e-5, 0.75, 1e-3, 1000, 1, 100, 1.0, 0.0),
+    "LoRA": _Recipe(1e-4, 0.69, 6e-3, 1000, 1, 100, 1.0, 1.0),  # at this rate some runs diverge without the limit
+    "from scratch": _Recipe(5e-4, 0.12, 1e-3, 4000, 30, 200, 0.9, 0.0),
 }
 
 
@@ -64,6 +65,7 @@ def choose_settings(plan: TrainingPlan, *, parameters: int, pairs: int | None, p
         warmup=0.1 if plan.warmup is None else plan.warmup,
         batch_size=batch_size,
         min_crop_area=plan.min_crop_area or recipe.min_crop_area,
+        max_grad_norm=recipe.max_grad_norm if plan.max_grad_norm is None else plan.max_grad_norm,
     )
     epoch = 0 if pairs is None else pairs // (batch_size * processes)  # updates
     interval = max(1, epoch, math.ceil((plan.steps or epoch * (plan.epochs or 1)) / 10))
@@ -77,9 +79,11 @@ def describe_start(plan: TrainingPlan, *, trained: int, pairs: int | None) -> st
     data = "a stream" if pairs is None else f"{pairs:,} pairs"
     batch = f"{plan.batch_size:,}{' (all there are)' if plan.batch_size == pairs else ''}"
     warmup = plan.warmup or 0
+    crops = "no crops" if plan.min_crop_area == 1 else f"crops of at least {plan.min_crop_area:.0%}"
+    limit = f"gradients of norm {plan.max_grad_norm:g} at most" if plan.max_grad_norm else "no limit of the gradient"
     return (
         f"{mode_of(plan)[0].upper()}{mode_of(plan)[1:]} of {trained:,} weights on {data}: {amount} of batches of "
         f"{batch}, learning rate {plan.learning_rate:g} ({plan.schedule}), "
         f"warm-up of {f'{warmup:.0%} of the run' if warmup < 1 else f'{warmup:g} updates'}, "
-        f"crops of at least {plan.min_crop_area:.0%}."
+        f"{crops}, {limit}."
     )

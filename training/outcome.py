@@ -11,7 +11,8 @@ def digest_of_trained(model: nn.Module) -> bytes:
     digest = hashlib.blake2b()
     for parameter in model.parameters():
         if parameter.requires_grad:
-            digest.update(_held_here(parameter).cpu().reshape(-1).view(torch.uint8).numpy())
+            values = _held_here(parameter).cpu() + 0.0  # -0.0 becomes 0.0, for an update of nothing can turn its sign
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.digest()
 
 

@@ -72,9 +72,9 @@ class TrainingPlan:
         minimum=0,
     )
     optimizer: str = _setting("The optimizer: adamw, or any name that `optim` of transformers' Trainer takes.", "adamw")
-    max_grad_norm: float = _setting(
-        "The norm to which a larger gradient is scaled down; 0, as CLIP and open_clip train, scales none.",
-        0.0,
+    max_grad_norm: float | None = _setting(
+        "The norm to which a larger gradient is scaled down; 0 scales none. By default 1 with LoRA and 0 otherwise, as "
+        "CLIP and open_clip train.",
         minimum=0,
     )
     weight_decay: float = _setting(
@@ -85,7 +85,8 @@ class TrainingPlan:
     )
     adam_beta2: float = _setting("The second beta of AdamW.", 0.98, minimum=0)
     min_crop_area: float | None = _setting(
-        "The smallest share of an image that a random crop keeps; 1 crops nothing. By default 0.9."
+        "The smallest share of an image that a random crop keeps; 1 crops nothing. By default 0.9 from "
+        "scratch and 1 otherwise."
     )
     patch_dropout: float = _setting("The share of the patches of an image that are left out at random.", 0.0, minimum=0)
     duplicates_as_negatives: bool = _setting(

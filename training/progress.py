@@ -34,6 +34,7 @@ class ShowProgress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.updates += 1
+        control.should_log |= state.global_step >= state.max_steps  # the last update, whatever `log_steps` is
         if self.is_live and state.is_world_process_zero and self._is_due(SECONDS_BETWEEN_REDRAWS):
             self._draw(self._line(args, state))
 

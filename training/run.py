@@ -160,9 +160,9 @@ def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     pairs = load_training_pairs(plan)
     plan = _complete(plan, model, pairs)
     say(_describe_start(plan, model, pairs))
-    collator = build_collator(plan, processor)
+    batch_size, collator = plan.batch_size or 1, build_collator(plan, processor)
     try:
-        check_batches(pairs, plan.batch_size, model.traits.loss, workers=plan.workers)
+        check_batches(pairs, batch_size, model.traits.loss, workers=plan.workers)
     except ValueError as error:  # the memory can be estimated all the same
         logger.warning("The run would not start: %s", error)
     load_evaluation(plan, collator)
@@ -172,7 +172,7 @@ def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     return estimate_memory(
         model,
         first_batch(pairs, collator),
-        batch_size=plan.batch_size,
+        batch_size=batch_size,
         slice_size=plan.gradient_cache_size,
         bf16=plan.bf16,
     )
@@ -221,16 +221,16 @@ def build_trainer(
     plan = _complete(plan, model, pairs)
     arguments = ContrastiveTrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=plan.epochs,  # type: ignore[arg-type]  # `_complete` has set what was None
+        num_train_epochs=plan.epochs,  # `_complete` has set what was None
         max_steps=-1 if plan.steps is None else plan.steps,
         per_device_train_batch_size=plan.batch_size,  # type: ignore[arg-type]
-        per_device_eval_batch_size=plan.gradient_cache_size or plan.batch_size,  # type: ignore[arg-type]
+        per_device_eval_batch_size=plan.gradient_cache_size or plan.batch_size,
         gradient_cache_size=plan.gradient_cache_size,
         learning_rate=plan.learning_rate,  # type: ignore[arg-type]
         lr_scheduler_type=plan.schedule,
         warmup_steps=plan.warmup,  # type: ignore[arg-type]
         weight_decay=plan.weight_decay,
-        max_grad_norm=plan.max_grad_norm,
+        max_grad_norm=plan.max_grad_norm,  # type: ignore[arg-type]
         duplicates_as_negatives=plan.duplicates_as_negatives,
         layer_decay=plan.layer_decay,
         adam_beta2=plan.adam_beta2,
@@ -246,7 +246,7 @@ def build_trainer(
         eval_steps=plan.eval_steps,
         eval_on_start=bool(plan.eval_data) and not plan.resume,
         save_strategy="steps",
-        save_steps=plan.save_steps,  # type: ignore[arg-type]
+        save_steps=plan.save_steps,
         save_total_limit=2,
         disable_tqdm=True,  # `ShowProgress` shows what there is to see
         report_to=report_names(plan.report_to) or "none",
