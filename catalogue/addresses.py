@@ -164,7 +164,7 @@ class _TimedHandler(HTTPHandler):
         self._clock = clock
 
     def http_open(self, req: Request) -> Any:
-        return self.do_open(partial(_TimedConnection, clock=self._clock), req)  # type: ignore[arg-type]
+        return self.do_open(partial(_TimedConnection, clock=self._clock), req)
 
 
 class _TimedTLSHandler(HTTPSHandler):
@@ -173,4 +173,4 @@ class _TimedTLSHandler(HTTPSHandler):
         self._clock = clock
 
     def https_open(self, req: Request) -> Any:
-        return self.do_open(partial(_TimedTLSConnection, clock=self._clock), req)  # type: ignore[arg-type]
+        return self.do_open(partial(_TimedTLSConnection, clock=self._clock), req)

@@ -151,7 +151,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "another file": lambda folder: (folder / "theirs").touch(),
     "another content": lambda folder: (folder / "old").write_text("their"),
     "a file less": lambda folder: (folder / "old").unlink(),
-    "another folder": lambda folder: (folder.rename(folder.with_name("moved")), folder.mkdir()),
+    "another folder": lambda folder: folder.rename(folder.with_name("moved")).with_name(folder.name).mkdir(),
     "deep inside": lambda folder: (folder / "inner" / "theirs").touch(),
 }
 

@@ -410,9 +410,10 @@ class TestDecoders:
         def no_memory(*image: object) -> Any:
             raise MemoryError
 
-        for place in ((ImageFile.ImageFile, "load"), (image_steps, "to_rgb")):
+        places: tuple[tuple[object, str], ...] = ((ImageFile.ImageFile, "load"), (image_steps, "to_rgb"))
+        for owner, name in places:
             with monkeypatch.context() as patch:
-                patch.setattr(*place, no_memory)
+                patch.setattr(owner, name, no_memory)
                 with pytest.raises(ValueError, match=r"^Image 0 of 2.* takes more memory than there is\.$"):
                     SiglipImageProcessor()([stored(small(), "PNG")] * 2)
 

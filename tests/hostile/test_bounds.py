@@ -188,14 +188,14 @@ class TestJobs:
         assert "It is not a file." in (tmp_path / "index" / "skipped.jsonl").read_text()
 
     def test_train(self, pictures: Path) -> None:
-        pairs = load_pairs(pictures, skip_corrupt=True)
+        pairs: Any = load_pairs(pictures, skip_corrupt=True)
         assert {sample["text"] for sample in (pairs[place] for place in range(len(pairs)))} == {"sound"}
 
     def test_train_on_tars(self, pictures: Path, tmp_path: Path) -> None:
         with tarfile.open(tmp_path / "a.tar", "w") as tar:
             for path in sorted(pictures.iterdir()):
                 tar.add(path, path.name)
-        stream = load_pairs(tmp_path / "a.tar", repeat=False)
+        stream: Any = load_pairs(tmp_path / "a.tar", repeat=False)
         assert [sample["text"] for sample in stream] == ["sound"]
         assert stream.skipped == len(images.REFUSED)
 
