@@ -63,7 +63,8 @@ def _check_value(method: str, kind: Kind, value: object) -> None:
     call = f"model.{method}(**processor({'images=images' if kind == 'image' else 'text=texts'}))"
     if isinstance(value, Mapping):
         raise TypeError(f"{method} takes the processor's tensors by their names, got all in one: {call}.")
-    if isinstance(value, str | bytes | PathLike | list | tuple) or hasattr(value, "__array_interface__"):
+    is_unread = isinstance(value, str | bytes | PathLike | list | tuple) or hasattr(value, "__array_interface__")
+    if value is None or is_unread:
         raise TypeError(
             f"{method} takes {_NAMES[kind]}, a tensor that the processor makes, got {type(value).__name__}: {call}, or "
             f"model.encode({kind}s, processor) for any number of {kind}s."

@@ -219,6 +219,13 @@ class TestTensors:
         with pytest.raises(TypeError, match=rf"must be whole numbers \(torch\.int64\), got {dtype}"):
             families.model("CLIP").encode_text(families.token_ids("CLIP").to(dtype))
 
+    @pytest.mark.parametrize("arguments", [(), (None,)])
+    def test_nothing(self, arguments: tuple[None, ...]) -> None:
+        model: Any = families.model("Siglip")
+        for encode, name in ((model.encode_image, "pixel_values"), (model.encode_text, "input_ids")):
+            with pytest.raises(TypeError, match=rf"takes {name}, a tensor that the processor makes, got NoneType"):
+                encode(*arguments)
+
     def test_the_processor_of_another_model(self, shapes: Any) -> None:
         model, _ = shapes
         other = twinlens.CLIPProcessor(twinlens.CLIPImageProcessor(), twinlens.CLIPTokenizer.from_official())
