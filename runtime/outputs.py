@@ -88,7 +88,8 @@ def plain_class(output: ModelOutput) -> type[ModelOutput]:
 @cache
 def _deferred_class(plain: Any) -> type[ModelOutput]:
     """Return a subclass of the output class `plain` whose instances become instances of `plain` when they are read."""
-    free = {field.name for field in fields(plain)} - {"last_hidden_state"} | {"__class__", "__dataclass_fields__"}
+    free = {field.name for field in fields(plain)} - {"last_hidden_state"}
+    free |= {"__class__", "__dataclass_fields__", "_replace_old_cache_name"}  # which ModelOutput's own methods read
 
     def read(output: Any) -> Any:
         # Not through attributes of the output: in another thread it may have become plain in the meantime.

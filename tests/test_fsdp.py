@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import twinlens
+from twinlens.conversion import convert
 from twinlens.runtime import shardable
 from twinlens.toy_world import ShapesDataset
 from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments, TrainingPlan
@@ -147,7 +148,7 @@ def run_plan(folder: Path, out: str, batch: int, settings: dict[str, Any]) -> No
         "eval_data": data,
         "zero_shot": str(folder / "zs"),
     }
-    training_run.train(TrainingPlan(model="clip-shapes", data=data, output=output, **common, **settings))
+    training_run.train(TrainingPlan(model=str(folder / "model"), data=data, output=output, **common, **settings))
 
 
 def run_plans_divided(rank: str, port: str, folder: Path) -> None:
@@ -169,6 +170,7 @@ def test_twinlens_train(tmp_path: Path) -> None:
             pair["image"].save(tmp_path / "data" / f"{number}.png")
             pair["image"].save(tmp_path / "zs" / ("star" if "star" in pair["text"] else "circle") / f"{number}.png")
             lines.write(json.dumps({"file_name": f"{number}.png", "text": pair["text"]}) + "\n")
+    convert("clip-shapes", tmp_path / "model", verify=False)
     running = start_two(run_plans_divided, tmp_path)
     for name, settings in PLANS.items():
         run_plan(tmp_path, f"one {name}", PAIRS, settings)

@@ -17,6 +17,7 @@ class Tuples(nn.Module):
     def __init__(self, model: Any, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.names = model, names
+        self.train(model.training)  # exporters leave modules in the mode of the outermost one
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model(**dict(zip(self.names, inputs, strict=True)))
