@@ -244,6 +244,7 @@ def test_images_are_packed(library: Any) -> None:
     assert tokens == [int(inputs["spatial_shapes"].prod(dim=1).sum())]
 
 
+@pytest.mark.thorough
 @difference(
     "serving",
     "NaFlex in one graph (`torch.compile`, `torch.export`)",
