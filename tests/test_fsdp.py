@@ -112,6 +112,7 @@ def enter(rank: str, port: str) -> None:
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
 
 
+@pytest.mark.thorough
 def test_trains_as_one_process(tmp_path: Path) -> None:
     """The same losses and weights, in folders that plain transformers loads as ever, and the same logits afterwards."""
     running = start_two(train_divided, tmp_path, CASES)

@@ -41,7 +41,7 @@ def test_killed_at_any_moment(tmp_path: Path, thorough: bool) -> None:
     complete = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
     moments = random.Random(0)
     found = []
-    for number in range(20 if thorough else 3):
+    for number in range(20 if thorough else 2):
         (folder := tmp_path / str(number)).mkdir()
         (folder / source.name).symlink_to(source)
         log.unlink()

@@ -27,13 +27,12 @@ def textbook(name: str, images: Tensor, texts: Tensor, log_scale: Tensor, bias: 
     return -(logits.log_softmax(0).diagonal().mean() + logits.log_softmax(1).diagonal().mean()) / 2
 
 
-def textbook_without_equals(
-    name: str, images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor, ids: Tensor
-) -> Tensor:
+def textbook_without_equals(name: str, values: list[Tensor], ids: Tensor) -> Tensor:
     """The same without the pairs of an image and a text that belong to different pairs with an id in common.
 
     Where the target is smoothed (by 0.1, as ALIGN's), what such a text would get goes to the text of the image.
     """
+    images, texts, log_scale, bias = values
     logits = log_scale.exp() * images @ texts.t()
     count = len(images)
     equal = (ids[:, None] == ids).any(-1) & ~torch.eye(count, dtype=torch.bool)
@@ -106,7 +105,7 @@ def test_the_same_caption_twice_is_two_pairs(name):
 def test_equal_pairs_are_not_compared(name, chunk_size):
     values, ids = inputs(), torch.tensor([[0, 0, 0, 1, 2, 3, 4, 1, 5, 6, 7, 8], [*range(10), 9, 10]]).t()
     losses = losses_process.losses_without_equals(None, ids)
-    loss, expected = losses[f"{name}, equals"](*values), textbook_without_equals(name, *values, ids)
+    loss, expected = losses[f"{name}, equals"](*values), textbook_without_equals(name, values, ids)
     torch.testing.assert_close(loss, expected.reshape(()), rtol=1e-10, atol=1e-10)
     for found, wanted in zip(gradients(3 * loss, values), gradients(3 * expected, values), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
@@ -116,7 +115,7 @@ def test_equal_pairs_are_not_compared(name, chunk_size):
 def test_ids_that_all_differ_change_nothing_and_equal_ones_leave_each_pair_alone(name):
     values = [value.detach().float().requires_grad_() for value in inputs()]
     options: dict[str, Any] = {"chunk_size": 5}
-    function = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}[name]
+    function: Any = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}[name]
     used = values[: 4 if name == "sigmoid" else 3]
     assert torch.equal(function(*used, pair_ids=torch.arange(12), **options), function(*used, **options))
     alone = function(*used, pair_ids=torch.zeros(12, dtype=torch.long), **options)
@@ -383,7 +382,7 @@ def assert_as_one_process(name: str, found: list[list[Tensor]], equals: bool = F
     world = len(found)
     values = [value.requires_grad_() for value in losses_process.inputs(world)]
     if equals:
-        expected = textbook_without_equals(name, *values, losses_process.equal_pairs(world))
+        expected = textbook_without_equals(name, values, losses_process.equal_pairs(world))
     else:
         expected = textbook(name, *values)
     wanted = gradients(expected, values)

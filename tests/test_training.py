@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,7 +216,9 @@ class TestTrainer:
         model = tiny(family).eval()
         pairs = Pairs(13, captions=6)
         with torch.no_grad():
-            expected = model(**collate([*pairs]), return_loss=True, pair_ids=torch.arange(13) % 6).loss.item()
+            expected = model(
+                **collate([pairs[index] for index in range(13)]), return_loss=True, pair_ids=torch.arange(13) % 6
+            ).loss.item()
         for size in (1, 4, 100):
             metrics = trainer(model, tmp_path, captions=6, per_device_eval_batch_size=size).evaluate()
             assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-5)
@@ -268,7 +271,7 @@ class TestTrainer:
             torch.manual_seed(0)
             model = tiny("siglip")
             before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-            settings = {} if limit is None else {"max_grad_norm": limit}
+            settings: dict[str, Any] = {} if limit is None else {"max_grad_norm": limit}
             run = trainer(model, tmp_path, max_steps=1, optim="sgd", weight_decay=0, learning_rate=1e-2, **settings)
             run.train()
             after = torch.cat([p.detach().flatten() for p in model.parameters()])

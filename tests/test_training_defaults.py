@@ -201,7 +201,7 @@ def interrupt(interrupted: TrainingPlan) -> None:
         trainer.add_callback(Interrupt())
         return trainer
 
-    run.build_trainer = build
+    run.build_trainer = build  # type: ignore[assignment]
     try:
         train(interrupted)
     except KeyboardInterrupt as error:

@@ -61,6 +61,7 @@ def test_inside_of_it(package: str, installed: str, monkeypatch: pytest.MonkeyPa
     versions.check_versions()
 
 
+@pytest.mark.thorough
 def test_when_something_of_it_is_used(tmp_path: Path) -> None:
     """The names that need transformers say so; `import twinlens`, `--version` and `--help` need neither."""
     metadata = tmp_path / "transformers-4.57.6.dist-info" / "METADATA"
