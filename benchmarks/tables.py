@@ -232,6 +232,37 @@ def training(result: Result) -> list[Row]:
     return rows
 
 
+def fine_tuning(result: Result) -> list[Row]:
+    """Return the accuracy by the number of pairs, and the seconds of the longest run."""
+    cases = [case for case in result["cases"] if case["case"] == "pairs"]
+    counts = sorted({case["pairs"] for case in cases})
+    rows = [["pictures and words", "trained", *(f"{count} pairs, %" for count in counts), f"seconds, {counts[-1]}"]]
+    for world, mode in dict.fromkeys((case["world"], case["mode"]) for case in cases):
+        found = {case["pairs"]: case for case in cases if (case["world"], case["mode"]) == (world, mode)}
+        shares = [number(100 * found[count]["accuracy"], 1) for count in counts]
+        rows.append([world, mode, *shares, number(found[counts[-1]]["seconds"])])
+    return rows
+
+
+def fine_tuning_peers(result: Result) -> list[Row]:
+    """Return the accuracy of each library on the same 400 pairs."""
+    rows = [["library", "epochs", "updates", "seconds", "accuracy, %"]]
+    for case in result["cases"]:
+        if case["case"] == "peers":
+            measured = [number(case["updates"]), number(case["seconds"]), number(100 * case["accuracy"], 1)]
+            rows.append([case["library"], "by its rule" if case["epochs"] is None else str(case["epochs"]), *measured])
+    return rows
+
+
+def fine_tuning_kept(result: Result) -> list[Row]:
+    """Return what averages of the start and the tuned model know."""
+    rows = [["share of the tuned model", "old words, %", "new words, %"]]
+    for case in result["cases"]:
+        if case["case"] == "kept":
+            rows.append([f"{case['share']:g}", *(number(100 * case[words], 1) for words in ("old words", "new words"))])
+    return rows
+
+
 def conversion(result: Result) -> list[Row]:
     """Return memory and time of conversions."""
     names = {"siglip-b16-224": "SigLIP B/16-224", "siglip-so400m14-384": "SigLIP So400m/14-384"}
@@ -350,6 +381,9 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
     "losses-cpu-ranks": ("losses-cpu", losses_ranks),
     "losses-cpu-alone": ("losses-cpu", losses_alone),
     "training-cpu": ("training-cpu", training),
+    "fine-tuning-cpu": ("fine-tuning-cpu", fine_tuning),
+    "fine-tuning-cpu-peers": ("fine-tuning-cpu", fine_tuning_peers),
+    "fine-tuning-cpu-kept": ("fine-tuning-cpu", fine_tuning_kept),
     "conversion-cpu": ("conversion-cpu", conversion),
     "locate-cpu": ("locate-cpu", located),
     "naflex-cpu": ("naflex-cpu", naflex),

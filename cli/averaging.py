@@ -13,7 +13,10 @@ from .terminal import print_json, quiet_libraries
 def average_command(
     models: Annotated[
         list[str],
-        typer.Argument(help="Models that began as one: a start and what became of it, or several of one start."),
+        typer.Argument(
+            help="Models that began as one: a start and what became of it, or several of one start.",
+            metavar="MODEL",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     weight: Annotated[

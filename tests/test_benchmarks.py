@@ -1,6 +1,7 @@
 """Benchmarks start, measure at their smallest, and the tables of docs/benchmarks.md are those of their results."""
 
 import argparse
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -81,6 +82,20 @@ class TestSmallestSettings:
         monkeypatch.setattr(benchmark, "in_fresh_process", lambda script, *given: benchmark.peak_of_job(*given))
         (memory,) = benchmark.measure_memory(files, [4], tmp_path)
         assert memory["images"] == 4
+
+    def test_fine_tuning(self, monkeypatch, tmp_path):
+        benchmark = load("fine_tuning")
+        monkeypatch.setattr(benchmark, "MEASURED", 10)
+        monkeypatch.setattr(benchmark, "WORLDS", {"digits": benchmark.WORLDS["digits"]})
+        train = benchmark.train
+        monkeypatch.setattr(benchmark, "train", lambda plan: train(dataclasses.replace(plan, steps=1)))
+        cases = [*benchmark.measure_pairs([8])]
+        assert [(case["mode"], case["pairs"]) for case in cases] == [("all weights", 8), ("LoRA", 8)]
+        assert all(0 <= case["accuracy"] <= 1 and case["seconds"] > 0 for case in cases)
+        model = twinlens.DualEncoderModel.from_pretrained(benchmark.START)
+        assert benchmark.accuracy(model, benchmark.old_words(20), "a {}") > 0.9  # words that it knows
+        benchmark.draw(cases, tmp_path / "plot.svg")
+        assert "</svg>" in (tmp_path / "plot.svg").read_text()
 
     def test_towers(self, monkeypatch, tmp_path):
         towers = load("towers")

@@ -99,6 +99,14 @@ class TestParameters:
         with pytest.raises(ValueError, match="at least 1, got 0"):
             add_lora(tiny(family), 0)
 
+    def test_the_hub_is_not_asked_for_a_name_of_ours(self, tmp_path, monkeypatch):
+        """peft looks for the configuration of the start when it saves."""
+        monkeypatch.setattr(
+            "peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *asked: pytest.fail(f"{asked}")
+        )
+        add_lora(twinlens.DualEncoderModel.from_pretrained("clip-shapes"), 2).save_pretrained(tmp_path)
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "clip-shapes"
+
 
 class Pairs(torch.utils.data.Dataset):
     """Samples that are model inputs already; of `captions` different ones, if given, every caption is one."""

@@ -111,7 +111,7 @@ def _check_processors_alike(
 
 
 def _refuse_differences(ours: dict[str, Any], theirs: dict[str, Any], name: str | Path, source: str | Path) -> None:
-    names = sorted({*ours, *theirs})
+    names = sorted({*ours, *theirs}, key=lambda name: (name != "model_type", name))
     if different := [key for key in names if ours.get(key) != theirs.get(key)]:
         words = "; ".join(f"{key} is {theirs.get(key)} and not {ours.get(key)}" for key in different[:3])
         more = f"; and {len(different) - 3} more" if len(different) > 3 else ""

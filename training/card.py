@@ -43,7 +43,7 @@ _CARD = """\
 {metrics}
 {stages}
 
-Every number is in `training.json`. Versions: {versions}.
+Every number is in `training.json`, which is uploaded by `twinlens push --include training.json` alone. Versions: {versions}.
 """
 
 
@@ -126,7 +126,7 @@ def _metrics_table(metrics: Mapping[str, float]) -> str:
 def _stages(stages: Sequence[Stage]) -> str:
     """Return the settings of the run, and those with which it went on where they were others."""
     first, *later = stages
-    parts = [f"Settings, where they are not the defaults:\n\n{_list(first.changed)}"]
+    parts = [f"Settings that were given, or that the defaults chose for this data:\n\n{_list(first.changed)}"]
     for earlier, stage in zip(stages, later, strict=False):
         changes = {
             name: f"{stage.changed.get(name, after)}, before: {earlier.changed.get(name, before)}"

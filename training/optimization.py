@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from ..catalogue.download import is_name
 from ..modeling import DualEncoderModel
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dr
     settings = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=_LINEAR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 uses a deprecated name of transformers
-        return get_peft_model(model, settings)
+        adapted = get_peft_model(model, settings)
+    if is_name(settings.base_model_name_or_path or ""):
+        settings.base_model_name_or_path = None  # a name of `twinlens list` is none on the Hub, where peft would look
+    return adapted
 
 
 def parameter_groups(

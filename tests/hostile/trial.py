@@ -197,13 +197,19 @@ def examine_all(module: str, names: Sequence[str], report: Path) -> None:
             file.flush()
 
 
-def outcomes(module: str, names: Sequence[str], folder: Path) -> dict[str, str]:
-    """Return the outcome of each case: "answered", "refused", or a fault."""
+def outcomes(
+    module: str,
+    names: Sequence[str],
+    folder: Path,
+    examine: Callable[..., None] = examine_all,
+    *given: str,
+) -> dict[str, str]:
+    """Return the outcome of each case: "answered", "refused", or a fault. `given` comes first to `examine`."""
     found: dict[str, str] = {}
     report, log = folder / "report", folder / "log"
     while pending := [name for name in names if name not in found]:
         report.write_text("")
-        process = start(examine_all, module, pending, report, output=log)
+        process = start(examine, *given, module, pending, report, output=log)
         hung = _wait(process, report)
         lines = [line.split("\t") for line in report.read_text().splitlines()]
         found |= {line[0]: line[1] for line in lines if len(line) == 2 and line[1]}

@@ -1,0 +1,249 @@
+"""Fine-tuning on few pairs with all defaults: accuracy by the number of pairs, and beside other libraries.
+
+    python benchmarks/fine_tuning.py [--json FILE] [--plot FILE] [--pairs 50 100 200 400] [--only peers]
+
+- pairs: `clip-shapes` is trained on the toy world in invented words (100 classes) and on scikit-learn's digits (10),
+  all weights and with LoRA of rank 8, and measured on the classes of other pictures.
+- peers: the same 400 pairs in invented words, the same start and pixels, and each library's own defaults: transformers'
+  Trainer (3 epochs, batches of 8, 5e-5), and open_clip's (32 epochs, batches of 64, 5e-4 after 10,000 updates of
+  warm-up, its loss, optimizer and schedule); then with as many epochs as take the time of twinlens.
+- kept: what the tuned model, its start, and their averages (`twinlens average`) know of the old and the new words.
+
+Seconds are of one thread.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import Case, option_parser, parse_options, print_rows, write_results
+from PIL import Image
+from torch import Tensor
+
+import twinlens
+from twinlens.evaluation import zero_shot_accuracy
+from twinlens.toy_world import KINDS, SingleShapeDataset
+from twinlens.toy_world.new_words import TEMPLATE, draw_in_new_words, write_world
+from twinlens.training import TrainingPlan, average, train
+
+START = "clip-shapes"
+KINDS_OF_CASES = ("pairs", "peers", "kept")
+PAIRS = [50, 100, 200, 400]
+MEASURED = 400  # pictures to measure on
+LORA_RANK = 8
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the tuned model in an average
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+Pairs = list[tuple[Image.Image, str]]  # a picture and the name of what it shows
+
+
+def new_words(count: int) -> tuple[Pairs, Pairs]:
+    """Return pairs in invented words to train on, and others to measure on."""
+    return [*draw_in_new_words(count)], [*draw_in_new_words(MEASURED, seed=1)]
+
+
+def digits(count: int) -> tuple[Pairs, Pairs]:
+    """Return handwritten digits of scikit-learn to train on, and others to measure on."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    pairs = [
+        (Image.fromarray(np.round(data.images[i] * 255 / 16).astype(np.uint8)), DIGITS[data.target[i]]) for i in order
+    ]
+    return pairs[MEASURED : MEASURED + count], pairs[:MEASURED]
+
+
+def old_words(count: int) -> Pairs:
+    """Return pictures with the words that the start knows."""
+    data = SingleShapeDataset(count, seed=5)
+    return [(data[index]["image"], " ".join(KINDS[data[index]["label"]])) for index in range(count)]
+
+
+WORLDS = {"new words": (new_words, TEMPLATE), "digits": (digits, "the digit {}")}
+
+
+def run(world: str, count: int, folder: Path, **settings: Any) -> tuple[Path, float]:
+    """Train with all defaults; return the folder of the model, and the seconds of training."""
+    make, template = WORLDS[world]
+    write_world(folder, template, *make(count))
+    train(TrainingPlan(model=START, data=str(folder / "train"), output=str(folder / "tuned"), **settings))
+    return folder / "tuned", json.loads((folder / "tuned" / "training.json").read_text())["seconds"]
+
+
+def accuracy(model: Any, pictures: Pairs, template: str) -> float:
+    """Return the share of pictures of which a model of twinlens tells the name among all names."""
+    processor = twinlens.DualEncoderProcessor.from_pretrained(START)
+    names = sorted({name for _, name in pictures})
+    images = model.encode([image for image, _ in pictures], processor)
+    classes = model.encode([template.format(name) for name in names], processor)
+    labels = torch.tensor([names.index(name) for _, name in pictures])
+    return round(zero_shot_accuracy(images, classes, labels), 4)
+
+
+def measure_pairs(counts: Sequence[int]) -> Iterator[Case]:
+    """Yield the accuracy after training on so many pairs."""
+    for world, (make, template) in WORLDS.items():
+        for mode, settings in {"all weights": {}, "LoRA": {"lora_rank": LORA_RANK}}.items():
+            for count in counts:
+                with tempfile.TemporaryDirectory() as folder:
+                    tuned, seconds = run(world, count, Path(folder), **settings)
+                    found = accuracy(twinlens.DualEncoderModel.from_pretrained(tuned), make(count)[1], template)
+                yield {
+                    "case": "pairs", "world": world, "mode": mode, "pairs": count, "accuracy": found,
+                    "seconds": seconds,
+                }  # fmt: skip
+
+
+def measure_peers(count: int = 400) -> Iterator[Case]:
+    """Yield the accuracy of each library on the same pairs: with its own defaults, and with more epochs for as long."""
+    pairs, measured = new_words(count)
+    with tempfile.TemporaryDirectory() as folder:
+        tuned, longest = run("new words", count, Path(folder))
+        updates = json.loads((tuned / "training.json").read_text())["updates"]
+        found = accuracy(twinlens.DualEncoderModel.from_pretrained(tuned), measured, TEMPLATE)
+    yield _peer("twinlens", None, found, updates, longest)
+    processor = twinlens.DualEncoderProcessor.from_pretrained(START)
+    pixels = processor(images=[image for image, _ in pairs])["pixel_values"]
+    ids = processor(text=[TEMPLATE.format(name) for _, name in pairs])["input_ids"]
+    for library, (tune, epochs) in {
+        "transformers": (tune_with_transformers, 3),
+        "open_clip": (tune_with_open_clip, 32),
+    }.items():
+        seconds = longest
+        for more in (False, True):
+            epochs = round(epochs * longest / seconds) if more else epochs
+            torch.manual_seed(0)
+            begin = time.perf_counter()
+            model, updates = tune(pixels, ids, epochs)
+            seconds = time.perf_counter() - begin
+            yield _peer(library, epochs, accuracy(model, measured, TEMPLATE), updates, round(seconds, 1))
+
+
+def _peer(library: str, epochs: int | None, accuracy: float, updates: int, seconds: float) -> Case:
+    case = {"case": "peers", "library": library, "epochs": epochs, "accuracy": accuracy}
+    return {**case, "updates": updates, "seconds": seconds}
+
+
+def tune_with_transformers(pixels: Tensor, ids: Tensor, epochs: int) -> tuple[Any, int]:
+    """Train transformers' CLIPModel with its Trainer."""
+    from transformers import CLIPModel, Trainer, TrainingArguments
+
+    with tempfile.TemporaryDirectory() as folder:
+        twinlens.DualEncoderModel.from_pretrained(START).save_pretrained(folder)
+        model = CLIPModel.from_pretrained(folder)
+        data: Any = [{"pixel_values": p, "input_ids": i, "return_loss": True} for p, i in zip(pixels, ids, strict=True)]
+        arguments = TrainingArguments(
+            folder, num_train_epochs=epochs, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no"
+        )
+        trainer = Trainer(model, arguments, train_dataset=data, data_collator=_collate)
+        trainer.train()
+        model.save_pretrained(folder)
+        return twinlens.DualEncoderModel.from_pretrained(folder), trainer.state.global_step
+
+
+def _collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    stacked = {name: torch.stack([sample[name] for sample in samples]) for name in ("pixel_values", "input_ids")}
+    return {**stacked, "return_loss": True}
+
+
+def tune_with_open_clip(pixels: Tensor, ids: Tensor, epochs: int) -> tuple[Any, int]:
+    """Train open_clip's model with its loss, optimizer and schedule, and the defaults of its command."""
+    import peers
+    from open_clip.loss import ClipLoss
+    from open_clip_train.params import get_default_params
+    from open_clip_train.scheduler import cosine_lr
+
+    with tempfile.TemporaryDirectory() as folder:
+        twinlens.DualEncoderModel.from_pretrained(START).save_pretrained(folder)
+        model = peers.to_open_clip(Path(folder), torch.float32).train()
+        defaults = get_default_params("ViT-B-32")
+        batch, warmup, decay = 64, 10_000, 0.2
+        own = [p for n, p in model.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "logit_scale" in n]
+        rest = [p for p in model.parameters() if all(p is not other for other in own)]
+        optimizer = torch.optim.AdamW(
+            [{"params": own, "weight_decay": 0.0}, {"params": rest, "weight_decay": decay}],
+            lr=defaults["lr"], betas=(defaults["beta1"], defaults["beta2"]), eps=defaults["eps"],
+        )  # fmt: skip
+        steps = epochs * (len(pixels) // batch)
+        schedule, loss, step = cosine_lr(optimizer, defaults["lr"], warmup, steps), ClipLoss(), 0
+        for _ in range(epochs):
+            for rows in torch.randperm(len(pixels)).split(batch):
+                if len(rows) < batch:
+                    continue
+                schedule(step)
+                optimizer.zero_grad()
+                images, texts, scale = model(pixels[rows], ids[rows])[:3]
+                loss(images, texts, scale).backward()
+                optimizer.step()
+                with torch.no_grad():
+                    model.logit_scale.clamp_(0, math.log(100))
+                step += 1
+        file = Path(folder, "tuned")
+        file.mkdir()
+        torch.save(model.state_dict(), file / "open_clip_pytorch_model.bin")
+        (file / "open_clip_config.json").write_text((Path(folder) / "open_clip" / "open_clip_config.json").read_text())
+        return twinlens.DualEncoderModel.from_pretrained(file / "open_clip_pytorch_model.bin"), step
+
+
+def measure_kept(count: int = 400) -> Iterator[Case]:
+    """Yield what averages of the start and the tuned model know of the old and the new words."""
+    with tempfile.TemporaryDirectory() as folder:
+        tuned, _ = run("new words", count, Path(folder))
+        for share in SHARES:
+            mixed = average([START, tuned], Path(folder, f"average {share}"), [1 - share, share])
+            model = twinlens.DualEncoderModel.from_pretrained(mixed)
+            known = {"old words": old_words(MEASURED), "new words": new_words(0)[1]}
+            found = {words: accuracy(model, pictures, TEMPLATE) for words, pictures in known.items()}
+            yield {"case": "kept", "share": share, **found}
+
+
+def draw(cases: Sequence[Case], file: Path) -> None:
+    """Draw the accuracy by the number of pairs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(WORLDS), sharey=True, squeeze=False)[0]
+    for axis, world in zip(panels, WORLDS, strict=True):
+        for mode in ("all weights", "LoRA"):
+            points = [case for case in cases if case.get("world") == world and case["mode"] == mode]
+            axis.plot(
+                [case["pairs"] for case in points], [100 * case["accuracy"] for case in points], marker="o", label=mode
+            )
+        axis.set(xscale="log", title=world, xlabel="pairs to train on", ylim=(0, 102))
+        axis.set_xticks(PAIRS, [str(count) for count in PAIRS], minor=False)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    panels[0].set(ylabel="accuracy on other pictures, %")
+    panels[-1].legend(frameon=False, loc="lower right")
+    figure.savefig(file)
+
+
+def main() -> None:
+    """Measure every case."""
+    parser = option_parser(__doc__)
+    parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the accuracy by the number of pairs, as SVG")
+    parser.add_argument("--only", default="", help="a part of the case's name: pairs, peers or kept")
+    options = parse_options(parser, KINDS_OF_CASES)
+    torch.set_num_threads(1)
+    measures = {"pairs": lambda: measure_pairs(options.pairs), "peers": measure_peers, "kept": measure_kept}
+    cases: list[Case] = []
+    for kind in KINDS_OF_CASES:
+        if options.only in kind:
+            for case in measures[kind]():
+                cases.append(case)
+                print_rows(cases, len(cases) - 1)
+    if options.plot:
+        draw(cases, options.plot)
+    write_results(options, cases, "peft", "open_clip_torch")
+
+
+if __name__ == "__main__":
+    main()
