@@ -206,7 +206,7 @@ _PROCESSOR = "(tokenizer|preprocessor)-.*"
 SOUND = {
     "inspect": _PROCESSOR,
     "export": _PROCESSOR,
-    "push": f"{_PROCESSOR}|weights-shape|config-(a-.*-of-text|a-size.*|no-activation)",
+    "push": "weights-shape|config-(a-.*-of-text|a-size.*|no-activation)",
     "push repository": "hub",
     "convert tokenizer": "(config|preprocessor|weights)-.*",
     "classify tokenizer": "(config|preprocessor|weights)-.*",
