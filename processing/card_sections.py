@@ -119,7 +119,7 @@ def describe_preprocessing(processor: DualEncoderProcessor) -> str:
         before = "" if getattr(images, "rgb_first", False) else "converts to RGB before it resizes, "
         elsewhere = f"{before}lays transparency over white, rounds the place of the crop down"
         elsewhere += ", fills up with 0" if fill else ""
-    elif images.resize_engine == "official":
+    elif getattr(images, "resize_engine", None) == "official":
         by_values = images.resize_engines["official"].takes_values
         elsewhere = "rounds to levels of 0..255 as it resizes" if by_values else "always resizes with antialiasing"
     else:
@@ -140,7 +140,7 @@ def _use(processor: DualEncoderProcessor, is_tower: bool) -> _Use:
     tokenizer = processor.tokenizer
     if tokenizer is None:
         return _EMBED_BY_A_TOWER if is_tower else _EMBED
-    if tokenizer.fixed_length and tokenizer.model_max_length != _PIPELINE_LENGTH:
+    if getattr(tokenizer, "fixed_length", False) and tokenizer.model_max_length != _PIPELINE_LENGTH:
         return _CLASSIFY_AT_ANOTHER_LENGTH
     return _CLASSIFY
 

@@ -90,7 +90,7 @@ def test_twinlens_train(tmp_path: Path) -> None:
     for processes in (1, 2):
         command = ["-m", "twinlens", "train", tmp_path / "model", tmp_path / "data", tmp_path / str(processes)]
         options = ["--steps", 3, "--batch-size", 8 // processes, "--gradient-cache-size", 3, "--min-crop-area", 1]
-        options += ["--learning-rate", 1e-3, "--log-steps", 1]
+        options += ["--learning-rate", 1e-3, "--log-steps", 1, "--from-scratch"]
         said = launch(processes, *command, *options)
         assert said.count(str(tmp_path / str(processes))) == 1  # one of them says so
     reports = [json.loads((tmp_path / processes / "training.json").read_text()) for processes in "12"]

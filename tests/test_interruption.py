@@ -128,7 +128,7 @@ def test_export_to_a_full_disk(
     thorough: bool,
 ) -> None:
     needed = (folders[source] / "model.safetensors").stat().st_size
-    for number, size in enumerate(range(4096, needed, needed // 20) if thorough else (needed // 2,)):
+    for number, size in enumerate(range(4096, needed // 2, needed // 40) if thorough else (needed // 2,)):
         with small_disk(tmp_path / str(number), size) as disk:
             code, _, errors = run("export", folders[source], disk / file, "--format", format)
             assert (code, errors.count("\n")) == (1, 1)

@@ -198,9 +198,8 @@ def test_full_disk(world: Path, whole: Path, tmp_path: Path) -> None:
 class TestTermination:
     """SIGTERM to all processes of a run, as some schedulers send it, after its first logs."""
 
-    def stop(self, pid: int, alive: Callable[[], bool], output: Path) -> None:
-        logs = output / WORK_FOLDER / "runs"
-        while alive() and not any(path.stat().st_size > 2000 for path in logs.rglob("events*")):
+    def stop(self, pid: int, alive: Callable[[], bool], log: Path) -> None:
+        while alive() and not (log.exists() and "update 1/" in log.read_text()):
             time.sleep(0.002)
         os.killpg(pid, signal.SIGTERM)
 
@@ -221,7 +220,7 @@ class TestTermination:
     def test_one_process(self, world: Path, tmp_path: Path) -> None:
         log, output, settings = tmp_path / "log", tmp_path / "out", {"save_steps": 400}
         process = start(train_in_a_group, plan(world, output, steps=500, **settings), output=log)
-        self.stop(process.pid or 0, process.is_alive, output)
+        self.stop(process.pid or 0, process.is_alive, log)
         finish(process)
         updates = self.check(process.exitcode, log, output)
         train(plan(world, output, steps=updates + 1, resume=True, **settings))
@@ -240,7 +239,7 @@ class TestTermination:
             log.open("w") as file,
             Popen(arguments, stdout=file, stderr=file, env=environment, start_new_session=True) as process,
         ):
-            self.stop(process.pid, lambda: process.poll() is None, output)
+            self.stop(process.pid, lambda: process.poll() is None, log)
             code = process.wait()
         # The launcher has a code of its own.
         updates = self.check(code if processes == 1 else 128 + signal.SIGTERM, log, output)

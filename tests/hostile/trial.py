@@ -85,6 +85,7 @@ def _readable() -> tuple[str, ...]:
         sys.base_prefix,
         *libraries,
         *twinlens.__path__,
+        str(Path(__file__).parent),  # a warning shows its line
         "/proc/self",
         "/proc/mounts",
         "/sys/",
@@ -115,8 +116,8 @@ def attempt(arguments: Iterable[str]) -> str:
     lines = errors.getvalue().splitlines()
     if code == 0:
         return "answered"
-    warnings, line = lines[:-1], "".join(lines[-1:])  # the package warns of names that it does not know
-    if code != 1 or not line.startswith("twinlens: ") or len(warnings) > 3 or "Traceback" in warnings[:1]:
+    warnings, line = lines[:-1], "".join(lines[-1:])  # of names that it does not know, and what a run is about to do
+    if code != 1 or not line.startswith("twinlens: ") or len(warnings) > 5 or "Traceback" in warnings[:1]:
         return f"exit code {code}, {len(lines)} lines: {' / '.join(lines)[-300:]}"
     for word in ("Unexpected ", "Out of memory", "MemoryError", "nable to allocate", "annot allocate", "too many open"):
         if word in line:
