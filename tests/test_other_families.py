@@ -25,7 +25,7 @@ from twinlens.losses import softmax_loss
 from twinlens.parity import verify
 from twinlens.toy_world import ShapesDataset
 from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments, TrainingPlan, add_lora, freeze, train
-from twinlens.training.run import WORK_FOLDER, build_trainer, load
+from twinlens.training.run import WORK_FOLDER
 
 TEXTS = ["a photo of the red star", "blue circle", "a big green square above a small yellow triangle ."]
 FAMILIES = list(OTHER_FAMILIES)
@@ -467,11 +467,6 @@ def pairs(tmp_path_factory) -> Path:
     return folder
 
 
-class StopAfterTwo(transformers.TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == 2
-
-
 class TestTraining:
     @pytest.mark.thorough
     def test_locked_image_tuning(self, towers, pairs, tmp_path):
@@ -534,10 +529,7 @@ class TestTraining:
         ]
         train(plans[0])
         folder = tmp_path / "stopped" / WORK_FOLDER
-        trainer = build_trainer(plans[1], *load(plans[1]), folder)
-        trainer.add_callback(StopAfterTwo())
-        trainer.train()
-        assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+        shutil.copytree(tmp_path / "whole" / WORK_FOLDER / "checkpoint-2", folder / "checkpoint-2")
         train(replace(plans[1], resume=True))
         whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -43,7 +43,9 @@ _CARD = """\
 {metrics}
 {stages}
 
-Every number is in `training.json`, which is uploaded by `twinlens push --include training.json` alone. Versions: {versions}.
+Every number is in `training.json`, which is uploaded by `twinlens push --include training.json` alone.
+
+Versions: {versions}.
 """
 
 

@@ -85,7 +85,7 @@ def _readable() -> tuple[str, ...]:
         sys.base_prefix,
         *libraries,
         *twinlens.__path__,
-        str(Path(__file__).parent),  # a warning shows its line
+        str(Path(__file__).parents[1]),  # a warning shows its line
         "/proc/self",
         "/proc/mounts",
         "/sys/",
