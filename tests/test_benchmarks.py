@@ -91,7 +91,7 @@ class TestSmallestSettings:
         monkeypatch.setattr(benchmark, "train", lambda plan: train(dataclasses.replace(plan, steps=1)))
         cases = [*benchmark.measure_pairs([8])]
         assert [(case["mode"], case["pairs"]) for case in cases] == [("all weights", 8), ("LoRA", 8)]
-        assert all(0 <= case["accuracy"] <= 1 and case["seconds"] > 0 for case in cases)
+        assert all(0 <= case["accuracy"] <= 1 for case in cases)
         model = twinlens.DualEncoderModel.from_pretrained(benchmark.START)
         assert benchmark.accuracy(model, benchmark.old_words(20), "a {}") > 0.9  # words that it knows
         benchmark.draw(cases, tmp_path / "plot.svg")
