@@ -34,10 +34,8 @@ class StopOnTermination(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self._training.fill_(True)
-        for loader in {
-            train_dataloader,
-            getattr(train_dataloader, "base_dataloader", train_dataloader),
-        }:  # accelerate's
+        # A loader of accelerate's reads through another one, which starts the workers.
+        for loader in {train_dataloader, getattr(train_dataloader, "base_dataloader", train_dataloader)}:
             loader.worker_init_fn = _SpareWorker(self._training, loader.worker_init_fn)
         if threading.current_thread() is threading.main_thread():  # no other can have handlers
             self._earlier = signal.signal(signal.SIGTERM, self._note)
