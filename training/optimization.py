@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from ..catalogue.download import is_name
 from ..modeling import DualEncoderModel
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ def add_lora(model: DualEncoderModel, rank: int, *, alpha: int | None = None, dr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 uses a deprecated name of transformers
         adapted = get_peft_model(model, settings)
-    if is_name(settings.base_model_name_or_path or ""):
-        settings.base_model_name_or_path = None  # a name of `twinlens list` is none on the Hub, where peft would look
+    # No vocabulary changes here; otherwise peft asks the Hub at every save, where a name of `twinlens list` is unknown.
+    adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
     return adapted
 
 
