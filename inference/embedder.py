@@ -12,7 +12,6 @@ import torch
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..runtime.inputs import Kind
-from .embedding import BATCH_SIZE
 from .sources import load_exact_model, load_processor
 
 
@@ -31,7 +30,7 @@ class Embedder:
         *,
         image_column: str | None = "image",
         text_column: str | None = "text",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         optimization: Mapping[str, str] | None = None,

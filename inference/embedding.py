@@ -4,7 +4,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain, islice
 from numbers import Integral
@@ -37,7 +37,7 @@ _IMAGE_SUFFIX = re.compile(r"\.(avif|bmp|gif|jpe?g|png|tiff?|webp)$", re.IGNOREC
 class EncodeOptions(TypedDict, total=False):
     """The options of `DualEncoderModel.encode`."""
 
-    batch_size: int
+    batch_size: int | None
     kind: Kind | None
     convert_to_numpy: bool
     show_progress_bar: bool
@@ -50,7 +50,7 @@ def encode(
     items: Any,
     processor: Any,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     kind: Kind | None = None,
     convert_to_numpy: bool = False,
     show_progress_bar: bool = False,
@@ -62,9 +62,10 @@ def encode(
             f"Expected a processor of twinlens, got {type(processor).__name__}: load it with "
             "twinlens.DualEncoderProcessor.from_pretrained."
         )
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
-    batch_size = int(batch_size)  # True and NumPy's integers are no sizes for torch
+    if batch_size is not None:
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+        batch_size = int(batch_size)  # True and NumPy's integers are no sizes for torch
     if kind not in (None, *get_args(Kind)):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))} or None, got {kind!r}.")
     stream = _Items(items, kind)
@@ -189,14 +190,14 @@ def _encode_images(
     model: DualEncoderModel,
     images: _Items,
     processor: DualEncoderProcessor,
-    batch_size: int,
+    batch_size: int | None,
     advance: Callable[[int], object],
 ) -> Iterator[Tensor]:
     """Yield the embeddings of each batch; no image is taken before its batch is computed."""
     named = (ImageItem(image, images.name(place, "Image"), images.highest) for place, image in enumerate(images))
 
     def batches() -> Iterator[Tensor]:
-        while batch := list(islice(named, batch_size)):
+        while batch := list(islice(named, batch_size or BATCH_SIZE)):
             yield model.encode_image(**processor(images=batch).to(_input_device(model)), check_finite=False)
             advance(len(batch))
 
@@ -207,12 +208,12 @@ def _encode_texts(
     model: DualEncoderModel,
     texts: _Items,
     processor: DualEncoderProcessor,
-    batch_size: int,
+    batch_size: int | None,
     advance: Callable[[int], object],
 ) -> Iterator[Tensor]:
     """Yield the embeddings of `TEXTS_AT_ONCE` texts, or of a larger batch; equal ones among them are encoded once."""
     iterator = iter(texts)
-    while window := list(islice(iterator, max(TEXTS_AT_ONCE, batch_size))):
+    while window := list(islice(iterator, max(TEXTS_AT_ONCE, batch_size or 0))):
         counts = Counter(window)
         row_of = {text: row for row, text in enumerate(counts)}
         embeds = _encode_distinct(model, counts, processor, batch_size, advance)
@@ -223,25 +224,36 @@ def _encode_distinct(
     model: DualEncoderModel,
     counts: Counter[str],
     processor: DualEncoderProcessor,
-    batch_size: int,
+    batch_size: int | None,
     advance: Callable[[int], object],
 ) -> Tensor:
     """Return the embeddings (texts, dim) of different texts, each of which counts as progress so many times."""
     inputs = processor(text=list(counts))
     check_ids(model, inputs["input_ids"])  # while they are on the CPU: a GPU that meets a wrong one stops for good
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))  # (texts, length)
-    order = mask.sum(dim=1).argsort(descending=True, stable=True)  # first those that need most memory
-    progress = torch.tensor([*counts.values()])
     is_padded_to_longest = processor.text_defaults["padding"] == "longest"
+    is_cut = is_padded_to_longest or getattr(model.config.text_config, "causal", False)  # that tower leaves out padding
+    lengths = mask.sum(dim=1) if is_cut else torch.full((len(mask),), mask.shape[1])
+    lengths, order = lengths.sort(descending=True, stable=True)  # first those that need most memory
+    progress = torch.tensor([*counts.values()])
 
     def batches() -> Iterator[Tensor]:
-        for rows in order.split(batch_size):
+        for rows in order.split(batch_size or _batch_sizes(lengths.tolist())):
             used = mask[rows].any(dim=0) if is_padded_to_longest else slice(None)
             batch = {name: values[rows][:, used].to(_input_device(model)) for name, values in inputs.items()}
             yield model.encode_text(**batch, check_finite=False)
             advance(int(progress[rows].sum()))
 
     return torch.cat([*_to_cpu(batches())])[order.argsort()]
+
+
+def _batch_sizes(lengths: Sequence[int]) -> list[int]:
+    """Return the sizes of batches of texts, the longest first: of shorter ones as many more as have no more tokens."""
+    sizes: list[int] = []
+    most = BATCH_SIZE * max(1, lengths[0])  # tokens
+    while (start := sum(sizes)) < len(lengths):
+        sizes.append(min(most // max(1, lengths[start]), len(lengths) - start))
+    return sizes
 
 
 def _to_cpu(batches: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -16,11 +16,12 @@ from ..modeling.clip_resnet import AttentionPooling
 from ..modeling.encoder import EncoderLayer
 from ..modeling.pooling import POOLERS
 from ..modeling.towers import TextTower, VisionTower
-from ..runtime.outputs import deferred, later
+from ..runtime.outputs import deferred, later, states_of
 from ..runtime.pickling import has_hooks
 from .optimization import OptimizedModule
 from .optimized_layers import WatchedLayer
 from .products import attend_from_one, has_usual_kernel, is_plain, parts
+from .shared_prefixes import SharedPrefixes, begin_alike
 
 ONE_POSITION = ("class_token", "last_token", "first_eos")  # the poolers that take the state of one token
 
@@ -55,21 +56,51 @@ class PooledPosition:
             options = {"attention_mask": mask, "is_causal": tower.config.causal}
         elif tower.config.pre_norm:
             x = tower.pre_layrnorm(x)
-        x = tower.encoder(x, depth=len(tower.encoder.layers) - 1, **options).last_hidden_state
         # Pooled as if they were hidden states, positions (batch, length) give that of each row (batch,).
         positions = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
         names = ("input_ids", "attention_mask")[: len(inputs)]
         position = POOLERS[tower.config.pooling](tower, positions, **dict(zip(names, inputs, strict=True)))
-        mask = visible_from(position, x.shape[1], **options)
-        last = tower.encoder.layers[-1]
-        pooled = torch.cat(
-            [block_at(last, x[part], position[part], None if mask is None else mask[part]) for part in parts(x)]
-        )
+        ids, mask = inputs or (None, None)
+        if options.get("is_causal") and ids is not None and begin_alike(x, ids, mask, position):
+            pooled = self.pool_beginnings(x, ids, mask, position, options["attention_mask"])
+            # Copies, because the caller may change the inputs before the states are read.
+            copies = [value if value is None else value.clone() for value in inputs]
+            states = later("cpu", partial(type(tower).encode_tokens, tower, x, *copies))
+        else:
+            x = self.encode_before(x, **options)
+            pooled = self.pool_last(x, position, **options)
+            states = later("cpu", partial(self.complete, x, **options))
         pooled = (
             tower.head(tower.final_layer_norm(pooled)) if isinstance(tower, TextTower) else tower.post_layernorm(pooled)
         )
-        states = later("cpu", partial(self.complete, x, **options))
         return deferred(BaseModelOutputWithPooling, last_hidden_state=states, pooler_output=pooled)
+
+    def encode_before(self, x: Tensor, **options: Any) -> Tensor:
+        """Return the states (batch, length, width) before the last block."""
+        return states_of(self.tower.encoder(x, depth=len(self.tower.encoder.layers) - 1, **options))
+
+    def pool_last(self, x: Tensor, position: Tensor, **options: Any) -> Tensor:
+        """Return what the last block makes of the states `x` before it at one `position` (batch,) each."""
+        last, mask = self.tower.encoder.layers[-1], visible_from(position, x.shape[1], **options)
+        return torch.cat(
+            [block_at(last, x[part], position[part], None if mask is None else mask[part]) for part in parts(x)]
+        )
+
+    def pool_beginnings(
+        self, x: Tensor, input_ids: Tensor, attention_mask: Tensor | None, position: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Return the pooled states of texts, without what they share, or what follows their ends, more than once."""
+        pooled = []
+        for part in parts(x):
+            shared = SharedPrefixes(
+                input_ids[part], attention_mask if attention_mask is None else attention_mask[part], position[part]
+            )
+            length = slice(shared.length)
+            shared.mask = mask if mask is None else mask.expand(len(x), -1, -1, -1)[part, :, length, length]
+            sequence = self.encode_before(x[part][shared.rows][None], attention_mask=shared, is_causal=True)
+            states = sequence[0][shared.place]
+            pooled.append(self.pool_last(states, position[part], attention_mask=shared.mask, is_causal=True))
+        return torch.cat(pooled)
 
     def can_stop_early(self, x: Tensor, *inputs: Any, **kwargs: Any) -> bool:
         """Return whether nobody sees the other positions in the last block, and the kernel is PyTorch's."""

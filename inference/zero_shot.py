@@ -17,7 +17,6 @@ from ..formats.atomic import complete_or_absent
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..runtime import check_finite_rows
-from .embedding import BATCH_SIZE
 from .labels import check_labels
 from .sources import load_exact_model, load_processor
 from .templates import check_templates, class_embeddings, read_templates
@@ -86,7 +85,7 @@ class ZeroShotClassifier:
         self,
         images: Any,
         *,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         show_progress_bar: bool = False,
         check_finite: bool = True,
     ) -> Tensor:
@@ -113,7 +112,7 @@ class ZeroShotClassifier:
         *,
         top_k: int | None = None,
         threshold: float | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         show_progress_bar: bool = False,
         check_finite: bool = True,
     ) -> Any:

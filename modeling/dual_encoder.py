@@ -133,7 +133,7 @@ class DualEncoderModel(DeclaresOutput, SavesNumbers, LoadableModel):
 
         Options:
 
-        - `batch_size`: how many items the model computes at a time, 64 by default.
+        - `batch_size`: how many items the model computes at a time; by default 64, and more of short texts.
         - `kind`: "image" or "text"; by default that of the first item.
         - `convert_to_numpy`: return a NumPy array in place of a tensor.
         - `show_progress_bar`: show one, unless transformers' progress bars are disabled.
