@@ -21,7 +21,8 @@ from common import Case, option_parser, parse_options, write_results
 from twinlens import DualEncoderModel, DualEncoderProcessor
 from twinlens.catalogue import BUNDLED
 from twinlens.inference import locate
-from twinlens.inference.guided_search import MAX_ENCODINGS, Box, Search
+from twinlens.inference.crops import Box
+from twinlens.inference.guided_search import MAX_ENCODINGS, Search
 from twinlens.toy_world import HELD_OUT
 from twinlens.toy_world.large_picture import LargePicture, draw_large_picture
 

@@ -5,8 +5,8 @@
 The captions have 4 to 30 of CLIP's tokens, 12 on average. They are made of few words, so that more of them begin alike
 than in most collections, which spares an optimised causal tower a quarter of the tokens.
 Every library has the same random weights of B/32 (CLIP) and B/16 (SigLIP), two threads, and batches of 64 captions in
-float32, except that `encode` chooses its batches; the libraries take turns. Once the clock runs from strings to vectors,
-and once from ids, that is without tokenization. Where a text always has the same number of tokens (77 in open_clip and
+float32, except that `encode` chooses its batches; the libraries take turns. Once the clock runs from strings to vectors
+and once from ids, without tokenization. Where a text always has the same number of tokens (77 in open_clip and
 openai-clip, 64 in SigLIP), the time of a text is that of the first 128 captions. The error is 1 minus the cosine to the
 embedding in float64, of the worst of 16 texts.
 """
@@ -88,9 +88,7 @@ def variants_of(name: str, folder: Path, texts: list[str], absent: dict[str, str
 
     def encode_strings(model: Any) -> Variant:
         """What does the batches itself."""
-        encode, first = (
-            partial(model.encode, given, processor) for given in (texts, texts[:BATCH_SIZE])
-        )
+        encode, first = (partial(model.encode, given, processor) for given in (texts, texts[:BATCH_SIZE]))
         return len(texts), encode, first
 
     strings = {"twinlens, encode, optimised": encode_strings(optimised), "twinlens, encode": encode_strings(model)}

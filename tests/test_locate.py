@@ -13,7 +13,9 @@ from PIL import Image
 
 import twinlens
 from twinlens.inference import draw_boxes, locate
-from twinlens.inference.guided_search import Located, _grid, _overlap, _peaks
+from twinlens.inference.crops import covering_grid
+from twinlens.inference.guided_search import Located
+from twinlens.inference.regions import find_peaks, overlap_of
 from twinlens.toy_world import HELD_OUT, KINDS, draw_large_picture
 
 Loaded = tuple[twinlens.DualEncoderModel, twinlens.DualEncoderProcessor]
@@ -100,7 +102,7 @@ class TestSearch:
         found = locate(*loaded, picture, "a red star", max_encodings=40)
         x, y = found.boxes[0].reshape(2, 2).mean(dim=0).tolist()
         assert (x, y) == pytest.approx((500, 300), abs=20)
-        assert _overlap(tuple(found.boxes[0].tolist()), (472, 272, 528, 324)) > 0.3
+        assert overlap_of(tuple(found.boxes[0].tolist()), (472, 272, 528, 324)) > 0.3
         assert found.encodings == len(found.crops) <= 40
         assert encoded["images"] == found.encodings
         assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
@@ -161,7 +163,7 @@ class TestSearch:
             large = draw_large_picture(seed)
             found: Located = locate(*loaded, large.render(), large.text)
             assert found.encodings <= 60
-            right += _overlap(tuple(found.boxes[0].tolist()), large.box) >= 0.3
+            right += overlap_of(tuple(found.boxes[0].tolist()), large.box) >= 0.3
         assert right >= LEAST_FOUND
 
 
@@ -181,17 +183,17 @@ class TestParts:
         ids=str,
     )
     def test_grid(self, size: tuple[int, int], most: int, expected: tuple[int, int, float]) -> None:
-        assert _grid(*size, most, 64) == pytest.approx(expected)
+        assert covering_grid(*size, most, 64) == pytest.approx(expected)
 
     def test_peaks_are_boxes_of_the_same_mean(self) -> None:
         values = np.zeros((8, 8), np.float32)
         values[2:4, 1:5] = 1  # rows 2 and 3, columns 1 to 4
         values[6, 6] = 0.6
-        first, second = _peaks(values, most=5, lowest=0.5, border=0.5)
+        first, second = find_peaks(values, most=5, lowest=0.5, border=0.5)
         assert first[:2] == pytest.approx((3, 3))
         assert first[2] > first[3]
         assert second[:2] == pytest.approx((6.5, 6.5))
-        assert list(_peaks(np.zeros((2, 2), np.float32), most=5, lowest=0, border=0.5)) == []
+        assert list(find_peaks(np.zeros((2, 2), np.float32), most=5, lowest=0, border=0.5)) == []
 
     def test_drawing(self) -> None:
         drawn = draw_boxes(Image.new("L", (4000, 2000)), [(1000, 1000, 1064, 1064)], ["0.50"])
