@@ -20,7 +20,6 @@ from huggingface_hub import (
     get_hf_file_metadata,
     hf_hub_download,
     hf_hub_url,
-    is_offline_mode,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
@@ -124,7 +123,7 @@ def download_file(url: str, *, sha256: str | None = None, progress: Progress = l
     target = Path(constants.HF_HOME, "twinlens", parts.hostname or "", parts.path.lstrip("/"))
     if target.is_file():
         return target
-    if is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise OSError(f"{url} was not downloaded before, and HF_HUB_OFFLINE forbids it now. {ANOTHER_WAY}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):

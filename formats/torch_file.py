@@ -114,7 +114,7 @@ def write_archive(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> N
         else:
             module.register_buffer(leaf, tensor)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the format is TorchScript, deprecated or not
+        warnings.filterwarnings("ignore", r"`torch\.jit")  # the format is TorchScript, deprecated or not
         torch.jit.script(root).save(str(path))
 
 

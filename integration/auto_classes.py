@@ -5,15 +5,10 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from transformers import (
-    CONFIG_MAPPING,
-    AutoImageProcessor,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
+from transformers import CONFIG_MAPPING, AutoProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # also there without torchvision
 
 from .. import modeling, processing
 from ..catalogue.download import HUB_ARGUMENTS

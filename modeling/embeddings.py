@@ -131,19 +131,20 @@ class TextEmbeddings(EmbeddingNames, nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, input_ids: Tensor | None, position_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> Tensor:
         """Return hidden states (batch, length, width) of ids (batch, length) or, if given, of `inputs_embeds`."""
-        limit = self.config.max_position_embeddings
         if inputs_embeds is not None:
             inputs_embeds = self.pad_embeds(inputs_embeds)
         elif input_ids is not None:
             inputs_embeds = self.token_embedding(fit_length(input_ids, self.config))
         else:
             raise ValueError("A text tower needs input_ids (batch, length) or inputs_embeds, got neither.")
-        if not 1 <= (length := inputs_embeds.shape[1]) <= limit:
+        if not 1 <= (length := inputs_embeds.shape[1]) <= self.config.max_position_embeddings:
             raise ValueError(
-                f"Texts have at least 1 and at most {limit} tokens (config.max_position_embeddings), got {length}. "
-                "Use the checkpoint's processor, or truncation=True."
+                f"Texts have at least 1 and at most {self.config.max_position_embeddings} tokens "
+                f"(config.max_position_embeddings), got {length}. Use the checkpoint's processor, or truncation=True."
             )
         if position_ids is None:
             position_ids = torch.arange(length, device=inputs_embeds.device)[None]

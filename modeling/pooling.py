@@ -33,11 +33,9 @@ class AttentionPoolingHead(nn.Module):
     def initialize_own_parameters(self, config: ViTConfig) -> None:
         init.xavier_uniform_(self.probe)
 
-    def forward(
-        self, hidden_states: Tensor, token_mask: Tensor | None = None, output_attentions: bool = False
-    ) -> Tensor:
-        mask = image_mask(self.attention.config, self.probe, hidden_states, token_mask, output_attentions)
-        pooled, _ = self.attention(self.probe, hidden_states, attention_mask=mask, output_attentions=output_attentions)
+    def forward(self, hidden_states: Tensor, token_mask: Tensor | None = None, output_map: bool = False) -> Tensor:
+        mask = image_mask(self.attention.config, self.probe, hidden_states, token_mask, output_map)
+        pooled, _ = self.attention(self.probe, hidden_states, attention_mask=mask, output_attentions=output_map)
         return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]  # (batch, 1, width) -> (batch, width)
 
 
@@ -56,7 +54,9 @@ def pool_last_token(tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any
 
 
 def pool_by_attention(tower: PreTrainedModel, hidden_states: Tensor, **inputs: Any) -> Tensor:
-    return tower.head(hidden_states, inputs.get("token_mask"), inputs.get("output_pooling_attentions", False))
+    mask, maps = inputs.get("token_mask"), inputs.get("output_pooling_attentions", False)
+    # The states alone where that is all: client code puts nn.Identity in the place of the head.
+    return tower.head(hidden_states, *(() if mask is None and not maps else (mask, maps)))
 
 
 def pool_first_eos(

@@ -1,5 +1,6 @@
 """The official implementations themselves, where they are installed or lie in the file, as subjects of a comparison."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -90,8 +91,10 @@ def _archive_in_float32(path: Path) -> Any:
 
     OpenAI's were traced in float16 on a GPU, and have both as constants in their graphs.
     """
-    model = torch.jit.load(str(path), map_location="cpu").float()
-    graph = torch.jit.trace(lambda: torch.ones([]).to("cpu", torch.float32), example_inputs=[]).graph
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit")  # they are TorchScript, deprecated or not
+        model = torch.jit.load(str(path), map_location="cpu").float()
+        graph = torch.jit.trace(lambda: torch.ones([]).to("cpu", torch.float32), example_inputs=[]).graph
     _, cpu, float32, *_ = (value.node() for value in graph.findNode("aten::to").inputs())
     owners = [*model.modules(), model.encode_image, model.encode_text]
     owners += [owner.forward1 for owner in owners if hasattr(owner, "forward1")]

@@ -9,7 +9,6 @@ import torch
 import transformers
 from PIL import Image
 from transformers import (
-    AutoImageProcessor,
     AutoTokenizer,
     BaseImageProcessor,
     BatchFeature,
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # also there without torchvision
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from ..catalogue.download import HUB_ARGUMENTS

@@ -70,6 +70,17 @@ def unchanged_verbosity(verbosities: dict[Any, int]) -> Iterator[None]:
         library.set_verbosity(verbosity)
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundled checkpoints, converted, by their names: their folders state the official pixels."""
+    from twinlens.conversion import convert
+
+    root = tmp_path_factory.mktemp("converted")
+    for name in ("clip-shapes", "siglip-shapes"):
+        convert(name, root / name, verify=False)
+    return {folder.name: folder for folder in root.iterdir()}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from helpers.versions import NEEDS_AUTO_IMAGE_PROCESSOR
 from PIL import Image
 
 import twinlens
@@ -64,6 +65,7 @@ class TestSmallestSettings:
         assert [case["attention"] for case in cases] == ["sdpa", "eager"]
         assert all(case["twinlens_mib"] > 0 for case in cases)
 
+    @NEEDS_AUTO_IMAGE_PROCESSOR
     def test_embedding_job(self, monkeypatch, tmp_path):
         benchmark = load("embedding_job")
         sizes = {**TINY_TOWER, "image_size": 224, "patch_size": 112}

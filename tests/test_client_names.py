@@ -49,6 +49,13 @@ class TestAsInTransformers:
                 found, expected = (call(getattr(model, tower).encoder) for model in (ours, theirs))
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
+        ids = families.token_ids(family)
+        for given in (
+            {"input_ids": ids},
+            {"inputs_embeds": torch.randn(2, 12, x.shape[-1])},
+        ):  # prompts that are learnt
+            found, expected = (model.text_model.embeddings(**given) for model in (ours, theirs))
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
         assert_same(lambda encoder: encoder(inputs_embeds=x).last_hidden_state)
         assert_same(lambda encoder: encoder(x, mask)[0])
         assert_same(lambda encoder: encoder.layers[0](x, mask))
@@ -112,3 +119,15 @@ def test_attention_of_the_pooling_head(family: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="expected the same tensor as key and value"):
         ours.head.attention(probe, x, x.clone())
+
+
+@pytest.mark.parametrize("family", families.SQUARE)
+@torch.no_grad()
+def test_a_tower_without_its_last_layer_and_its_head(family: str) -> None:
+    """LLaVA-NeXT takes them out of SigLIP's tower, and reads the last hidden state."""
+    pixels, found = families.pixels(), []
+    for tower in families.twins(family, "VisionModel"):
+        del tower.encoder.layers[-1:]
+        tower.head = torch.nn.Identity()
+        found.append(tower(pixels, output_hidden_states=True).to_tuple())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)

@@ -16,7 +16,6 @@ from twinlens.catalogue import CATALOGUE, download
 from twinlens.cli import app
 from twinlens.cli.app import COMMANDS
 from twinlens.cli.models import check_model
-from twinlens.conversion import convert
 
 GROUP: Any = typer.main.get_command(app)
 PARAMETERS = [
@@ -140,9 +139,8 @@ class TestOutOfReach:
             check_model(model)
         assert failed_requests == []
 
-    def test_a_data_set(self, run, failed_requests, tmp_path):
-        convert("siglip-shapes", tmp_path / "model", verify=False)
-        code, output, errors = run("train", tmp_path / "model", "nopairs", tmp_path / "out")
+    def test_a_data_set(self, run, failed_requests, folders, tmp_path):
+        code, output, errors = run("train", folders["siglip-shapes"], "nopairs", tmp_path / "out")
         reason = "is neither a file nor a folder here, nor a data set on the Hub within reach."
         assert (code, output, errors) == (1, "", f"twinlens: nopairs {reason}\n")
         assert failed_requests == ["https://huggingface.co/datasets/nopairs/resolve/main/README.md"]

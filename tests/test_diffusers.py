@@ -13,15 +13,11 @@ import twinlens
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("ignore")]  # diffusers warns of itself
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(folders: dict[str, Path]) -> Path:
     """A converted CLIP whose tokens are those of Stable Diffusion's first text encoder, but fewer."""
     pytest.importorskip("diffusers")  # needs Python 3.11
-    from twinlens.conversion import convert
-
-    folder = tmp_path_factory.mktemp("clip") / "clip-shapes"
-    convert("clip-shapes", folder, verify=False)
-    return folder
+    return folders["clip-shapes"]
 
 
 def pipeline(library: Any, folder: Path) -> Any:
@@ -164,10 +160,9 @@ def test_saved_components_load_again(folder: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(picture(loaded), picture(ours), rtol=0, atol=1e-5)
 
 
-def test_components_of_siglip_load_again(folder: Path, tmp_path: Path) -> None:
+def test_components_of_siglip_load_again(folders: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")  # needs Python 3.11
     from diffusers import DiffusionPipeline
-
-    from twinlens.conversion import convert
 
     class ImagePipeline(DiffusionPipeline):
         def __init__(self, image_encoder: Any, model: Any, feature_extractor: Any, processor: Any) -> None:
@@ -176,14 +171,13 @@ def test_components_of_siglip_load_again(folder: Path, tmp_path: Path) -> None:
                 image_encoder=image_encoder, model=model, feature_extractor=feature_extractor, processor=processor
             )
 
-    convert("siglip-shapes", tmp_path / "siglip", verify=False)
     classes: dict[str, Any] = {
         "image_encoder": twinlens.SiglipVisionModel,
         "model": twinlens.SiglipModel,
         "feature_extractor": twinlens.SiglipImageProcessor,
         "processor": twinlens.SiglipProcessor,
     }
-    parts = {name: part.from_pretrained(tmp_path / "siglip") for name, part in classes.items()}
+    parts = {name: part.from_pretrained(folders["siglip-shapes"]) for name, part in classes.items()}
     ImagePipeline(**parts).save_pretrained(tmp_path / "pipeline")
     loaded = ImagePipeline.from_pretrained(tmp_path / "pipeline")
     assert {name: type(part) for name, part in loaded.components.items()} == classes

@@ -35,6 +35,7 @@ import numpy as np
 import pytest
 import transformers
 from helpers.architecture import rooms
+from helpers.versions import NEEDS_AUTO_IMAGE_PROCESSOR
 from PIL import Image
 
 import twinlens
@@ -93,7 +94,8 @@ def marks_of(page: Path) -> list[pytest.MarkDecorator]:
     packages = [package for line in needed for package in line.split(", ")]
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     skipped = [pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")]
-    return [pytest.mark.thorough, *skipped] if packages else []
+    by_version = [NEEDS_AUTO_IMAGE_PROCESSOR] if "AutoImageProcessor" in str(blocks(page)) else []
+    return [pytest.mark.thorough, *skipped, *by_version] if packages else by_version
 
 
 def run_command_line(command: str) -> str:

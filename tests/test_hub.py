@@ -32,6 +32,7 @@ from helpers.builders import (
     write_transformers,
 )
 from helpers.photographs import PHOTOGRAPHS
+from helpers.versions import NEEDS_AUTO_IMAGE_PROCESSOR
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 
@@ -144,6 +145,7 @@ class TestCard:
         assert "changed nothing" in card
         assert "changed nothing" not in model_card(tiny, build_processor(tiny.config), None, ())
 
+    @NEEDS_AUTO_IMAGE_PROCESSOR
     @pytest.mark.parametrize("format", ["openai", "big_vision", "timm"])
     def test_its_examples_run(self, format: str, tmp_path: Path) -> None:
         checkpoint = write_checkpoint(tmp_path / "weights", format)

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 import transformers
 from helpers.families import FAMILIES, SQUARE, config, images, model, pixels, token_ids, twins
+from helpers.versions import IS_OLDEST
 from torch import Tensor, nn
 
 import twinlens
@@ -373,6 +374,7 @@ class TestAdapters:
                 expected = theirs(**both).logits_per_image
                 torch.testing.assert_close(ours(**both).logits_per_image, expected, rtol=0, atol=1e-5)
 
+    @pytest.mark.skipif(IS_OLDEST, reason="transformers 5.12 finds no adapter in a sub-folder of a local folder")
     def test_one_of_wrapped_weights(self, tmp_path: Path) -> None:
         """The base has its weights below a prefix; the adapter lies in a subfolder, the base does not."""
         from peft import LoraConfig, get_peft_model

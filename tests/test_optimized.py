@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from helpers.families import FAMILIES, IDS, images, model, pixels, token_ids, twins
+from helpers.versions import IS_OLDEST
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -362,6 +363,7 @@ class Values(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(IS_OLDEST, reason="transformers 5.12 looks for padding whatever it is told")
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_nothing_waits_for_a_gpu(family: str) -> None:

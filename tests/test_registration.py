@@ -11,9 +11,9 @@ import torch
 import transformers
 from helpers import families
 from helpers.photographs import cat
+from helpers.versions import GEMMA_3
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForZeroShotImageClassification,
@@ -21,6 +21,7 @@ from transformers import (
     AutoTokenizer,
     pipeline,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # also there without torchvision
 
 import twinlens
 
@@ -188,7 +189,7 @@ class TestTowersAndOtherModels:
         with pytest.raises(OSError, match="nowhere"):
             AutoTokenizer.from_pretrained(tmp_path / "nowhere")
 
-    @pytest.mark.parametrize("name", ["Llava", "LlavaNext", "VipLlava", "PaliGemma", "LlavaOnevision", "Gemma3"])
+    @pytest.mark.parametrize("name", ["Llava", "LlavaNext", "VipLlava", "PaliGemma", "LlavaOnevision", GEMMA_3])
     def test_configurations_of_vision_language_models(self, name: str, registered: None) -> None:
         """Their towers' configurations have fields that only such models read: strictness is for misspelt ones."""
         native = getattr(transformers, f"{name}Config")

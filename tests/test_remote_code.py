@@ -17,6 +17,7 @@ import torch
 import transformers
 from helpers import families
 from helpers.photographs import PHOTOGRAPHS
+from helpers.versions import NEEDS_AUTO_IMAGE_PROCESSOR
 from torch import Tensor
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, dynamic_module_utils
 
@@ -250,6 +251,7 @@ class TestPush:
             push(copied, "someone/model", dry_run=True)
 
 
+@NEEDS_AUTO_IMAGE_PROCESSOR
 @pytest.mark.usefixtures("modules_cache")
 def test_the_example_on_the_card_loads(folder: Path) -> None:
     """Without a tokenizer it is one of image features; the other is run by the pipelines below."""

@@ -1,25 +1,24 @@
 """Files, folders, configurations and uploads: each test fails with transformers' class and passes with ours."""
 
+import importlib
 import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from helpers import families
 from helpers.builders import TINY_CLIP, write_openai
-from helpers.differences import SILENT, difference
+from helpers.differences import SILENT, difference, same
 from helpers.official_outputs import FIXTURES, official_outputs
+from transformers import dynamic_module_utils
 
 import twinlens
 from twinlens.conversion import convert, push
 from twinlens.parity import verify
-
-
-def same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-
 
 # --- official files ---------------------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ def test_nothing_is_read_from_fresh_memory(library: Any, family: str, tmp_path: 
     "folders",
     "OpenAI's ResNet CLIPs",
     "no class",
-    "`CLIPResNetModel`; its folders carry their code, flat, for `trust_remote_code=True`",
+    "`CLIPResNetModel`",
     "they are CLIP too",
     fails=(AttributeError, "CLIPResNetModel"),
 )
@@ -184,8 +183,59 @@ def test_resnets(library: Any, tmp_path: Path) -> None:
     config = {"vision_config": vision, "text_config": families.TEXT, "projection_dim": 24}
     model, pixels = library.CLIPResNetModel(library.CLIPResNetConfig(**config)).eval(), families.pixels()
     model.save_pretrained(tmp_path)
-    assert (tmp_path / "modeling_clip_resnet.py").is_file()
     same(library.CLIPResNetModel.from_pretrained(tmp_path).encode_image(pixels), model.encode_image(pixels))
+
+
+_CONFIGURATION = """
+import transformers
+
+class OwnConfig(transformers.CLIPConfig):
+    model_type = "own"
+"""
+_MODEL = """
+import transformers
+from ..configuration.own import OwnConfig
+
+class OwnModel(transformers.CLIPModel):
+    config_class = OwnConfig
+"""
+
+
+def model_of_two_rooms(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A model whose class stands in one folder of a package, and the class of its configuration in another."""
+    for name, text in {"configuration/own.py": _CONFIGURATION, "modeling/own.py": _MODEL}.items():
+        (folder / "rooms" / name).parent.mkdir(parents=True)
+        (folder / "rooms" / name).write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    own = importlib.import_module("rooms.modeling.own")
+    own.OwnConfig.register_for_auto_class()
+    own.OwnModel.register_for_auto_class("AutoModel")
+    return own.OwnModel(own.OwnConfig(**families.settings("CLIP")))
+
+
+@difference(
+    "folders",
+    "a model of one's own whose code stands in several folders, saved for `trust_remote_code=True`",
+    "an error when it is saved or loaded: the loader reads files of one folder",
+    "for the models that carry their code, each room becomes one file beside the weights",
+    "code in rooms is read more easily, and loads like any other",
+    fails=((OSError, ImportError), r"own|configuration"),
+)
+def test_code_in_folders(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "transformers_modules", raising=False)
+    if library is twinlens:
+        vision = {"hidden_size": 64, "num_attention_heads": 2, "image_size": 32, "depths": [1, 1, 1, 1]}
+        model: Any = twinlens.CLIPResNetModel(
+            twinlens.CLIPResNetConfig(vision_config=vision, text_config=families.TEXT)
+        )
+    else:
+        model = model_of_two_rooms(tmp_path, monkeypatch)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = transformers.AutoModel.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    assert "transformers_modules" in type(loaded).__module__
+    same(loaded.state_dict(), model.state_dict(), tolerance=0)
 
 
 @difference(
@@ -220,20 +270,27 @@ def test_misspelt_fields(library: Any) -> None:
 
 @difference(
     "uploads",
-    "a `.env` or a cache in the folder",
-    "sent by `upload_folder` of huggingface_hub",
-    "left out by `twinlens push`, and named; `--dry-run` lists what would be sent",
+    "what else lies in a model's folder: keys, caches, links to other places, tables of people",
+    "all of it is sent by `upload_folder` of huggingface_hub",
+    "`twinlens push` sends what a model is loaded from, and names the rest; `--dry-run` lists both",
     "an upload is public",
     fails=(AssertionError, r"\.env"),
     library="huggingface_hub",
 )
-def test_hidden_files_stay(library: Any, tmp_path: Path) -> None:
-    families.model("CLIP").save_pretrained(tmp_path)
-    (tmp_path / ".env").write_text("a key")
+def test_only_the_model_is_sent(library: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    families.model("CLIP").save_pretrained(folder)
+    model_files = {path.name for path in folder.iterdir()}
+    for name in (".env", "id_rsa", "people.csv", "notes/diary.txt", "__pycache__/own.pyc"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("private")
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (folder / "vocab.json").symlink_to(tmp_path / "elsewhere.json")
     if library is twinlens:
-        sent = {*push(tmp_path, "someone/model", dry_run=True).files}
+        plan = push(folder, "someone/model", dry_run=True)
+        sent = {*plan.files}
+        assert {*plan.left_out} == {".env", "id_rsa", "people.csv", "notes/diary.txt", "__pycache__", "vocab.json"}
     else:
-        operations = library.HfApi()._prepare_upload_folder_additions(tmp_path, path_in_repo="", repo_type="model")
+        operations = library.HfApi()._prepare_upload_folder_additions(folder, path_in_repo="", repo_type="model")
         sent = {operation.path_in_repo for operation in operations}
-    assert {"config.json", "model.safetensors"} <= sent
-    assert ".env" not in sent
+    assert sent == model_files

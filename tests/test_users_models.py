@@ -5,20 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from accelerate import cpu_offload
 from helpers import families
-from helpers.differences import difference
+from helpers.differences import difference, same
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import twinlens
 from twinlens import compat
-
-
-def same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-
 
 # --- embeddings -------------------------------------------------------------------------------------------------------
 
@@ -334,13 +330,42 @@ def test_features_of_a_layer(library: Any) -> None:
     "reports the head as unexpected",
     "silent",
     "it was asked for",
-    fails=(AssertionError, "head"),
+    fails=((AssertionError, TypeError), "head"),
 )
 def test_tower_without_its_head(library: Any, tmp_path: Path) -> None:
     families.model("Siglip", library=library).save_pretrained(tmp_path)
     load = library.SiglipVisionModel.from_pretrained
     _, info = load(tmp_path, vision_use_head=False, output_loading_info=True)
     assert not info["unexpected_keys"]
+
+
+@difference(
+    "features",
+    "an image tower inside another model, such as LLaVA",
+    "a part of it",
+    "the same: put in its place, or by `twinlens.register()`; equal bit for bit under eager attention",
+    "vision-language models are built on these towers; upstream is right here",
+    fails=None,
+)
+@pytest.mark.parametrize("family", families.SQUARE)
+@torch.no_grad()
+def test_a_tower_inside_another_model(library: Any, family: str) -> None:
+    text = transformers.LlamaConfig(**{**families.TEXT, "num_hidden_layers": 1}, pad_token_id=0)
+    vision = families.config(family, transformers, "Vision")
+    config = transformers.LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=98,
+        vision_feature_select_strategy={"CLIP": "default", "Siglip": "full"}[family],
+    )
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    model.set_attn_implementation("eager")
+    tower = families.model(family, "VisionModel", library, attention="eager")
+    ids, pixels = torch.tensor([[1, *[98] * 16, 5]]), families.pixels(1)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    expected = model(input_ids=ids, pixel_values=pixels).logits
+    model.model.vision_tower = tower
+    same(model(input_ids=ids, pixel_values=pixels).logits, expected, tolerance=0)
 
 
 # --- work that is not done --------------------------------------------------------------------------------------------

@@ -10,31 +10,17 @@ import sentencepiece
 import torch
 import transformers
 from helpers import families
-from helpers.differences import difference
+from helpers.differences import difference, same
 from helpers.photographs import PHOTOGRAPHS
 from helpers.text_corpus import trained_sentencepiece
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 import twinlens
 from twinlens.catalogue import bundled_checkpoint
-from twinlens.conversion import convert
 
 PAD, EOS, LENGTH = 0, 1, families.TEXT["max_position_embeddings"]  # of the tiny SigLIP
 LABELS = ["a red star", "a blue circle", "a cat"]
 PIECES = bundled_checkpoint("siglip-shapes").weights.with_name("shapes.model")
-
-
-def same(found: Any, expected: Any) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The bundled checkpoints as folders that transformers loads."""
-    root = tmp_path_factory.mktemp("shapes")
-    for name in ("CLIP", "Siglip"):
-        convert(f"{name.lower()}-shapes", root / name, verify=False)
-    return {folder.name: folder for folder in root.iterdir()}
 
 
 def zero_shot(library: Any, family: str, folder: Path) -> Any:
@@ -94,10 +80,10 @@ def test_siglip_processor_pads_by_itself(library: Any) -> None:
     "the official tokenizer does",
     fails=(ValueError, "Sequence length must be less than max_position_embeddings"),
 )
-def test_siglip_texts_that_are_too_long(library: Any, shapes: dict[str, Path]) -> None:
-    classify = zero_shot(library, "Siglip", shapes["Siglip"])
+def test_siglip_texts_that_are_too_long(library: Any, folders: dict[str, Path]) -> None:
+    classify = zero_shot(library, "Siglip", folders["siglip-shapes"])
     answers = classify(PHOTOGRAPHS["square"], candidate_labels=LABELS)
-    processor = twinlens.DualEncoderProcessor.from_pretrained(shapes["Siglip"])
+    processor = twinlens.DualEncoderProcessor.from_pretrained(folders["siglip-shapes"])
     expected = classify.model(**processor(PHOTOGRAPHS["square"], [f"This is a photo of {x}." for x in LABELS]))
     scores = {answer["label"]: answer["score"] for answer in answers}
     same(torch.tensor([scores[label] for label in LABELS]), expected.logits_per_image[0].sigmoid())
@@ -232,8 +218,8 @@ def test_clip_texts_are_repaired(library: Any, written: str, meant: str, tmp_pat
     "the model reads no more",
     fails=(AssertionError, "assert "),
 )
-def test_long_texts_are_cut(library: Any, shapes: dict[str, Path]) -> None:
-    tokenizer = library.CLIPTokenizer.from_pretrained(shapes["CLIP"])
+def test_long_texts_are_cut(library: Any, folders: dict[str, Path]) -> None:
+    tokenizer = library.CLIPTokenizer.from_pretrained(folders["clip-shapes"])
     ids = tokenizer("a red star and " * 10)["input_ids"]
     assert (len(ids), ids[-1]) == (tokenizer.model_max_length, tokenizer.eos_token_id)
     assert len(tokenizer("a red star and " * 10, truncation=False)["input_ids"]) > len(ids)
@@ -247,8 +233,8 @@ def test_long_texts_are_cut(library: Any, shapes: dict[str, Path]) -> None:
     "state that is not there cannot be shared",
     fails=(AssertionError, "assert "),
 )
-def test_a_call_changes_no_tokenizer(library: Any, shapes: dict[str, Path]) -> None:
-    tokenizer = library.CLIPTokenizer.from_pretrained(shapes["CLIP"])
+def test_a_call_changes_no_tokenizer(library: Any, folders: dict[str, Path]) -> None:
+    tokenizer = library.CLIPTokenizer.from_pretrained(folders["clip-shapes"])
     before = tokenizer.backend_tokenizer.to_str(), pickle.dumps(tokenizer)
     tokenizer(["a red star", "a"], padding=True, truncation=True, max_length=4)
     assert (tokenizer.backend_tokenizer.to_str(), pickle.dumps(tokenizer)) == before
@@ -265,8 +251,8 @@ def test_a_call_changes_no_tokenizer(library: Any, shapes: dict[str, Path]) -> N
     "the labels stay the same",
     fails=(AssertionError, r"\[3, 3, 3\] == \[3\]"),
 )
-def test_labels_are_encoded_once(library: Any, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    classify = zero_shot(library, "CLIP", shapes["CLIP"])
+def test_labels_are_encoded_once(library: Any, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    classify = zero_shot(library, "CLIP", folders["clip-shapes"])
     texts: list[int] = []
     embed, table = torch.nn.functional.embedding, classify.model.text_model.embeddings.token_embedding.weight
 
@@ -302,10 +288,12 @@ def test_logits_are_float32(library: Any) -> None:
     fails=None,
 )
 @pytest.mark.parametrize("family", ["CLIP", "Siglip"])
-def test_scores_are_those_of_the_family(library: Any, family: str, shapes: dict[str, Path]) -> None:
-    classify = zero_shot(library, family, shapes[family])
+def test_scores_are_those_of_the_family(library: Any, family: str, folders: dict[str, Path]) -> None:
+    classify = zero_shot(library, family, folders[f"{family.lower()}-shapes"])
     if family == "Siglip":
-        classify.tokenizer = twinlens.SiglipTokenizer.from_pretrained(shapes[family])  # of 16 tokens
+        classify.tokenizer = twinlens.SiglipTokenizer.from_pretrained(
+            folders[f"{family.lower()}-shapes"]
+        )  # of 16 tokens
     total = sum(answer["score"] for answer in classify(PHOTOGRAPHS["square"], candidate_labels=LABELS))
     assert (abs(total - 1) < 1e-4) == (family == "CLIP")
 
@@ -318,9 +306,9 @@ def test_scores_are_those_of_the_family(library: Any, family: str, shapes: dict[
     "the published accuracies average the embeddings of many prompts",
     fails=(AttributeError, "ZeroShotClassifier"),
 )
-def test_templates_are_averaged(library: Any, shapes: dict[str, Path]) -> None:
-    model = twinlens.CLIPModel.from_pretrained(shapes["CLIP"])
-    processor = twinlens.CLIPProcessor.from_pretrained(shapes["CLIP"])
+def test_templates_are_averaged(library: Any, folders: dict[str, Path]) -> None:
+    model = twinlens.CLIPModel.from_pretrained(folders["clip-shapes"])
+    processor = twinlens.CLIPProcessor.from_pretrained(folders["clip-shapes"])
     templates = ["a photo of {}.", "a drawing of {}."]
     classifier = library.ZeroShotClassifier(model, processor, LABELS, templates=templates)
     texts = torch.stack([model.encode([x.format(label) for label in LABELS], processor) for x in templates])

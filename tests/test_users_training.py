@@ -8,15 +8,11 @@ import pytest
 import torch
 import transformers
 from helpers import families, two_processes
-from helpers.differences import SILENT, difference
+from helpers.differences import SILENT, difference, same
 from helpers.processes import finish, start
 
 import twinlens
 from twinlens.training import ContrastiveTrainer, ContrastiveTrainingArguments
-
-
-def same(found: Any, expected: Any) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def pairs(family: str, count: int = 3) -> dict[str, torch.Tensor]:
@@ -183,3 +179,35 @@ def test_fewer_pairs_than_a_batch(library: Any, tmp_path: Path) -> None:
     run = trainer(library, "CLIP", tmp_path, 3)
     with pytest.raises(ValueError, match="A batch has 4 pairs, and there are 3"):
         run.train()
+
+
+@difference(
+    "nothing-learnt",
+    "a run that is killed while it writes a checkpoint",
+    "leaves one without its last files, by which the next run fails",
+    "a checkpoint is there with all its files or not at all; the next run goes on from the last whole one",
+    "spot machines are taken away at any moment",
+    fails=(FileNotFoundError, "trainer_state.json"),
+)
+def test_a_killed_run_goes_on(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> Any:
+        run = trainer(library, "CLIP", tmp_path, 8, max_steps=3, save_strategy="steps", save_steps=1)
+        collate = run.data_collator
+        if library is not twinlens:
+            run.data_collator = lambda rows: {**collate(rows), "return_loss": True}
+        return run
+
+    first = run()
+    save = first._save_rng_state
+
+    def save_or_die(folder: str) -> None:
+        if first.state.global_step == 2:
+            raise KeyboardInterrupt
+        save(folder)
+
+    monkeypatch.setattr(first, "_save_rng_state", save_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    second = run()
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 3

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import transformers
+from helpers.versions import IS_OLDEST
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel
@@ -158,6 +159,8 @@ def tower_of(model: Any, case: Case) -> Any:
 
 def with_our_tower(model: Any, case: Case) -> Any:
     """A copy of a model, with our tower of the same weights in it."""
+    if IS_OLDEST and case.name == "Gemma3":
+        pytest.skip("the configuration of Gemma 3 in transformers 5.12 holds transformers' own classes only")
     model = copy.deepcopy(model)
     theirs = tower_of(model, case)
     ours = getattr(twinlens, f"{case.tower}VisionModel")(theirs.config).to(theirs.dtype).train(theirs.training)

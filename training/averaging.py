@@ -21,7 +21,9 @@ from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..processing.sentence_transformers import save_sentence_transformers_files
 
-_OF_A_FILE = ("_name_or_path", "dtype", "transformers_version", "architectures")  # and nothing of what is computed
+# Of a file, and nothing of what is computed: ids of a whole model are the tokenizer's, which some trainers note there.
+_OF_A_FILE = ("_name_or_path", "dtype", "transformers_version", "architectures")
+_OF_A_TOKENIZER = {"pad_token_id", "bos_token_id", "eos_token_id"}
 
 _CARD = """\
 ---
@@ -94,7 +96,11 @@ def _float64(model: DualEncoderModel) -> dict[str, torch.Tensor]:
 
 def _check_alike(first: DualEncoderModel, other: DualEncoderModel, name: str | Path, source: str | Path) -> None:
     ours, theirs = (
-        {key: value for key, value in flattened(model.config.to_dict()).items() if key.split(".")[-1] not in _OF_A_FILE}
+        {
+            key: value
+            for key, value in flattened(model.config.to_dict()).items()
+            if key.split(".")[-1] not in _OF_A_FILE and key not in _OF_A_TOKENIZER
+        }
         for model in (first, other)
     )
     _refuse_differences(ours, theirs, name, source)

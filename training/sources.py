@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from huggingface_hub import is_offline_mode
+from huggingface_hub import constants
 from torch.utils.data import Dataset
 
 from ..catalogue.download import is_on_hub
@@ -187,7 +187,7 @@ def _pairs_from_name(
     unreachable = f"{name} is neither a file nor a folder here, nor a data set on the Hub within reach"
     cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).exists()
     # load_dataset would retry for half a minute; without a network it finds only what is in its cache.
-    if not (cached or is_offline_mode() or is_on_hub(name, "README.md", repo_type="dataset")):
+    if not (cached or constants.HF_HUB_OFFLINE or is_on_hub(name, "README.md", repo_type="dataset")):
         raise FileNotFoundError(f"{unreachable}.")
     try:
         data = datasets.load_dataset(name, split=split, streaming=streaming)

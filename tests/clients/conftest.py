@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from helpers import client_table
@@ -15,17 +14,6 @@ _rows: list[client_table.Row] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="Write results.json and the table in docs/clients.md.")
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The bundled checkpoints, converted."""
-    from twinlens.conversion import convert
-
-    root = tmp_path_factory.mktemp("converted")
-    for name in ("clip-shapes", "siglip-shapes"):
-        convert(name, root / name, verify=False)
-    return {folder.name: folder for folder in root.iterdir()}
 
 
 @pytest.fixture

@@ -214,6 +214,21 @@ class TestEncoders:
             scores.append([answer["score"] for answer in sorted(answers, key=lambda answer: answer["label"])])
         record("transformers", "zero-shot-image-classification pipeline", difference(*scores))
 
+    @pytest.mark.parametrize("name", ["clip-shapes", "siglip-shapes"])
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_bitsandbytes(self, name: str, bits: int, folders: Folders, record: Record) -> None:
+        """transformers leaves the head of SigLIP as it is; here it is quantised too."""
+        quantized = transformers.BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+        pixels, family = torch.randn(2, 3, 64, 64), {"clip-shapes": "CLIP", "siglip-shapes": "Siglip"}[name]
+        towers = [getattr(library, f"{family}VisionModel") for library in (transformers, twinlens)]
+        with torch.no_grad():
+            expected = towers[0].from_pretrained(folders[name])(pixels).pooler_output
+            outputs = [tower.from_pretrained(folders[name], quantization_config=quantized)(pixels) for tower in towers]
+        for output in outputs:
+            assert torch.cosine_similarity(output.pooler_output, expected).min() > 0.95
+        states = [output.last_hidden_state for output in outputs]
+        record("bitsandbytes", f"the patches of an image tower in {bits} bits, {name}", difference(*states))
+
     def test_peft(self, folders: Folders, record: Record, tmp_path: Path) -> None:
         """An adapter trained on our model, saved by peft, and loaded into transformers' model."""
         from peft import LoraConfig, PeftModel, get_peft_model

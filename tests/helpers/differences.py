@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "differences.md"
@@ -56,6 +57,11 @@ class Difference(NamedTuple):
 ROWS: list[Difference] = []
 SILENT = (pytest.fail.Exception, "DID NOT RAISE")  # of a check that expects an error
 _Check = Callable[..., None]
+
+
+def same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """Raise AssertionError where tensors, or tables of them, are further apart than float32 explains."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 def difference(
