@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-ROOT_FILES = {"__init__.py", "__init__.pyi", "__main__.py", "_version.py", "compat.py", "py.typed"}
+ROOT_FILES = {"__init__.py", "__init__.pyi", "__main__.py", "_version.py", "compat.py", "messages.py", "py.typed"}
 OTHER_FOLDERS = {".ci", ".github", "benchmarks", "docs", "notebooks", "tests", "tools"}
 HIDDEN_FILES = {".gitignore", ".pre-commit-config.yaml"}
 

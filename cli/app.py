@@ -130,4 +130,26 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name or a label may have characters that the terminal lacks
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what it holds may be all that is printed
+    except OSError as error:
+        _end_without_output(error)
+
+
+def _end_without_output(error: OSError) -> NoReturn:
+    """Exit with 1 where standard output takes no more: with one line for a full disk, for a pipe without a reader none.
+
+    What it still holds goes nowhere: Python would try once more, and print what comes of it.
+    """
+    if os.environ.get(TRACEBACK):
+        raise error
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    was_said = isinstance(error.__context__, SystemExit) and error.__context__.code
+    if not was_said and not isinstance(error, BrokenPipeError):
+        print(f"twinlens: {one_line(str(error))}", file=sys.stderr)
+    raise SystemExit(1) from None

@@ -1,11 +1,12 @@
 """What `twinlens evaluate` measures on: labelled images from folders and tables, and images with captions."""
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from ..messages import quoted
 
 if TYPE_CHECKING:  # commands import what needs PyTorch when they run
     from ..training.sources import PairDataset
@@ -142,15 +143,11 @@ def read_names(file: Path, classes: list[str]) -> list[str]:
     Raises ValueError for a class without a name, for a name of two classes, and for as many names alone as there are
     not classes.
     """
+    from ..formats import parse_json, read_small
     from ..inference import check_labels, read_labels
 
     if file.suffix.lower() == ".json":
-        try:
-            table = json.loads(file.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not JSON: {error}") from error
-        if not isinstance(table, dict):
-            raise ValueError(f"Expected an object of classes and names in {file}, got {type(table).__name__}.")
+        table = parse_json(read_small(file), file)
     else:
         lines = read_labels(f"@{file}")
         if any("\t" not in line for line in lines):
@@ -164,10 +161,12 @@ def read_names(file: Path, classes: list[str]) -> list[str]:
             table = dict(line.split("\t", 1) for line in lines)
     table = {key.strip().replace("_", " "): name for key, name in table.items()}  # as folders are read
     if missing := [name for name in classes if name.replace("_", " ") not in table]:
-        raise ValueError(f"{file} has no name for {len(missing)} of {len(classes)} classes, such as {missing[0]!r}.")
+        raise ValueError(
+            f"{file} has no name for {len(missing)} of {len(classes)} classes, such as {quoted(missing[0])}."
+        )
     names = [name.strip() for name in check_labels(table[name.replace("_", " ")] for name in classes)]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"Expected another name for each class in {file}, got {repeated[0]!r} more than once.")
+        raise ValueError(f"Expected another name for each class in {file}, got {quoted(repeated[0])} more than once.")
     return names
 
 

@@ -70,7 +70,7 @@ def search_command(
     quiet_libraries()
     from ..index import Index, Searcher
     from ..index.lance import import_lancedb, open_table
-    from ..index.page import printable
+    from ..messages import printable
     from ..processing.image_input import open_image
 
     if where or approximate:

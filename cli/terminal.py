@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..messages import printable
+
 _ERROR_NUMBER = re.compile(r"\[Errno -?\d+\] ")  # of the operating system, which says it in words too
 LONGEST_MESSAGE = 2000  # characters; a library can quote a whole file
 
@@ -58,7 +60,7 @@ def one_line(message: str) -> str:
     line = " ".join(_ERROR_NUMBER.sub("", message).split())
     if len(line) > LONGEST_MESSAGE:
         line = f"{line[: LONGEST_MESSAGE // 2]} ... {line[-LONGEST_MESSAGE // 2 :]}"
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+    return printable(line)
 
 
 def align_points(numbers: Sequence[str]) -> list[str]:

@@ -98,8 +98,8 @@ def _check_destinations(
 def _holds(path: Path, sidecar_json: Mapping[str, Any] | None) -> bool:
     """Return whether a JSON file has this content, as after an export of the same model to another file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) == sidecar_json
-    except (OSError, ValueError, RecursionError):
+        return bool(read_json(path) == sidecar_json)
+    except (OSError, ValueError):
         return False
 
 

@@ -22,10 +22,10 @@ from .._version import __version__
 from ..configuration import OTHER_FAMILIES, carries_code
 from ..configuration.remote_code import remote_code
 from ..formats import FormatError, absolute_path, read_json, readable_errors
-from ..formats.errors import listed, printable, shown
 from ..formats.folder_files import PROOF, stored_weights
 from ..formats.layout import LAYOUT_FILE
 from ..formats.transformers_folder import refuse_other_model_types
+from ..messages import listed, printable, quoted, shown
 from ..parity.files import stale_files
 from .credentials import find_credentials
 from .upload_files import UploadFiles, choose_files, code_files
@@ -62,7 +62,10 @@ class PushPlan:
             ("revision", self.revision),
             ("visibility", visibility[self.private]),
             ("message", self.commit_message),
-            ("proof", f"the verdict in {PROOF} is {self.proof!r}" if self.proof else "none, parity was not measured"),
+            (
+                "proof",
+                f"the verdict in {PROOF} is {quoted(self.proof)}" if self.proof else "none, parity was not measured",
+            ),
             *([("code", self.code)] if self.code else []),
             *(("upload", f"{name}, {size:,} bytes") for name, size in self.files.items()),
             *(("remove", f"{name}, of an earlier push") for name in self.removed),
@@ -202,10 +205,14 @@ def _describe_code(folder: Path, files: dict[str, int], own_code: dict[str, byte
     names = [name for name in files if name.endswith(".py")]
     if left_out := sorted(code_files(folder) - {*names}):
         return f"left out, although auto_map names it: {', '.join(left_out)}"
-    other = [name for name in names if (folder / name).read_bytes() != own_code.get(name)]
+    other = [name for name in names if not _holds(folder / name, own_code.get(name))]
     if other:
         return f"not as twinlens {__version__} writes it, read it before you push: {', '.join(other)}"
     return f"as twinlens {__version__} writes it" if names else None
+
+
+def _holds(path: Path, content: bytes | None) -> bool:
+    return content is not None and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 @contextmanager

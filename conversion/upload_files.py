@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from ..formats import read_json
+from ..formats import read_json, read_small
 from ..formats.folder_files import CARD, PROOF, loaded_files
 from ..formats.layout import LAYOUT_FILE
 from ..processing.sentence_transformers import FILES as SENTENCE_TRANSFORMERS_FILES
@@ -133,7 +133,7 @@ def _joined(left_out: Mapping[str, str], files: Mapping[str, int]) -> dict[str, 
 
 def _pictures(folder: Path) -> set[str]:
     """Return the files of a folder that its card shows as pictures."""
-    text = (folder / CARD).read_text(encoding="utf-8", errors="replace") if _is_own(folder, CARD) else ""
+    text = read_small(folder / CARD).decode("utf-8", errors="replace") if _is_own(folder, CARD) else ""
     addresses = [unquote(match[1] or match[2]) for match in _PICTURE.finditer(text)]
     return {posixpath.normpath(address) for address in addresses if address.lower().endswith(_PICTURE_SUFFIXES)}
 
@@ -151,5 +151,5 @@ def code_files(folder: Path) -> set[str]:
         name = f"{module}.py"
         if module.isidentifier() and name not in found and _is_own(folder, name):
             found.add(name)
-            pending += _RELATIVE_IMPORT.findall((folder / name).read_text(encoding="utf-8", errors="replace"))
+            pending += _RELATIVE_IMPORT.findall(read_small(folder / name).decode("utf-8", errors="replace"))
     return found

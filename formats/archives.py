@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .errors import FormatError, shown
+from ..messages import shown
+from .errors import FormatError
 from .mapped_file import MappedFile, StoredTensors
 
 _MAX_UNPACKED_RATIO = 2  # unpacked bytes per byte of the file; weights hardly compress

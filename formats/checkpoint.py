@@ -11,10 +11,11 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..configuration import DualEncoderConfig, TextConfig, TowerConfig, VisionConfig, is_single_tower
+from ..messages import listed, quoted
 from . import table
 from .big_vision import BigVisionLayout
-from .errors import FormatError, listed, one_line
-from .layout import Layout, dtypes_of, read_json
+from .errors import FormatError, one_line
+from .layout import Layout, dtypes_of
 from .open_clip import OpenClipLayout
 from .open_clip_config import CONFIG_FILE
 from .openai import OpenAILayout
@@ -22,6 +23,7 @@ from .openai_tower import OpenAITowerLayout
 from .options import LoadOptions, check_options, resolve_option
 from .other_models import refuse_other_models
 from .reader import read_files, renamed, weight_files
+from .small_files import read_json
 from .timm import TimmLayout
 from .transformers_folder import TransformersLayout, refuse_other_model_types
 from .wrappers import log_unwrapped, unwrap_names
@@ -223,5 +225,5 @@ def _find_layout(container: str, prefix: str, tensors: Mapping[str, Tensor], fol
     raise FormatError(
         "expected the weights of a CLIP or SigLIP as OpenAI, big_vision, open_clip, timm or transformers write them, "
         f"got {len(tensors)} tensors ({', '.join(list(tensors)[:3])} ...)"
-        + (f", and beside them a config.json of model_type {model_type!r}." if model_type else ".")
+        + (f", and beside them a config.json of model_type {quoted(model_type)}." if model_type else ".")
     )

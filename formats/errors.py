@@ -1,6 +1,6 @@
 """The errors of this room, and how the errors of libraries become them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
 from os import PathLike
@@ -9,10 +9,10 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
+from ..messages import printable
+
 _PANIC = "PanicException"  # of libraries in Rust; it is no Exception, and cannot be imported
-_LONGEST_NAME = 80  # characters
-_LONGEST_MESSAGE = 2000
-_MOST_ITEMS = 10
+_LONGEST_MESSAGE = 2000  # characters
 
 
 class FormatError(ValueError):
@@ -57,27 +57,7 @@ def readable_errors(source: str | PathLike[str]) -> Iterator[None]:
         raise FormatError(f"{source}: {one_line(reason)}") from error
 
 
-def shown(name: object) -> str:
-    """Return a name out of a file as messages print it: at most 80 characters, none of which a terminal obeys."""
-    text = str(name) if isinstance(name, str | int) else type(name).__name__
-    if len(text) > _LONGEST_NAME:
-        text = f"{text[: _LONGEST_NAME // 2]}...{text[3 - _LONGEST_NAME // 2 :]}"
-    return printable(text)
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes for what a terminal would obey, line feeds included."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
-def listed(items: Iterable[str], separator: str = "; ") -> str:
-    """Return the first items of a message, and how many there are beyond."""
-    items = list(items)
-    beyond = [f"and {len(items) - _MOST_ITEMS:,} more"] if len(items) > _MOST_ITEMS else []
-    return separator.join([*items[:_MOST_ITEMS], *beyond])
-
-
 def one_line(error: object) -> str:
     """Return the message of an error, or a message, on one line of bounded length: libraries quote whole files."""
     line = " ".join(str(error)[: 4 * _LONGEST_MESSAGE].split())
-    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]} ..."
+    return printable(line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]} ...")

@@ -14,9 +14,10 @@ from ..configuration import TextConfig, is_single_tower
 from .checkpoint import Checkpoint, read_checkpoint
 from .errors import FormatError, readable_errors
 from .folder_files import describe_file
-from .layout import Layout, read_json
+from .layout import Layout
 from .options import LoadOptions, check_options
 from .reader import read_weights, weight_files
+from .small_files import read_json
 from .source import read_source
 from .transformers_folder import check_image_tower, read_config
 

@@ -1,7 +1,6 @@
 """Layouts: the container, traits and geometry of a file, and all that its tensors need to be written bit by bit."""
 
 import base64
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,6 @@ from .options import LoadOptions
 from .table import Rule, expand
 
 LAYOUT_FILE = "official_layout.json"  # in a converted folder: the layout of its source, and the choices of the user
-_MAX_JSON = 16 << 20  # bytes; the largest are those of `LAYOUT_FILE` with arrays in them
 _TENSOR_FIELDS = ("integer_buffers", "merged_sources")
 
 
@@ -138,21 +136,6 @@ def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     names = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
     commonest = max(sorted(set(names.values())), key=list(names.values()).count)
     return {"": commonest, **{name: dtype for name, dtype in names.items() if dtype != commonest}}
-
-
-def read_json(path: Path, default: Any = None) -> Any:
-    """Return the object in a JSON file, `default` where there is no such file."""
-    if not path.is_file():
-        return default
-    if (size := path.stat().st_size) > _MAX_JSON:
-        raise FormatError(f"{path} has {size:,} bytes, expected JSON of at most {_MAX_JSON:,}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise FormatError(f"{path} holds a {type(content).__name__}, expected an object.")
-    return content
 
 
 def number_of_layers(names: Iterable[str], pattern: str) -> int:

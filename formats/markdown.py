@@ -2,7 +2,7 @@
 
 import re
 
-from .errors import printable
+from ..messages import printable
 
 _MARKUP = re.compile(r"[\\`*<>\[\]|]")
 

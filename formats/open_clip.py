@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from ..configuration import CLIPConfig, DualEncoderConfig, SiglipConfig
+from ..messages import quoted, shown
 from . import openai, timm
-from .errors import FormatError, shown
+from .errors import FormatError
 from .geometry import clip_config, has_gemma_pieces, siglip_config, sizes_of, tower_fields
-from .layout import Layout, number_of_layers, read_json
+from .layout import Layout, number_of_layers
 from .open_clip_config import CONFIG_FILE, StatedModel, clip_model_cfg, end_of_text_cfg, siglip_model_cfg
 from .openai_resnet import counts_batches, resnet_fields, stages_of
 from .operations import DROP_ZERO, FLATTEN, IDENTITY_HEAD
 from .options import Activation, LoadOptions, resolve_option
 from .pixels import READ_FIELDS, image_settings, stated_fields
+from .small_files import read_json
 from .table import Rule, expand, rule
 from .texts import text_settings
 
@@ -197,7 +199,7 @@ class OpenClipLayout(Layout):
         """The statements of the JSON about pixels, empty without them."""
         preprocess_cfg = self.sidecar_json.get("preprocess_cfg") or {}
         if not isinstance(preprocess_cfg, dict):
-            raise FormatError(f"preprocess_cfg of {CONFIG_FILE} is {preprocess_cfg!r}, expected an object.")
+            raise FormatError(f"preprocess_cfg of {CONFIG_FILE} is {quoted(preprocess_cfg)}, expected an object.")
         return preprocess_cfg
 
     def _stated_model(self) -> StatedModel | None:

@@ -8,6 +8,7 @@ from typing import Any
 from ..configuration import DualEncoderConfig, ResNetConfig
 from ..configuration.base import TextConfig, TowerConfig
 from ..configuration.clip import HIGHEST_ID
+from ..messages import quoted
 from . import timm
 from .options import Activation
 
@@ -79,13 +80,13 @@ class StatedTower:
         """Yield every field that makes a model which the configurations of this package cannot describe."""
         for name, (required, default) in requirements.items():
             if (stated := self.fields.get(name, default)) != required:
-                yield f"{self.section}.{name} is {stated!r}, expected {required!r}"
+                yield f"{self.section}.{name} is {quoted(stated)}, expected {required!r}"
         for name in sorted(self.fields.keys() - self.defaults.keys() - requirements.keys() - IGNORED_FIELDS):
             if self.fields[name] not in (None, False):
-                yield f"{self.section}.{name} is {self.fields[name]!r}, which this version does not compute"
+                yield f"{self.section}.{name} is {quoted(self.fields[name])}, which this version does not compute"
         act_kwargs = self.fields.get("act_kwargs")
         if act_kwargs not in _SUPPORTED_ACT_KWARGS or (act_kwargs and self.quick_gelu):
-            yield f"{self.section}.act_kwargs is {act_kwargs!r}, which this version does not compute"
+            yield f"{self.section}.act_kwargs is {quoted(act_kwargs)}, which this version does not compute"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class StatedModel:
             }
         for name, (stated, actual) in compared.items():
             if stated != actual:
-                yield f"{name} is {stated!r}, but the weights have {actual}"
+                yield f"{name} is {quoted(stated)}, but the weights have {actual}"
 
 
 def clip_model_cfg(config: DualEncoderConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
-from .errors import shown
+from ..messages import shown
 
 _MAX_INSTRUCTIONS = 2_000_000  # a checkpoint of a training with 10,000 tensors has half a million
 _MAX_KEY = 1000  # characters of a name in a dict

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..messages import quoted
 from .errors import FormatError
 
 # open_clip's defaults (transform.py, PreprocessCfg) of the fields that a JSON leaves open.
@@ -81,7 +82,7 @@ def image_settings(
 def disagreements(stated: Mapping[str, Any], published: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a note where the repository of a published checkpoint states other pixels than the catalogue."""
     differences = [
-        f"{name} {stated[name]!r}, not {value!r}"
+        f"{name} {quoted(stated[name])}, not {value!r}"
         for name, value in published.items()
         if stated.get(name) is not None and _comparable(stated[name]) != _comparable(value)
     ]
@@ -130,20 +131,20 @@ def _unsupported(stated: Mapping[str, Any], image_size: int) -> Iterator[str]:
     for name in ("mean", "std"):
         values = _per_channel(stated.get(name, 1))
         if len(values) != 3 or not all(map(_is_finite_number, values)) or (name == "std" and 0 in values):
-            yield f"{name} is {stated[name]!r}, expected three numbers"
+            yield f"{name} is {quoted(stated[name])}, expected three numbers"
     if (interpolation := stated.get("interpolation", "bicubic")) not in tuple(_RESAMPLE):
-        yield f"interpolation is {interpolation!r}, expected {' or '.join(map(repr, _RESAMPLE))}"
+        yield f"interpolation is {quoted(interpolation)}, expected {' or '.join(map(repr, _RESAMPLE))}"
     if (resize_mode := stated.get("resize_mode", "shortest")) not in _RESIZE_MODES:
-        yield f"resize_mode is {resize_mode!r}, expected {' or '.join(map(repr, _RESIZE_MODES))}"
+        yield f"resize_mode is {quoted(resize_mode)}, expected {' or '.join(map(repr, _RESIZE_MODES))}"
     fill = stated.get("fill_color", 0)
     levels = fill if isinstance(fill, list | tuple) else [fill] * 3  # a list of one is none of open_clip's
     if len(levels) != 3 or not all(type(level) is int and 0 <= level <= 255 for level in levels):
-        yield f"fill_color is {fill!r}, expected a level of 0..255, or three"
+        yield f"fill_color is {quoted(fill)}, expected a level of 0..255, or three"
     if (mode := stated.get("mode", "RGB")) != "RGB":
-        yield f"mode is {mode!r}, expected 'RGB'"
+        yield f"mode is {quoted(mode)}, expected 'RGB'"
     size = stated.get("size", image_size)
     if any(side != image_size for side in (size if isinstance(size, list | tuple) else [size])):
-        yield f"size is {size!r}, but the model takes {image_size} pixels per side"
+        yield f"size is {quoted(size)}, but the model takes {image_size} pixels per side"
 
 
 def _is_finite_number(value: Any) -> bool:

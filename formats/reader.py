@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..messages import shown
 from . import torch_file
 from .archives import open_archive, read_npz
-from .errors import FormatError, SeveralModelsError, one_line, shown
-from .layout import read_json
+from .errors import FormatError, SeveralModelsError, one_line
 from .mapped_file import StoredTensors
 from .safetensors_file import read_safetensors, tensor_names
+from .small_files import read_json
 from .wrappers import log_unwrapped, model_prefixes, unwrap_names
 
 _MAX_TENSORS = 20_000  # the largest checkpoints have 1,200
@@ -23,12 +24,8 @@ _IN_OPEN_CLIP_FOLDERS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-_IN_FOLDERS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+IN_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_IN_FOLDERS = (*IN_SAFETENSORS, "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def weight_files(path: Path, names: Sequence[str] = (*_IN_OPEN_CLIP_FOLDERS, *_IN_FOLDERS)) -> list[Path]:

@@ -1,7 +1,8 @@
 """Files of safetensors: the header is read once, and each tensor is mapped by its place there."""
 
 import json
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .errors import FormatError, shown
+from ..messages import shown
+from .errors import FormatError
 from .mapped_file import MappedFile, StoredTensors
 
 # `Dtype` in tensor.rs of github.com/huggingface/safetensors, without those that have no place among weights.
@@ -44,6 +46,30 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
 
     Raises SafetensorError for one that is not sound, FormatError for a dtype that is not known here.
     """
+    mapped = MappedFile(path)
+    return StoredTensors({name: partial(_map, mapped, place) for name, place in _places(path).items()})
+
+
+def read_runs(path: Path, most: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield the values of tensors of one dtype that lie one behind the other, at most `most` bytes, with their names.
+
+    A tensor with more bytes is a run by itself. Raises what `read_safetensors` does.
+    """
+    memory = MappedFile(path).memory()
+    run: list[str] = []
+    whole: _Place | None = None
+    for name, place in sorted(_places(path).items(), key=lambda item: item[1].start):
+        follows = whole is not None and (place.dtype, place.start) == (whole.dtype, whole.end)
+        if whole is not None and not (follows and place.end - whole.start <= most):
+            yield run, _values(memory, whole)
+            run, whole = [], None
+        run.append(name)
+        whole = place if whole is None else whole._replace(end=place.end)
+    if whole is not None:
+        yield run, _values(memory, whole)
+
+
+def _places(path: Path) -> dict[str, _Place]:
     length = _header_length(path)
     with safe_open(path, framework="pt"):  # which compares shapes, places and the size of the file with each other
         pass
@@ -51,10 +77,7 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
         file.seek(8)
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    mapped = MappedFile(path)
-    return StoredTensors(
-        {name: partial(_map, mapped, _place(name, entry, 8 + length)) for name, entry in header.items()}
-    )
+    return {name: _place(name, entry, 8 + length) for name, entry in header.items()}
 
 
 def tensor_names(path: Path) -> list[str]:
@@ -85,5 +108,11 @@ def _place(name: str, entry: Mapping[str, Any], values: int) -> _Place:
 def _map(mapped: MappedFile, place: _Place) -> Tensor:
     if place.start == place.end:
         return torch.empty(place.shape, dtype=place.dtype)
+    return _values(mapped.memory(), place).reshape(place.shape)
+
+
+def _values(memory: mmap.mmap, place: _Place) -> Tensor:
     count = (place.end - place.start) // place.dtype.itemsize
-    return torch.frombuffer(mapped.memory(), dtype=place.dtype, count=count, offset=place.start).reshape(place.shape)
+    if not count:
+        return torch.empty(0, dtype=place.dtype)
+    return torch.frombuffer(memory, dtype=place.dtype, count=count, offset=place.start)

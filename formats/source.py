@@ -10,6 +10,7 @@ from ..catalogue import OfficialCheckpoint
 from ..catalogue.download import Progress, resolve_source
 from ..catalogue.official_checkpoint import ResNet, Tower, tower_geometry
 from ..configuration import DualEncoderConfig, ResNetConfig, TowerConfig
+from ..messages import quoted
 from .checkpoint import Checkpoint, read_checkpoint
 from .open_clip import OpenClipLayout
 from .options import LoadOptions, check_options
@@ -54,7 +55,7 @@ def check_geometry(entry: OfficialCheckpoint, config: DualEncoderConfig) -> None
     """
     actual = _geometry(config)
     differences = [
-        f"{name} {actual.get(name)!r}, expected {expected!r}"
+        f"{name} {quoted(actual.get(name))}, expected {expected!r}"
         for name, expected in entry.geometry.items()
         if expected is not None and actual.get(name) != expected
     ]

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import FormatError, listed, shown
+from ..messages import listed, shown
+from .errors import FormatError
 from .finite import is_finite
 from .operations import COUNT, KEEP, Operation, Shape, stack
 

@@ -7,6 +7,7 @@ before the named tokenizer sees it, else its `SimpleTokenizer`, which is OpenAI'
 from collections.abc import Mapping
 from typing import Any
 
+from ..messages import quoted
 from .errors import FormatError
 
 _CLEANUPS = ("canonicalize", "lower", "whitespace")
@@ -20,13 +21,15 @@ def text_settings(text_cfg: Mapping[str, Any], *, is_clip: bool) -> dict[str, An
     stated = text_cfg.get("tokenizer_kwargs") or {}
     named = bool(text_cfg.get("hf_tokenizer_name"))
     if not isinstance(stated, dict):
-        raise FormatError(f"text_cfg.tokenizer_kwargs is {stated!r}, expected an object.")
+        raise FormatError(f"text_cfg.tokenizer_kwargs is {quoted(stated)}, expected an object.")
     clean = stated.get("clean", "whitespace" if named else "lower")
-    faults = [f"tokenizer_kwargs.{name} is {value!r}" for name, value in stated.items() if value and name != "clean"]
+    faults = [
+        f"tokenizer_kwargs.{name} is {quoted(value)}" for name, value in stated.items() if value and name != "clean"
+    ]
     if mode := text_cfg.get("tokenizer_mode"):
-        faults.append(f"tokenizer_mode is {mode!r}")
+        faults.append(f"tokenizer_mode is {quoted(mode)}")
     if clean not in _CLEANUPS:
-        faults.append(f"tokenizer_kwargs.clean is {clean!r}, expected {' or '.join(map(repr, _CLEANUPS))}")
+        faults.append(f"tokenizer_kwargs.clean is {quoted(clean)}, expected {' or '.join(map(repr, _CLEANUPS))}")
     if faults:
         raise FormatError(
             f"the source states texts that this version cannot make: text_cfg.{'; text_cfg.'.join(faults)}. If the "

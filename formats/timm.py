@@ -9,12 +9,14 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from ..configuration import SiglipVisionConfig
+from ..messages import quoted
 from .errors import FormatError
 from .geometry import siglip_vision_config, tower_fields
-from .layout import Layout, number_of_layers, read_json
+from .layout import Layout, number_of_layers
 from .operations import CONCATENATE, SPLIT, SQUEEZE
 from .options import Activation, LoadOptions, resolve_option
 from .pixels import image_settings
+from .small_files import read_json
 from .table import Rule, expand, expand_layers, rule
 
 BLOCK = (
@@ -173,8 +175,9 @@ class TimmLayout(Layout):
         crop_pct, crop_mode = stated.pop("crop_pct"), stated.pop("crop_mode")
         if not isinstance(crop_pct, float | int) or not 0 < crop_pct <= 1 or crop_mode not in _RESIZE_MODES:
             raise FormatError(
-                f"the source states pixels that this version cannot make: pretrained_cfg.crop_pct is {crop_pct!r} and "
-                f"crop_mode {crop_mode!r}, expected a fraction, and {' or '.join(map(repr, _RESIZE_MODES))}."
+                "the source states pixels that this version cannot make: pretrained_cfg.crop_pct is "
+                f"{quoted(crop_pct)} and crop_mode {quoted(crop_mode)}, expected a fraction, and "
+                f"{' or '.join(map(repr, _RESIZE_MODES))}."
             )
         stated |= {"resize_mode": _RESIZE_MODES[crop_mode], "size": (cfg.get("input_size") or ())[1:]}
         if crop_mode == "border":

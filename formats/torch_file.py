@@ -13,8 +13,9 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 from torch import Tensor, nn
 
+from ..messages import listed, shown
 from .archives import read_entry
-from .errors import FormatError, SeveralModelsError, listed, shown
+from .errors import FormatError, SeveralModelsError
 from .pickle_reader import Data, PickleReader
 from .wrappers import model_prefixes, unwrap_names
 

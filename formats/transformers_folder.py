@@ -20,13 +20,15 @@ from ..configuration import (
     title_of,
 )
 from ..configuration.known_names import POSITION_IDS_BUFFERS
+from ..messages import listed, quoted, shown
 from .big_vision import BigVisionLayout
-from .errors import FormatError, listed, readable_errors
+from .errors import FormatError, readable_errors
 from .geometry import sizes_of
-from .layout import Layout, read_json
+from .layout import Layout
 from .openai import OpenAILayout
 from .operations import COUNT, KEEP
 from .options import LoadOptions
+from .small_files import read_json
 from .table import Rule, solve, targets
 
 # The layouts whose rules lead to every name that transformers has for a family. They are found by the first of its
@@ -127,8 +129,8 @@ def refuse_other_model_types(values: Mapping[str, object]) -> None:
     """Raise FormatError where a config.json states the `model_type` of a model that is of no family here."""
     if (other := values.get("model_type")) in [*OTHER_FAMILIES]:
         raise FormatError(
-            f"this is a folder of transformers, of {title_of(str(other))} ({other!r}), which has no official format "
-            "here and needs no conversion: DualEncoderModel.from_pretrained loads it."
+            f"this is a folder of transformers, of {title_of(str(other))} ({quoted(other)}), which has no official "
+            "format here and needs no conversion: DualEncoderModel.from_pretrained loads it."
         )
     known = [model_type for family in FAMILIES.values() for model_type in family.model_types]
     if (model_type := values.get("model_type")) is not None and model_type not in known:
@@ -140,14 +142,16 @@ def _config(values: Mapping[str, object]) -> DualEncoderConfig:
     if (model_type := values.get("model_type")) not in FAMILIES:
         if any(model_type in family.model_types for family in FAMILIES.values()):
             names = values.get("architectures")
-            loader = names[0] if isinstance(names, list) and names else "the class of the tower"
+            loader = shown(names[0]) if isinstance(names, list) and names else "the class of the tower"
             raise FormatError(
-                f"config.json has model_type {model_type!r}, one tower alone; expected both. It needs no conversion: "
-                f"{loader} loads it."
+                f"config.json has model_type {quoted(model_type)}, one tower alone; expected both. It needs no "
+                f"conversion: {loader} loads it."
             )
-        raise FormatError(f"config.json has model_type {model_type!r}, expected {' or '.join(FAMILIES)}.")
+        raise FormatError(f"config.json has model_type {quoted(model_type)}, expected {' or '.join(FAMILIES)}.")
     config = FAMILIES[str(model_type)].config.from_dict(copy.deepcopy(dict(values)))
     for tower in (config.vision_config, config.text_config):
         if getattr(tower, "hidden_act", "relu") not in ACT2FN:
-            raise FormatError(f"config.json has hidden_act {tower.hidden_act!r}, which transformers does not know.")
+            raise FormatError(
+                f"config.json has hidden_act {quoted(tower.hidden_act)}, which transformers does not know."
+            )
     return config

@@ -4,7 +4,8 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 
-from .errors import SeveralModelsError, listed
+from ..messages import listed, quoted, shown
+from .errors import SeveralModelsError
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,15 @@ def unwrap_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     prefixes = model_prefixes(names) or [""]
     if len(prefixes) > 1:
         raise SeveralModelsError(
-            f"its names begin in {len(prefixes)} ways, {listed(map(repr, prefixes), ' and ')}, as those of two models "
-            "do, such as a model and its moving average; save the one that you want alone."
+            f"its names begin in {len(prefixes)} ways, {listed(map(quoted, prefixes), ' and ')}, as those of two "
+            "models do, such as a model and its moving average; save the one that you want alone."
         )
     prefix = prefixes[0]
     if beside := [name for name in names if not name.startswith(prefix)]:
         raise SeveralModelsError(
-            f"the names of the model begin with {prefix!r}, and beside them {', '.join(beside[:3])} is not expected "
-            f"({len(beside)} of {len(names)} names); save the model's state dict alone."
+            f"the names of the model begin with {quoted(prefix)}, and beside them "
+            f"{', '.join(map(shown, beside[:3]))} is not expected ({len(beside)} of {len(names)} names); save the "
+            "model's state dict alone."
         )
     unwrapped: dict[str, str] = {}
     for name in names:

@@ -6,7 +6,6 @@ the same bytes as one that was not. `job.json` has the settings, and another job
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from ..formats import read_json
 from ..runtime import device_named
 from .embedding import embed_batches, one_core_each, usable_cores
 from .layout import INDEX_FILE, JOB_FILE, SKIPPED_FILE, embeddings_file, import_pyarrow
@@ -79,7 +79,7 @@ def embed(plan: EmbedPlan, report: Callable[[Progress], object] = lambda progres
         settings = job.settings
         if (folder / INDEX_FILE).exists():
             remove_parts(folder)
-            metadata = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+            metadata = read_json(folder / INDEX_FILE)
             return EmbedResult(folder, metadata["rows"], metadata["skipped"], 0, 0.0, metadata)
         has_shard = lambda shard: embeddings_file(folder, shard).exists()  # noqa: E731
         batches = Batches(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formats import read_json
 from .exact_search import Found, check_queries, exact_scores
 from .layout import Index, embeddings_file, import_pyarrow
 
@@ -121,6 +122,6 @@ def _origin(index: Index) -> dict[str, Any]:
 
 def _read_origin(folder: Path) -> Any:
     try:
-        return json.loads((folder / _ORIGIN).read_text())
+        return read_json(folder / _ORIGIN)
     except (OSError, ValueError):
         return None

@@ -21,6 +21,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from ..formats.small_files import MAX_JSON, parse_json, read_json
+from ..messages import quoted
+
 FORMAT, VERSION = "twinlens-index", 1
 INDEX_FILE, JOB_FILE, SKIPPED_FILE = "index.json", "job.json", "skipped.jsonl"
 TENSOR = "embeddings"
@@ -229,20 +232,23 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         what = "is no index, it has no index.json" if folder.is_dir() else "is not there"
         raise FileNotFoundError(f"{folder} {what}, expected a folder that `twinlens embed` wrote.")
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
+        metadata = read_json(file)
         is_index = metadata["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         is_index = False
     if not is_index:
         raise ValueError(f"{file} is not that of an index: expected a JSON object with the format {FORMAT!r}.")
     if metadata.get("version") != VERSION:
-        raise ValueError(f"{file} has version {metadata.get('version')!r}, expected {VERSION}.")
+        raise ValueError(f"{file} has version {quoted(metadata.get('version'))}, expected {VERSION}.")
     numbers = [metadata.get(name) for name in ("rows", "dim", "shards")]
     if (
         not all(type(number) is int and number >= 0 for number in numbers)
-        or metadata.get("dtype") not in DTYPES.values()
+        or metadata.get("dtype") not in [*DTYPES.values()]
+        or not isinstance(metadata.get("model"), str)
     ):
-        raise ValueError(f"{file} is damaged: expected rows, dim and shards as numbers and dtype, got {metadata}.")
+        raise ValueError(
+            f"{file} is damaged: expected rows, dim and shards as numbers, dtype and model, got {quoted(metadata)}."
+        )
     return dict(metadata)
 
 
@@ -270,9 +276,7 @@ def _tensor_place(file: Path) -> tuple[str, tuple[int, ...], int]:
     """Return dtype, shape and the first byte of the tensor in a safetensors file."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
-        if length > file.stat().st_size:
-            raise ValueError(length)
-        entry = json.loads(stream.read(length))[TENSOR]
+        entry = parse_json(stream.read(min(length, MAX_JSON + 1)), file)[TENSOR]
     return DTYPES.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
 
 

@@ -10,8 +10,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from ..formats import read_small
+from ..messages import shown
+from ..processing.image_download import MAX_BYTES
 from ..processing.image_formats import open_formats
 from ..processing.image_steps import composite_over, to_rgb, top_byte_of_16bit
+from ..processing.tar_headers import BoundedHeader
 from .sources import MEMBER
 
 THUMBNAIL_SIDE = 320  # pixels of the longer side: sharp on a phone, where a column is about 160 points wide
@@ -49,7 +53,7 @@ def read_originals(paths: Sequence[str]) -> Iterator[tuple[int, bytes | Exceptio
             members[file][member].append(place)
             continue
         try:
-            yield place, Path(file).read_bytes()
+            yield place, read_small(Path(file), MAX_BYTES)
         except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte
             yield place, error
     for archive, places in members.items():
@@ -59,8 +63,10 @@ def read_originals(paths: Sequence[str]) -> Iterator[tuple[int, bytes | Exceptio
 def _read_members(archive: str, places: dict[str, list[int]]) -> Iterator[tuple[int, bytes | Exception]]:
     problem: Exception | None = None
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, tarinfo=BoundedHeader) as tar:
             for member in tar:
+                if member.name in places and member.size > MAX_BYTES:
+                    raise tarfile.ReadError(f"{shown(member.name)} has {member.size:,} bytes")
                 if member.name in places and (stream := tar.extractfile(member)) is not None:
                     content = stream.read()
                     yield from ((place, content) for place in places.pop(member.name))

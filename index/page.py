@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from ..messages import printable
 from .originals import Thumbnail, split_member
 
 # What is inside cannot run, and loads nothing, even where a name were not escaped.
@@ -113,8 +114,3 @@ def show_picture(thumbnail: Thumbnail, alternative: str) -> str:
 def to_html(text: str) -> str:
     """Return a text for any place between tags or in quotes; what cannot be printed appears as Python escapes it."""
     return escape(printable(text))
-
-
-def printable(text: str) -> str:
-    """Return a text in one line, in which what cannot be printed appears as Python escapes it."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

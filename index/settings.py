@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from ..formats import read_json
 from ..formats.nested import flattened
 from ..inference import Embedder, load_exact_model, load_processor
 from .layout import JOB_FILE, write_json
@@ -83,7 +84,7 @@ def agree(
         write_json(file, settings)
     while not file.exists():
         time.sleep(WAIT_SECONDS)
-    settings = _agreed(json.loads(file.read_text(encoding="utf-8")), settings, folder)
+    settings = _agreed(read_json(file), settings, folder)
     model.optimize_for_inference(**settings["optimization"])
     return Embedder(model, processor, batch_size=settings["batch_size"]), settings
 

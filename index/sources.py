@@ -14,9 +14,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from ..messages import shown
+from ..processing.image_download import MAX_BYTES
 from ..processing.image_files import TAR_SUFFIXES, is_image_name
+from ..processing.tar_headers import BoundedHeader
 
 MEMBER = "::"  # between the name of a tar and that of a file in it
+_LONGEST_PATH = 1 << 16  # bytes
 _BYTES_CHECKED = 4096  # of a list, at its start, for whether it is text
 
 Entry = TypeVar("Entry")
@@ -113,6 +117,8 @@ class ListSource:
 
     def __init__(self, file: Path) -> None:
         self.file = os.path.abspath(file)
+        if not os.path.isfile(self.file):  # a pipe would be waited for, and can be read once
+            raise ValueError(f"Expected a folder, a list of paths or tars, got {file}, which is none of them.")
         with open(self.file, "rb") as stream:
             if b"\0" in stream.read(_BYTES_CHECKED) or is_image_name(self.file):
                 raise ValueError(f"Expected a folder, a list of paths or tars, got {file}, which is no text file.")
@@ -127,7 +133,9 @@ class ListSource:
 
     def entries(self) -> Iterator[bytes]:
         with open(self.file, "rb") as lines:
-            for line in lines:
+            while line := lines.readline(_LONGEST_PATH + 1):
+                if len(line) > _LONGEST_PATH:
+                    raise ValueError(f"{self.file} has a line of more than {_LONGEST_PATH:,} bytes, which is no path.")
                 if stripped := line.strip(b"\r\n"):
                     yield stripped
 
@@ -197,12 +205,14 @@ class TarSource:
 def _members(number: int, archive: str) -> Iterator[_Member]:
     """Yield the images in a tar. Raises an error where it is damaged, whether or not anyone reads its images."""
     is_compressed, length = _is_compressed(archive), os.path.getsize(archive)
-    with tarfile.open(archive, "r:gz" if is_compressed else "r:") as tar:
+    with tarfile.open(archive, "r:gz" if is_compressed else "r:", tarinfo=BoundedHeader) as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # where it would hold all of them
             if not is_compressed and member.offset_data + member.size > length:
                 raise tarfile.ReadError("it is cut off")
             if member.isreg() and not member.issparse() and is_image_name(member.name):
+                if member.size > MAX_BYTES:
+                    raise tarfile.ReadError(f"{shown(member.name)} has {member.size:,} bytes")
                 stream = tar.extractfile(member) if is_compressed else None
                 data = None if stream is None else stream.read()
                 yield _Member(number, member.name, member.offset_data, member.size, data, "")

@@ -4,6 +4,10 @@ import csv
 import os
 from collections.abc import Iterable
 
+from ..messages import quoted
+
+_MOST_CHARACTERS = 1 << 24  # of a file with labels
+
 
 def read_labels(option: str) -> list[str]:
     """Return the labels in "a cat,a dog", or in "@FILE" those of a text file, one on each line.
@@ -16,7 +20,7 @@ def read_labels(option: str) -> list[str]:
     parts = _read_lines(option[1:]) if option.startswith("@") else _split_at_commas(option)
     labels = [part.strip() for part in parts if part.strip()]
     if not labels:
-        raise ValueError(f'Expected labels such as --labels "a cat,a dog", got none in {option!r}.')
+        raise ValueError(f'Expected labels such as --labels "a cat,a dog", got none in {quoted(option)}.')
     return labels
 
 
@@ -28,7 +32,7 @@ def check_labels(labels: Iterable[str]) -> list[str]:
     if not labels:
         raise ValueError("Expected at least one label, got none.")
     if wrong := [label for label in labels if not isinstance(label, str) or not label.strip()]:
-        raise ValueError(f"Expected labels in words, got {wrong[0]!r}.")
+        raise ValueError(f"Expected labels in words, got {quoted(wrong[0])}.")
     return [str(label) for label in labels]  # NumPy's strings are of a class of its own
 
 
@@ -39,14 +43,17 @@ def _split_at_commas(option: str) -> list[str]:
     except csv.Error as error:
         raise ValueError(
             "Expected labels between commas, those with commas in double quotes such as 'a cat,\"a dog, asleep\"', "
-            f"got {option!r}: a quotation mark has no partner at the end of its label. --label takes any text as it is."
+            f"got {quoted(option)}: a quotation mark has no partner at the end of its label. "
+            "--label takes any text as it is."
         ) from error
 
 
 def _read_lines(file: str) -> list[str]:
     try:
         with open(os.path.expanduser(file), encoding="utf-8-sig") as text:  # not Path.is_file: a pipe is no file
-            return text.read().split("\n")
+            if len(content := text.read(_MOST_CHARACTERS + 1)) > _MOST_CHARACTERS:
+                raise ValueError(f"{file} has more than {_MOST_CHARACTERS:,} characters, expected labels.")
+            return content.split("\n")
     except OSError as error:
         raise type(error)(f"Expected a text file with a label on each line, got {file!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..messages import quoted
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from .embedding import TEXTS_AT_ONCE
@@ -113,7 +114,7 @@ def read_templates(option: str) -> tuple[str, ...]:
     if not os.path.exists(option):
         raise FileNotFoundError(
             f'Expected templates: {", ".join(TEMPLATES)}, a sentence such as "a photo of a {{}}.", or a text file with '
-            f"one on each line, got {option!r}."
+            f"one on each line, got {quoted(option)}."
         )
     return check_templates(read_labels(f"@{option}"))
 
@@ -121,11 +122,11 @@ def read_templates(option: str) -> tuple[str, ...]:
 def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
     """Return the templates. Raises ValueError unless there are some, each with `{}`, where the label goes."""
     if isinstance(templates, str) or not isinstance(templates, Iterable):
-        raise ValueError(f"Expected a list of templates, got {templates!r}.")
+        raise ValueError(f"Expected a list of templates, got {quoted(templates)}.")
     if not (templates := tuple(templates)):
         raise ValueError("Expected at least one template, got none.")
     if wrong := [template for template in templates if not isinstance(template, str) or "{}" not in template]:
-        raise ValueError(f"Expected templates with {{}} where the label goes, got {wrong[0]!r}.")
+        raise ValueError(f"Expected templates with {{}} where the label goes, got {quoted(wrong[0])}.")
     return tuple(map(str, templates))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ..formats.atomic import complete_or_absent
+from ..messages import quoted
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..runtime import check_finite_rows
@@ -157,8 +158,8 @@ class ZeroShotClassifier:
         classifier = cls(model, processor, labels[:1], templates, scores=scores)
         if classifier.class_embeds.shape[1] != embeds.shape[1] or classifier.class_embeds[0] @ embeds[0] < _SAME_MODEL:
             raise ValueError(
-                f"{os.fspath(file)} was saved with another model: its embedding of {labels[0]!r} is not that of this "
-                "one. Make the classifier anew with ZeroShotClassifier(model, processor, labels)."
+                f"{os.fspath(file)} was saved with another model: its embedding of {quoted(labels[0])} is not that of "
+                "this one. Make the classifier anew with ZeroShotClassifier(model, processor, labels)."
             )
         classifier.labels, classifier.class_embeds = labels, embeds
         return classifier
@@ -168,8 +169,8 @@ def _read_saved(file: str | os.PathLike[str]) -> tuple[list[str], list[str], Sco
     """Return labels, templates, scores and embeddings that `ZeroShotClassifier.save` wrote; ValueError for others."""
     name = os.fspath(file)
     expected = f"Expected a file of ZeroShotClassifier.save, got {name}"
-    if os.path.isdir(name):
-        raise ValueError(f"{expected}, which is a folder.")
+    if os.path.exists(name) and not os.path.isfile(name):
+        raise ValueError(f"{expected}, which is {'a folder' if os.path.isdir(name) else 'no file'}.")
     try:
         with safe_open(name, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -189,7 +190,7 @@ def _read_saved(file: str | os.PathLike[str]) -> tuple[list[str], list[str], Sco
         raise ValueError(
             f"Expected a file of ZeroShotClassifier.save, got {name}: it has no {error.args[0]}."
         ) from error
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{expected}: {str(error).removesuffix('.')}.") from error
     return labels, templates, scores, embeds
 

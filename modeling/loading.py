@@ -12,12 +12,12 @@ from transformers import PreTrainedConfig
 from typing_extensions import Self
 
 from ..catalogue.download import HUB_ARGUMENTS, is_name, suggest_names
-from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights, warn_of_bad_weights
+from ..formats import is_checkpoint_file, pop_options, read_source, unwrapped_weights
 from ..formats.adapters import base_of_adapter
+from ..formats.bad_weights import OTHER_WEIGHTS, checked_ahead, warn_of_bad_weights
 from ..formats.wrappers import log_unwrapped, model_prefixes, unwrap_names
 from ..runtime.towers import absent_towers
 
-_OTHER_WEIGHTS = ("variant", "gguf_file", "state_dict")  # arguments with which transformers reads other weights
 _PLACE_OF_ADAPTER = ("revision", "subfolder", "adapter_name", "adapter_kwargs")  # arguments that are not of its base
 
 
@@ -65,14 +65,14 @@ class LoadsOfficialFiles:
                 with suggest_names(config):
                     config = cls.config_class.from_pretrained(config, **hub_arguments)
             return cls.class_for(config).from_pretrained(source, *args, **kwargs)
-        if source is not None and not any(map(kwargs.get, _OTHER_WEIGHTS)):
+        if source is not None and not any(map(kwargs.get, OTHER_WEIGHTS)):
             folder = Path(source, kwargs.get("subfolder") or "")
             if (weights := unwrapped_weights(folder, known_prefix=f"{cls.base_model_prefix}.")) is not None:
                 kwargs["config"] = kwargs.get("config") or source
                 return warn_of_bad_weights(source, cls._from_all_weights(source, weights, *args, **kwargs))
-        with suggest_names(source):
+        with suggest_names(source), checked_ahead(source, kwargs) as finite:
             loaded = super().from_pretrained(source, *args, **{**kwargs, "output_loading_info": True})  # type: ignore[misc]
-        model, info = warn_of_bad_weights(source, loaded)
+        model, info = warn_of_bad_weights(source, loaded, finite)
         is_wrapped = info["missing_keys"] and model_prefixes(info["unexpected_keys"]) not in ([], [""])
         if is_wrapped and "key_mapping" not in kwargs:  # as on the Hub, whose files are known only now
             prefix, names = unwrap_names(info["unexpected_keys"])

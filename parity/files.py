@@ -7,9 +7,9 @@ from typing import Any
 
 from ..catalogue.download import Progress, file_sha256, resolve_source
 from ..formats import FormatError, absolute_path, read_json, readable_errors
-from ..formats.errors import listed, shown
 from ..formats.folder_files import PROOF, describe_file, loaded_files
 from ..formats.reader import weight_files
+from ..messages import listed, shown
 
 
 @dataclass(frozen=True)

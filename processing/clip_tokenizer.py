@@ -7,6 +7,7 @@ from ftfy import chardata
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast  # noqa: F401  # diffusers looks for it beside the class of a component
 
+from ..messages import quoted
 from . import clip_vocabulary
 from .charsmap import letter_normalizers
 from .text_cleanup import OPEN_CLIP_CLEANUPS, clean_beginning, lower, spell_specials
@@ -55,7 +56,9 @@ class CLIPTokenizer(DualEncoderTokenizer):
         **kwargs: Any,
     ) -> None:
         if text_cleanup not in (None, *OPEN_CLIP_CLEANUPS):
-            raise ValueError(f"text_cleanup must be one of {', '.join(OPEN_CLIP_CLEANUPS)}, got {text_cleanup!r}.")
+            raise ValueError(
+                f"text_cleanup must be one of {', '.join(OPEN_CLIP_CLEANUPS)}, got {quoted(text_cleanup)}."
+            )
         if tokenizer_object is not None:
             model = tokenizer_object.model
         elif tokenizer_file is not None:

@@ -12,6 +12,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 
 from ..catalogue.download import is_name, suggest_names
+from ..messages import quoted
 from . import image_steps, resizing
 from .description import describe_image_steps, numbered
 from .image_batches import (
@@ -126,12 +127,12 @@ class DualEncoderImageProcessor(PilBackend):
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         background, engine = kwargs.get("background"), kwargs.get("resize_engine")
         if engine not in (None, *ENGINE_NAMES):
-            raise ValueError(f"resize_engine must be one of {', '.join(ENGINE_NAMES)}, got {engine!r}.")
+            raise ValueError(f"resize_engine must be one of {', '.join(ENGINE_NAMES)}, got {quoted(engine)}.")
         if engine == "official" and background is None:
             kwargs["background"] = "ignore"
         elif background not in (None, "ignore"):
             if len(background) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in background):
-                raise ValueError(f"background must be three levels of 0..255 or 'ignore', got {background!r}.")
+                raise ValueError(f"background must be three levels of 0..255 or 'ignore', got {quoted(background)}.")
             kwargs["background"] = tuple(background)
         resample = getattr(kwargs.get("resample"), "value", kwargs.get("resample"))  # torchvision's are texts
         if isinstance(resample, str):
@@ -142,7 +143,7 @@ class DualEncoderImageProcessor(PilBackend):
         if fill is not None:
             levels = fill if isinstance(fill, list | tuple) else [fill] * 3
             if len(levels) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in levels):
-                raise ValueError(f"fill_color must be a level of 0..255 or three, got {fill!r}.")
+                raise ValueError(f"fill_color must be a level of 0..255 or three, got {quoted(fill)}.")
             kwargs["fill_color"] = fill if isinstance(fill, int) else tuple(fill)
         return super()._standardize_kwargs(**kwargs)
 

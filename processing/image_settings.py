@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from transformers.processing_utils import ImagesKwargs
 
+from ..messages import quoted
+
 Color = tuple[int, int, int]  # levels of 0..255: red, green, blue
 EngineName = Literal["pillow", "torch", "official"]
 
@@ -103,7 +105,7 @@ class ImageSettings:
         for name in ("size", "crop_size", "pad_size"):
             for side, pixels in getattr(self, name).items():
                 if pixels is not None and not (isinstance(pixels, Integral) and 1 <= int(pixels) <= _MAX_SIDE):
-                    raise ValueError(f"{name}[{side!r}] must be 1 to {_MAX_SIDE:,} pixels, got {_short(pixels)}.")
+                    raise ValueError(f"{name}[{quoted(side)}] must be 1 to {_MAX_SIDE:,} pixels, got {_short(pixels)}.")
         for name in ("rescale_factor", "image_mean", "image_std"):
             value = getattr(self, name)
             if value is not None and not _is_finite(value):

@@ -26,7 +26,8 @@ from ..configuration import (
     is_single_tower,
     title_of,
 )
-from ..formats import Checkpoint, is_checkpoint_file, pop_options, read_json, read_source
+from ..formats import Checkpoint, check_settings, is_checkpoint_file, pop_options, read_json, read_source
+from ..messages import quoted
 from .clip_tokenizer import CLIPTokenizer
 from .description import describe_text_steps, numbered
 from .image_processors import (
@@ -175,6 +176,7 @@ class DualEncoderProcessor(ProcessorMixin):
                 checkpoint.config, checkpoint, tokenizer=tokenizer, **chosen, **image_settings
             )
         other = {name: value for name, value in kwargs.items() if name not in image_names}
+        check_settings(source, kwargs.get("subfolder"))
         try:
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
         except OSError:  # a folder of processor files alone
@@ -245,7 +247,7 @@ class DualEncoderProcessor(ProcessorMixin):
             if name in OTHER_FAMILIES:
                 raise ValueError(f"{source} holds the processor of {title_of(name)}, not a {cls.__name__}.")
             titles = " or ".join(map(title_of, [*FAMILIES, *OTHER_FAMILIES]))
-            raise ValueError(f"{source}: expected a checkpoint of {titles}, got {name!r}.")
+            raise ValueError(f"{source}: expected a checkpoint of {titles}, got {quoted(name)}.")
         if issubclass(processor_class, cls):
             return processor_class
         # The nearest of ours, because Siglip2Processor is derived from SiglipProcessor and must not read its folders.

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.normalizers import Normalizer
 
+from ..messages import quoted
 from .charsmap import BARRIER, charsmap_keys, longest_match_normalizers
 from .sentencepiece_model import PieceType, SentencePieceModel, read_sentencepiece
 from .tokenizer_json import LOWER, WITHOUT_PUNCTUATION, read_tokenizer_json
@@ -165,7 +166,7 @@ class SiglipVocabulary:
     def pipeline(self, text_cleanup: str) -> Tokenizer:
         """Build text -> ids with end-of-text as the last, after one of `TEXT_CLEANUPS`."""
         if text_cleanup not in TEXT_CLEANUPS:
-            raise ValueError(f"text_cleanup must be one of {', '.join(TEXT_CLEANUPS)}, got {text_cleanup!r}.")
+            raise ValueError(f"text_cleanup must be one of {', '.join(TEXT_CLEANUPS)}, got {quoted(text_cleanup)}.")
         tokenizer = Tokenizer(self.model)
         tokenizer.normalizer = normalizer = normalizers.Sequence(
             [

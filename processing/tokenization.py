@@ -16,6 +16,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy,
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from ..catalogue.download import is_name, suggest_names
+from ..messages import quoted
 from .shared_pipeline import PipelineOfOneCall, sharing_copy, without_cutting
 from .text_input import clean_texts
 from .words import WordIds, WordRule
@@ -61,7 +62,7 @@ class DualEncoderTokenizer(TokenizersBackend):
         if model_max_length is None or model_max_length > LARGE_INTEGER:  # the value of files that leave it open
             model_max_length = self.default_length
         if not isinstance(model_max_length, int) or not 1 <= model_max_length <= _MAX_LENGTH:
-            raise ValueError(f"model_max_length must be 1 to {_MAX_LENGTH:,} tokens, got {model_max_length!r:.80}.")
+            raise ValueError(f"model_max_length must be 1 to {_MAX_LENGTH:,} tokens, got {quoted(model_max_length)}.")
         for name in ("add_bos_token", "add_eos_token"):  # either would replace the pipeline's post-processor
             kwargs.pop(name, None)
         kwargs |= {

@@ -1,9 +1,11 @@
-"""Images at addresses: of good servers, and of those that drip, lie, lead elsewhere or never end."""
+"""Images and tars at addresses: of good servers, and of those that drip, lie, lead elsewhere or never end."""
 
 import io
+import re
 import shutil
 import ssl
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from twinlens.catalogue.addresses import reason_in_words, shown_address
 from twinlens.processing import image_download
 from twinlens.processing.image_download import download_image
 from twinlens.processing.image_input import open_image
+from twinlens.training import load_pairs, shards
+from twinlens.training.streams import TarStream
 
 MAX_SECONDS = 0.2
 LATE_SECONDS = 10  # after which a server that was given too much time sends a sound image
@@ -164,3 +168,60 @@ def test_what_is_shown_of_addresses() -> None:
     assert shown_address("http://[bad") == "http:..."
     assert len(shown_address("https://host/" + "a" * 1000)) < 300
     assert reason_in_words(OSError(), 1) == "OSError"
+
+
+def tar() -> bytes:
+    """A tar of one pair, and of another one behind it that makes it larger than a part."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, content in (("0.png", PNG), ("0.txt", b"a cat"), ("1.png", PNG), ("1.txt", b"b" * (1 << 19))):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return data.getvalue()
+
+
+TAR = tar()
+TAR_HEAD = HEAD + f"Content-Length: {len(TAR)}\r\n\r\n".encode()
+TARS: dict[str, tuple[Answer, int, str]] = {  # what a server does, how many pairs are read, why not all of them
+    "plain": (file(TAR), 2, ""),
+    "without a length": (saying(HEAD, b"\r\n", TAR), 2, ""),
+    "in chunks": (
+        saying(HEAD, b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(TAR), TAR)), 2, "",
+    ),
+    "breaks off": (saying(TAR_HEAD, TAR[: 1 << 19]), 1, "the connection broke"),
+    "breaks off early": (saying(TAR_HEAD, TAR[:20480]), 1, "the connection broke"),
+    "drips": (dripping(TAR_HEAD, TAR, LATE_SECONDS), 0, r"it took more than 0\.2 s"),
+    "leads to a file": (redirect("file:///etc/passwd"), 0, "it leads to an address of file"),
+    "refuses": (saying(f"HTTP/1.1 403 {SECRET}\r\n\r\n{SECRET}".encode()), 0, "HTTP Error 403: Forbidden"),
+}  # fmt: skip
+
+
+class TestTars:
+    @pytest.mark.parametrize("name", TARS)
+    def test_no_program_is_started(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(*arguments: object, **options: object) -> None:
+            raise AssertionError(arguments)
+
+        monkeypatch.setattr(subprocess, "Popen", start)
+        monkeypatch.setattr(shards, "_PART_SECONDS", MAX_SECONDS)
+        answer, pairs, reason = TARS[name]
+        with serving(answer) as address:
+            stream = load_pairs(f"http://{address}/a.tar?key={SECRET}", repeat=False)
+            assert isinstance(stream, TarStream)
+            assert SECRET not in repr(stream)
+            if pairs:
+                assert len(list(stream)) == pairs
+            else:
+                with pytest.raises(ValueError, match=r"No pair of http://127\..* can be read"):
+                    list(stream)
+        reasons = stream.skip.reasons
+        assert not any(SECRET in stated for stated in reasons)
+        assert bool(reasons) == bool(reason)
+        for stated in reasons[:1]:  # a sample that was not whole is another one
+            assert re.match(rf"the rest of http://{address}/a\.tar\?\.\.\.: .*{reason}", stated)
+
+    @pytest.mark.parametrize("name", ["s3://a/b.tar", "hf://a/b.tar", "file:///a.tar", "pipe:touch executed; a.tar"])
+    def test_others_are_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match=r"Tars are files, or at http and https addresses, got '\w+:"):
+            load_pairs(name)

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -13,7 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from twinlens.catalogue import CATALOGUE, download
-from twinlens.cli import app
+from twinlens.cli import app, main
 from twinlens.cli.app import COMMANDS
 from twinlens.cli.models import check_model
 
@@ -191,3 +192,14 @@ class TestExit:
         assert line.startswith("twinlens: ")
         assert message in line
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["list"], ["--help"]])
+def test_a_full_disk_is_one_line(arguments, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "argv", ["twinlens", *arguments])
+        with pytest.raises(SystemExit, match="1"):
+            main()
+    assert capsys.readouterr().err == "twinlens: No space left on device\n"

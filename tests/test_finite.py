@@ -186,6 +186,15 @@ class TestLoading:
         assert message.startswith(f"{spoilt}: ")
         assert {*message.removeprefix(f"{spoilt}: ").partition(" hold")[0].split("; ")} == {*names}
 
+    def test_overflow_in_the_dtype_of_the_model(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The file is sound."""
+        model = families.model("Siglip")
+        model.vision_model.encoder.layers[1].mlp.fc1.bias.data[5] = 1e5
+        model.save_pretrained(tmp_path)
+        for dtype, count in ((torch.float32, 0), (torch.float16, 1)):
+            twinlens.DualEncoderModel.from_pretrained(tmp_path, dtype=dtype)
+            assert caplog.text.count("vision_model.encoder.layers.1.mlp.fc1.bias hold NaN") == count
+
     def test_of_one_tower_and_below_a_prefix(self, spoilt: Path, caplog: pytest.LogCaptureFixture) -> None:
         twinlens.SiglipVisionModel.from_pretrained(spoilt)
         assert "encoder.layers.1.mlp.fc1.bias hold NaN" in caplog.text

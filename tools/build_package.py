@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools.command.build_py import build_py
 
-ROOT_MODULES = {"__init__", "__main__", "_version", "compat"}
+ROOT_MODULES = {"__init__", "__main__", "_version", "compat", "messages"}
 
 
 class BuildPackage(build_py):

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list  # type: ignore[import-untype
 from ..catalogue.download import file_sha256
 from ..formats import read_json
 from ..formats.atomic import complete_or_absent
-from ..formats.errors import listed, shown
+from ..messages import listed, shown
 
 logger = logging.getLogger(__name__)
 

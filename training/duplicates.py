@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..messages import quoted
 from .sources import ColumnPairs, FilePairs, PairDataset, SkipUnreadable
 from .streams import Caption
 
@@ -11,8 +12,8 @@ def check_captions(pairs: PairDataset) -> None:
     captions = _captions(pairs)
     if captions is not None and len(captions) > 1 and _count_distinct(captions) == 1:
         raise ValueError(
-            f"All {len(captions)} pairs have the caption {captions[0]!r}, and there must be at least 2 different ones "
-            "to tell apart."
+            f"All {len(captions)} pairs have the caption {quoted(captions[0])}, and there must be at least 2 different "
+            "ones to tell apart."
         )
 
 

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from torch.utils.data import Dataset
 
+from ..messages import quoted
 from ..processing.image_files import is_image
 
 
@@ -26,7 +27,7 @@ def image_classes(folder: str | Path) -> tuple["LabelledImages", list[str]]:
     paths, labels = zip(*files, strict=True)
     names = [path.name.replace("_", " ") for path in classes]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"Expected one folder for each class in {folder}, got several for {repeated[0]!r}.")
+        raise ValueError(f"Expected one folder for each class in {folder}, got several for {quoted(repeated[0])}.")
     return LabelledImages(paths, labels), names
 
 

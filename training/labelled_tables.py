@@ -2,10 +2,10 @@
 
 import json
 import os
-import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..messages import quoted
 from .sources import IMAGE_COLUMNS
 from .tables import (
     TABLE_DELIMITERS,
@@ -68,7 +68,7 @@ def _read_labels(value: Any, *, splits: bool) -> tuple[str, ...]:
     if isinstance(labels, list):  # a number is that of a class
         labels = [str(label) if type(label) is int else label for label in labels]
     if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
-        raise ValueError(f"Expected the name of a class or a list of names, got {reprlib.repr(value)}.")
+        raise ValueError(f"Expected the name of a class or a list of names, got {quoted(value)}.")
     return tuple(dict.fromkeys(label.strip() for label in labels))
 
 
@@ -76,4 +76,4 @@ def _parse_list(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"Expected a list of names, got one nested too deep: {text[:40]!r}.") from error
+        raise ValueError(f"Expected a list of names, got one nested too deep: {quoted(text)}.") from error

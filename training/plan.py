@@ -7,8 +7,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ..messages import quoted
+
 REQUIRED = ("model", "data", "output")
 _PATHS = ("model", "data", "eval_data", "zero_shot", "tokenizer")
+_MAX_YAML = 1 << 20  # bytes
 _CHOSEN = " By default it is chosen from what is trained, and on how many pairs."
 
 
@@ -168,18 +171,20 @@ class TrainingPlan:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     """Return the settings in a YAML file. `1e-5` is text in YAML, and becomes a number where a setting is a number."""
-    import yaml  # not at the top: `twinlens --help` would wait for it
+    import yaml  # not at the top: `twinlens --help` would wait for these
+
+    from ..formats import read_small
 
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "does not exist"
         raise FileNotFoundError(f"Expected a YAML file, got {file}, which {problem}.")
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = yaml.safe_load(read_small(file, _MAX_YAML).decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {error}") from error
     settings = {} if settings is None else settings  # an empty file
     if not isinstance(settings, dict):
-        raise ValueError(f"Expected names and values in {file}, such as `batch_size: 64`, got {settings!r}.")
+        raise ValueError(f"Expected names and values in {file}, such as `batch_size: 64`, got {quoted(settings)}.")
     types = get_type_hints(TrainingPlan)
     if unknown := [str(name) for name in settings if name not in types]:
         raise ValueError(f"{file} has unknown settings: {', '.join(unknown)}. Known are {', '.join(types)}.")
@@ -207,4 +212,4 @@ def _check_type(name: str, value: object, annotation: Any) -> None:
             if isinstance(value, accepted) and (allowed is bool or not isinstance(value, bool)):  # a bool is an int
                 return
             expected.append(_TYPE_NAMES[allowed])
-    raise ValueError(f"{name} must be {' or '.join(expected)}, got {value!r}.")
+    raise ValueError(f"{name} must be {' or '.join(expected)}, got {quoted(value)}.")

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, set_seed
 
 from ..formats import absolute_path
 from ..inference import load_exact_model, load_processor
+from ..messages import quoted
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from .arguments import ContrastiveTrainingArguments
@@ -112,7 +113,7 @@ def _record_stages(plan: TrainingPlan, trainer: ContrastiveTrainer, checkpoint: 
     check_resumption(present, earlier[-1])
     if trainer.is_world_process_zero():
         changes = "".join(
-            f", {name} {after!r} instead of {before!r}"
+            f", {name} {quoted(after)} instead of {quoted(before)}"
             for name, (before, after) in present.changes(earlier[-1]).items()
         )
         logger.warning("Going on after update %d, from %s%s.", earlier[-1].last_update, checkpoint.name, changes)

@@ -3,20 +3,20 @@
 import re
 import tarfile
 from collections.abc import Collection, Iterator
-from typing import IO
+from contextlib import contextmanager
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+from typing import IO, Any
+
+from ..catalogue.addresses import ADDRESS_ERRORS, Clock, open_address, reason_in_words, shown_address
+from ..messages import quoted, shown
+from ..processing.tar_headers import BoundedHeader
 
 MAX_SHARDS = 1_000_000
 MAX_FILE = 1 << 28  # bytes of an image or a caption
+_PART, _PART_SECONDS = 1 << 18, 60.0  # bytes that a server has to send in this time, at least
 _MAX_NAMES = 1 << 28  # characters of all names of tars together
 _MAX_DEPTH = 20
-_MAX_HEADER = 1 << 20  # bytes of the extended header of a file, which holds a long name
-_EXTENDED = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
 _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 _LETTERS = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?")
 
@@ -30,7 +30,7 @@ def expand_braces(pattern: str) -> list[str]:
 
     count = _count_names(pattern)
     if count > MAX_SHARDS or count * len(pattern) > _MAX_NAMES:
-        raise ValueError(f"Expected the names of at most {MAX_SHARDS:,} tars, got a pattern of more: {pattern[:80]}.")
+        raise ValueError(f"Expected the names of at most {MAX_SHARDS:,} tars, got a pattern of more: {shown(pattern)}.")
     return list(braceexpand(pattern))
 
 
@@ -65,17 +65,72 @@ def _count_names(pattern: str) -> int:
     return product
 
 
-class _Header(tarfile.TarInfo):
-    """A header that is refused where reading it takes as much memory as a stranger likes."""
+class _Header(BoundedHeader):
+    """A bounded header of a file without holes, which could have any size."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in _EXTENDED and self.size > _MAX_HEADER:
-            raise tarfile.ReadError(f"a header has {self.size:,} bytes, expected at most {_MAX_HEADER:,}")
-        if sum(map(len, tar.pax_headers.values())) > _MAX_HEADER:  # those for all files, which add up
-            raise tarfile.ReadError(f"its headers have more than {_MAX_HEADER:,} bytes")
         if self.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.ReadError(f"{self.name[:80]!r} is sparse")
-        return super()._proc_member(tar)  # type: ignore[misc]
+            raise tarfile.ReadError(f"{quoted(self.name)} is sparse")
+        return super()._proc_member(tar)
+
+
+def is_address(shard: str) -> bool:
+    """Return whether a name of a tar is an address, which is asked without any other program."""
+    return shard.lower().startswith(("http://", "https://"))
+
+
+def shown_shard(shard: str) -> str:
+    """Return the name of a tar as messages print it: an address without what opens doors."""
+    return shown_address(shard) if is_address(shard) else shard
+
+
+@contextmanager
+def open_shard(shard: str) -> Iterator[IO[bytes]]:
+    """Yield the bytes of a tar, which is a file, or what an http or https address answers.
+
+    A server has a minute for each part of `_PART` bytes. Opening and reading raise OSError where it takes longer.
+    """
+    if not is_address(shard):
+        with Path(shard).open("rb") as file:
+            yield file
+        return
+    with BufferedReader(_Answer(shard), _PART) as answer:
+        yield answer
+
+
+class _Answer(RawIOBase):
+    """What a server answers, as a file; the time that it has begins anew with each read."""
+
+    def __init__(self, url: str) -> None:
+        self._clock = Clock(_PART_SECONDS)
+        self._opened = open_address(url, self._clock)
+        with _in_words():
+            self._answer = self._opened.__enter__()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._clock.restart()
+        with _in_words():
+            count = self._answer.readinto(buffer)
+        if not count and self._answer.length:
+            raise OSError(f"the connection broke {self._answer.length:,} bytes before the end")
+        return count
+
+    def close(self) -> None:
+        if not self.closed and hasattr(self, "_answer"):
+            self._opened.__exit__(None, None, None)
+        super().close()
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Turn every error of an address into an OSError with nothing of what the server wrote."""
+    try:
+        yield
+    except ADDRESS_ERRORS as error:
+        raise OSError(reason_in_words(error, _PART_SECONDS)) from None
 
 
 def read_tar(stream: IO[bytes], kinds: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -92,7 +147,9 @@ def read_tar(stream: IO[bytes], kinds: Collection[str]) -> Iterator[tuple[str, b
             if not member.isreg():
                 continue
             if member.size > MAX_FILE:
-                raise tarfile.ReadError(f"{member.name[-80:]} has {member.size:,} bytes, expected at most {MAX_FILE:,}")
+                raise tarfile.ReadError(
+                    f"{shown(member.name)} has {member.size:,} bytes, expected at most {MAX_FILE:,}"
+                )
             is_wanted = (base_plus_ext(member.name)[1] or "").lower() in kinds
             file = tar.extractfile(member) if is_wanted else None
             yield member.name, file.read() if file is not None else b""

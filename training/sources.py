@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from ..catalogue.download import is_on_hub
 from ..processing.image_files import TAR_SUFFIXES, is_image
 from ..processing.image_input import open_image, short_name
+from .shards import is_address
 from .streams import (
     UNREADABLE,
     Caption,
@@ -73,7 +74,8 @@ def load_pairs(
       `.txt` file of the same name that has one caption per line; or it was written by `save_to_disk` of `datasets`.
     - A table is a `.csv`, `.tsv` or `.jsonl` file. Paths of images in it are relative to the file;
       http, https, file and data URLs are read too.
-    - Tars are named with braces, `shards-{000..009}.tar`, and are streamed.
+    - Tars are named with braces, `shards-{000..009}.tar`, and are streamed; they are files, or at http and https
+      addresses.
     - Any other string is the name of a data set on the Hub, which is streamed with `streaming`.
     - An object of `datasets` is used as it is; an `IterableDataset` is a stream.
 
@@ -166,7 +168,7 @@ def _pairs_from_name(
     name: str, columns: Columns, split: str, streaming: bool, seed: int, repeat: bool, skip_corrupt: bool
 ) -> "FilePairs | ColumnPairs | Stream":
     path = Path(name)
-    if name.endswith(TAR_SUFFIXES) or "{" in name:
+    if name.endswith(TAR_SUFFIXES) or "{" in name or is_address(name):
         image_column, text_column = (column.requested for column in columns)
         return TarStream(name, image_column=image_column, text_column=text_column, seed=seed, repeat=repeat)
     if path.suffix.lower() in TABLE_DELIMITERS:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from ..formats import absolute_path, readable_errors
-from ..formats.errors import listed
+from ..messages import listed, quoted
 from .checkpoints import STATE
 
 # Settings on which the weights, the state of their optimizer or the place in the data depend. A run goes on with them;
@@ -110,7 +110,9 @@ def check_resumption(present: Stage, earlier: Stage) -> None:
     pairs = [(name, earlier.settings.get(name), present.settings[name]) for name in FIXED]
     pairs += [(name, getattr(earlier, name), getattr(present, name)) for name in ("pairs", "processes")]
     if differing := [
-        f"{name} was {before!r}, and is {after!r} now" for name, before, after in pairs if not _is_same(before, after)
+        f"{name} was {quoted(before)}, and is {quoted(after)} now"
+        for name, before, after in pairs
+        if not _is_same(before, after)
     ]:
         raise ValueError(
             f"--resume cannot change these: {listed(differing)}. Go on with what it was, or train into another folder."

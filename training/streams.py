@@ -1,11 +1,9 @@
 """Streams of pairs from tars or from `datasets`: without an end, and each process and worker reads its own part."""
 
 import itertools
-import json
 import logging
 import os
 import re
-import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -16,8 +14,10 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..formats import parse_json
+from ..messages import quoted, shown
 from ..processing.image_input import READ_ERRORS, open_image
-from .shards import expand_braces, read_tar
+from .shards import expand_braces, is_address, open_shard, read_tar, shown_shard
 
 T = TypeVar("T")
 Caption: TypeAlias = str | Sequence[str]  # several captions are alternatives, of which the collator draws one
@@ -48,7 +48,6 @@ SHUFFLE_BUFFER_SAMPLES = 1000  # the next sample of a stream is drawn from so ma
 MAX_WORKERS = 256
 REASONS_KEPT = 100
 _META = re.compile(r"__[^/]*__(/|$)")  # files of webdataset about a tar
-_REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")  # but not "pipe:", which would run a command
 
 
 class SkipCounter:
@@ -168,13 +167,16 @@ class TarStream(Stream):
         self.image_kinds = (image_column,) if image_column else IMAGE_KINDS
         self.text_kinds = (text_column,) if text_column else TEXT_KINDS
         self.shards = expand_braces(shards)
-        if missing := [shard for shard in self.shards if not shard.startswith(_REMOTE) and not Path(shard).is_file()]:
+        local = [shard for shard in self.shards if not is_address(shard)]
+        if programs := [shard for shard in local if "://" in shard or shard.startswith("pipe:")]:
+            raise ValueError(f"Tars are files, or at http and https addresses, got {quoted(programs[0])}.")
+        if missing := [shard for shard in local if not Path(shard).is_file()]:
             raise FileNotFoundError(
                 f"{len(missing)} of {len(self.shards)} tars are not there: {', '.join(missing[:3])}."
             )
 
     def __repr__(self) -> str:
-        return f"{self.shards[0]}{f' and {len(self.shards) - 1} more' if len(self.shards) > 1 else ''}"
+        return f"{shown_shard(self.shards[0])}{f' and {len(self.shards) - 1} more' if len(self.shards) > 1 else ''}"
 
     @property
     def max_parts(self) -> int:
@@ -191,7 +193,7 @@ class TarStream(Stream):
             try:
                 yield self._image(sample), self._text(sample)
             except UNREADABLE as error:
-                self.skip(f"{sample['__key__']} in {sample['__url__']}: {error}")
+                self.skip(f"{shown(sample['__key__'])} in {sample['__url__']}: {error}")
 
     def _samples(self, shard: str) -> Iterator[dict[str, Any]]:
         """Yield each sample of a tar: its files by their kinds."""
@@ -201,16 +203,15 @@ class TarStream(Stream):
 
     def _files(self, shard: str) -> Iterator[dict[str, Any]]:
         """Yield the files of a tar. Everything after a place where it cannot be read counts as one skipped sample."""
-        from webdataset.gopen import gopen
-
         kinds = {*self.image_kinds, *self.text_kinds, "json"}
         try:
-            with gopen(shard) as stream:  # webdataset itself would leave it open
+            with open_shard(shard) as stream:
                 for name, content in read_tar(stream, kinds):
                     if not _META.match(name):
-                        yield {"fname": name, "data": content, "__url__": shard}
+                        yield {"fname": name, "data": content, "__url__": shown_shard(shard)}
         except Exception as error:  # the tar, its compression and the network raise anything
-            self.skip(f"the rest of {shard}: {next((item for item in error.args if isinstance(item, str)), error)}")
+            reason = next((item for item in error.args if isinstance(item, str)), error)
+            self.skip(f"the rest of {shown_shard(shard)}: {reason}")
 
     def _image(self, sample: Mapping[str, Any]) -> Image.Image:
         for kind in self.image_kinds:
@@ -222,7 +223,7 @@ class TarStream(Stream):
         for kind in self.text_kinds:
             if kind in sample:
                 return check_caption(sample[kind].decode("utf-8").strip())
-        fields = json.loads(sample.get("json", "{}"))
+        fields = parse_json(sample.get("json", "{}"), "its .json")
         for kind in self.text_kinds:
             if kind in fields:
                 return check_caption(fields[kind])
@@ -276,7 +277,7 @@ def check_caption(text: Any) -> Caption:
     """Return a caption, or a list of alternative captions, unchanged. Raises ValueError for anything else."""
     texts = text if isinstance(text, list | tuple) else [text]
     if not texts or not all(isinstance(item, str) and item.strip() for item in texts):
-        raise ValueError(f"Expected a caption or a list of captions, got {reprlib.repr(text)}.")
+        raise ValueError(f"Expected a caption or a list of captions, got {quoted(text)}.")
     return text
 
 

@@ -3,12 +3,11 @@
 import csv
 import itertools
 import json
-import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, AnyStr, NamedTuple, TypeAlias
 
-from ..formats.errors import listed
+from ..messages import listed, quoted
 from ..processing.image_input import local_path
 
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None}
@@ -32,9 +31,9 @@ def choose_columns(names: Sequence[str], columns: Sequence[Column], where: str) 
     for kind, usual, requested in columns:
         name = requested or next((name for name in usual if name in names), None)
         if name is None or name not in names:
-            expected = f"named {requested!r}" if requested else f"with the {kind}, such as {usual[0]!r},"
+            expected = f"named {quoted(requested)}" if requested else f"with the {kind}, such as {usual[0]!r},"
             raise ValueError(
-                f"Expected a column {expected} in {where}, got {listed(map(repr, names), ', ') or 'none'}. "
+                f"Expected a column {expected} in {where}, got {listed(map(quoted, names), ', ') or 'none'}. "
                 f"Name it with {kind}_column."
             )
         chosen.append(name)
@@ -82,14 +81,14 @@ def check_no_surplus(fields: Mapping[str | None, Any]) -> None:
     """Raise ValueError for a row with more fields than the header."""
     if any(surplus := fields.get(None, ())):
         raise ValueError(
-            f"Expected as many fields as in the header, got {reprlib.repr(surplus[-1])} after them. Quote captions."
+            f"Expected as many fields as in the header, got {quoted(surplus[-1])} after them. Quote captions."
         )
 
 
 def check_image(image: Any) -> str:
     """Return the path or URL in the image column. Raises ValueError for anything else."""
     if not isinstance(image, str) or not image:
-        raise ValueError(f"Expected the path of an image, got {reprlib.repr(image)}.")
+        raise ValueError(f"Expected the path of an image, got {quoted(image)}.")
     return image
 
 
@@ -119,7 +118,7 @@ def _parse_json_line(line: bytes, where: str) -> dict[str | None, Any]:
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise ValueError(f"R{where[1:]} is no JSON object but {line.decode('utf-8-sig').strip()[:40]!r}.")
+        raise ValueError(f"R{where[1:]} is no JSON object but {quoted(line.decode('utf-8-sig').strip())}.")
     return row
 
 

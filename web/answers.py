@@ -11,9 +11,10 @@ from typing_extensions import Self
 
 from ..index import Searcher, SearchResult, Thumbnail, make_thumbnail, make_thumbnails
 from ..index.originals import THUMBNAIL_SIDE, split_member
-from ..index.page import printable, show_picture, to_html
+from ..index.page import show_picture, to_html
 from ..inference import ZeroShotClassifier, load_exact_model, load_processor, probabilities
 from ..inference.zero_shot import DEFAULT_TEMPLATE
+from ..messages import printable
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..processing.image_formats import open_formats

@@ -16,14 +16,16 @@ from helpers.builders import TINY_CLIP, openai_tensors
 from markdown_it import MarkdownIt
 
 import twinlens
+from twinlens.cli.evaluation_data import read_names
 from twinlens.conversion import convert
 from twinlens.evaluation.images import embed_images
 from twinlens.formats import FormatError, code_span, escaped, inspect_source, read_checkpoint, safetensors_file
 from twinlens.formats.reader import read_files
 from twinlens.index import EmbedPlan, Index, embed
 from twinlens.index.originals import make_thumbnail
+from twinlens.messages import quoted
 from twinlens.processing.text_cleanup import OPEN_CLIP_CLEANUPS, clean_beginning, lower, spell_specials
-from twinlens.training import load_pairs
+from twinlens.training import TrainingPlan, load_labels, load_pairs
 
 from . import images
 
@@ -58,6 +60,18 @@ class TestManyTensors:
         stored = read_files([path])[1]
         assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
         assert len(read) == 1
+
+    @pytest.mark.parametrize("most", [1, 100, 1 << 20])
+    def test_runs_are_the_tensors_one_behind_the_other(self, tmp_path: Path, most: int) -> None:
+        kinds = (torch.float32, torch.bfloat16, torch.int64)
+        tensors = {f"t{number}": torch.randn(number % 4, 5).to(kinds[number // 4 % 3]) for number in range(30)}
+        safetensors.torch.save_file(tensors, tmp_path / "file")
+        found = list(safetensors_file.read_runs(tmp_path / "file", most))
+        assert sorted(name for names, _ in found for name in names) == sorted(tensors)
+        for names, values in found:
+            assert torch.equal(values, torch.cat([tensors[name].flatten() for name in names]))
+            assert len(names) == 1 or values.nbytes <= most
+        assert len(found) < len(tensors) or most == 1
 
     def test_a_thousand_faults_are_ten_and_a_count(self, tmp_path: Path) -> None:
         tensors = openai_tensors(**TINY_CLIP, half=False, integers=False)
@@ -208,6 +222,76 @@ class TestJobs:
     def test_thumbnails(self, pictures: Path) -> None:
         for path in pictures.glob("*.*g"):
             assert bool(make_thumbnail(path.read_bytes()).problem) == (path.name != "sound.png")
+
+
+LONG = "\x1b[2J\n\u202e" + "a" * 5000
+VALUES: tuple[Any, ...] = (LONG, [LONG] * 9, {LONG: [[[[LONG] * 9] * 9] * 9] * 9}, 10**5000, LONG.encode(), "\ud800")
+
+
+def _table(folder: Path, **row: object) -> Path:
+    (folder / "a.png").write_bytes(b"")
+    (folder / "table.jsonl").write_text(json.dumps({"image": "a.png", "text": "a", "label": "a", **row}))
+    return folder / "table.jsonl"
+
+
+def _labels(folder: Path) -> None:
+    (folder / "names.json").write_text(json.dumps({"a": [LONG]}))
+    read_names(folder / "names.json", ["a"])
+
+
+def _index(folder: Path) -> None:
+    (folder / "index.json").write_text(json.dumps({"format": "twinlens-index", "version": [LONG] * 99}))
+    Index.open(folder)
+
+
+def _yaml(folder: Path) -> None:
+    (folder / "a.yaml").write_text(json.dumps([LONG] * 99))
+    TrainingPlan.read(folder / "a.yaml", {})
+
+
+def _config(folder: Path, name: str, content: dict[str, Any]) -> None:
+    torch.save({"a": torch.ones(1)}, folder / "open_clip_pytorch_model.bin")
+    (folder / name).write_text(json.dumps(content))
+    inspect_source(folder)
+
+
+def _adapter(folder: Path, content: str) -> None:
+    (folder / "adapter_config.json").write_text(content)
+    twinlens.DualEncoderModel.from_pretrained(folder)
+
+
+MESSAGES: dict[str, Callable[[Path], object]] = {
+    "the image of a row": lambda folder: load_pairs(_table(folder, image=[LONG] * 99)),
+    "the caption of a row": lambda folder: load_pairs(_table(folder, text={LONG: 1})),
+    "the label of a row": lambda folder: load_labels(_table(folder, label={LONG: 1})),
+    "the columns of a row": lambda folder: load_pairs(_table(folder), image_column=LONG),
+    "names of classes": _labels,
+    "an index": _index,
+    "settings in YAML": _yaml,
+    "a model_type": lambda folder: _config(folder, "config.json", {"model_type": LONG}),
+    "an adapter of another kind": lambda folder: _adapter(folder, '["a"]'),
+    "an adapter without end": lambda folder: _adapter(folder, "[" * 100_000),
+    "a huge adapter": lambda folder: _adapter(folder, " " * (17 << 20)),
+    "an adapter of no model": lambda folder: _adapter(folder, '{"base_model_name_or_path": [1]}'),
+}
+
+
+class TestMessages:
+    @pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
+    def test_a_value_is_cut_and_escaped(self, value: object) -> None:
+        assert len(quoted(value)) < 250
+        assert quoted(value).isprintable()
+
+    def test_a_short_value_is_as_python_writes_it(self) -> None:
+        for value in ("a cat", 1.5, None, ["a", 2], {"a": (1, 2)}):
+            assert quoted(value) == repr(value)
+
+    @pytest.mark.parametrize("name", MESSAGES)
+    def test_what_files_hold_is_quoted_so(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"xpected|adapter|names|cannot be read|weights") as error:
+            MESSAGES[name](tmp_path)
+        assert len(str(error.value)) < 800
+        assert str(error.value).isprintable()
 
 
 class TestCards:

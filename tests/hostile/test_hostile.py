@@ -9,12 +9,26 @@ import pytest
 from .trial import outcomes
 
 KINDS = (
-    *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("archives", "training_data")),
+    *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("archives", "training_data", "places", "documents")),
     "settings",
     "vocabularies",
     "images",
     "folders",
 )
+README = Path(__file__).parents[2] / "README.md"
+
+
+def summary() -> str:
+    """The table that the README quotes. Every case that is tried in the thorough tests below is survived."""
+    kinds = [str(getattr(kind, "values", (kind,))[0]) for kind in KINDS]
+    tried = [f"{len(import_module(f'hostile.{kind}').ALL):,}" for kind in kinds]
+    rows = (["kind", *(kind.replace("_", " ") for kind in kinds)], ["tried", *tried], ["survived", *tried])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" + "|---:" * len(kinds) + "|", *lines[1:]])
+
+
+def test_the_readme_quotes_the_summary() -> None:
+    assert f"\n\n{summary()}\n\n" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", KINDS)

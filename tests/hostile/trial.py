@@ -86,6 +86,7 @@ def _readable() -> tuple[str, ...]:
         *libraries,
         *twinlens.__path__,
         str(Path(__file__).parents[1]),  # a warning shows its line
+        os.path.join(tempfile.gettempdir(), "sound-"),  # the pictures of an index, which has their paths
         "/proc/self",
         "/proc/mounts",
         "/sys/",
@@ -166,15 +167,24 @@ def _examine(case: Case, canary: Canary, address: str) -> str:
                 return f"{command[0]}: {used:.0f} s"
             if taken > allowed:
                 return f"{command[0]}: {taken >> 20:,} MiB for {size:,} bytes"
-            made = str(root / ".out.") if outcome == "answered" else str(root / "nothing")  # `convert` makes a folder
-            if foreign := [event for event in seen if not any(name in event for name in (made, *asked))]:
+            made = [str(root / ".out.")] if outcome == "answered" else []  # `convert` makes a folder
+            if command[0] == "embed":  # whose folder says why no image could be read
+                made.append(str(root / "out"))
+                shutil.rmtree(root / "out", ignore_errors=True)
+            if foreign := [event for event in seen if not any(name in event for name in (*made, *asked))]:
                 return f"{command[0]}: {foreign[0]} and {len(foreign) - 1} more"
             if outcome == "refused" and sorted(root.rglob("*")) != before:
                 return f"{command[0]}: left files behind"
-            shutil.rmtree(root / "out", ignore_errors=True)
+            _remove_outputs(root)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     return outcome
+
+
+def _remove_outputs(root: Path) -> None:
+    for path in root.glob("out*"):
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
 
 
 def examine_all(module: str, names: Sequence[str], report: Path) -> None:
