@@ -1,21 +1,16 @@
-"""Fine-tuning on few pairs with all defaults: accuracy by the number of pairs, and beside other libraries.
+"""Fine-tuning on few pairs with all defaults: accuracy by the number of pairs, and what is kept of the start.
 
-    python benchmarks/fine_tuning.py [--json FILE] [--plot FILE] [--pairs 50 100 200 400] [--only peers]
+    python benchmarks/fine_tuning.py [--json FILE] [--plot FILE] [--pairs 50 100 200 400] [--only pairs]
 
 - pairs: `clip-shapes` is trained on the toy world in invented words (100 classes) and on scikit-learn's digits (10),
   all weights and with LoRA of rank 8, and measured on the classes of other pictures.
-- peers: the same 400 pairs in invented words, the same start and pixels, and each library's own defaults: transformers'
-  Trainer (3 epochs, batches of 8, 5e-5), and open_clip's (32 epochs, batches of 64, 5e-4 after 10,000 updates of
-  warm-up, its loss, optimizer and schedule); then with as many epochs as take the time of twinlens.
 - kept: what the tuned model, its start, and their averages (`twinlens average`) know of the old and the new words.
 
 Seconds are of one thread.
 """
 
 import json
-import math
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +19,6 @@ import numpy as np
 import torch
 from common import Case, option_parser, parse_options, print_rows, write_results
 from PIL import Image
-from torch import Tensor
 
 import twinlens
 from twinlens.evaluation import zero_shot_accuracy
@@ -33,7 +27,7 @@ from twinlens.toy_world.new_words import TEMPLATE, draw_in_new_words, write_worl
 from twinlens.training import TrainingPlan, average, train
 
 START = "clip-shapes"
-KINDS_OF_CASES = ("pairs", "peers", "kept")
+KINDS_OF_CASES = ("pairs", "kept")
 PAIRS = [50, 100, 200, 400]
 MEASURED = 400  # pictures to measure on
 LORA_RANK = 8
@@ -101,97 +95,6 @@ def measure_pairs(counts: Sequence[int]) -> Iterator[Case]:
                 }  # fmt: skip
 
 
-def measure_peers(count: int = 400) -> Iterator[Case]:
-    """Yield the accuracy of each library on the same pairs: with its own defaults, and with more epochs for as long."""
-    pairs, measured = new_words(count)
-    with tempfile.TemporaryDirectory() as folder:
-        tuned, longest = run("new words", count, Path(folder))
-        updates = json.loads((tuned / "training.json").read_text())["updates"]
-        found = accuracy(twinlens.DualEncoderModel.from_pretrained(tuned), measured, TEMPLATE)
-    yield _peer("twinlens", None, found, updates, longest)
-    processor = twinlens.DualEncoderProcessor.from_pretrained(START)
-    pixels = processor(images=[image for image, _ in pairs])["pixel_values"]
-    ids = processor(text=[TEMPLATE.format(name) for _, name in pairs])["input_ids"]
-    for library, (tune, epochs) in {
-        "transformers": (tune_with_transformers, 3),
-        "open_clip": (tune_with_open_clip, 32),
-    }.items():
-        seconds = longest
-        for more in (False, True):
-            epochs = round(epochs * longest / seconds) if more else epochs
-            torch.manual_seed(0)
-            begin = time.perf_counter()
-            model, updates = tune(pixels, ids, epochs)
-            seconds = time.perf_counter() - begin
-            yield _peer(library, epochs, accuracy(model, measured, TEMPLATE), updates, round(seconds, 1))
-
-
-def _peer(library: str, epochs: int | None, accuracy: float, updates: int, seconds: float) -> Case:
-    case = {"case": "peers", "library": library, "epochs": epochs, "accuracy": accuracy}
-    return {**case, "updates": updates, "seconds": seconds}
-
-
-def tune_with_transformers(pixels: Tensor, ids: Tensor, epochs: int) -> tuple[Any, int]:
-    """Train transformers' CLIPModel with its Trainer."""
-    from transformers import CLIPModel, Trainer, TrainingArguments
-
-    with tempfile.TemporaryDirectory() as folder:
-        twinlens.DualEncoderModel.from_pretrained(START).save_pretrained(folder)
-        model = CLIPModel.from_pretrained(folder)
-        data: Any = [{"pixel_values": p, "input_ids": i, "return_loss": True} for p, i in zip(pixels, ids, strict=True)]
-        arguments = TrainingArguments(
-            folder, num_train_epochs=epochs, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no"
-        )
-        trainer = Trainer(model, arguments, train_dataset=data, data_collator=_collate)
-        trainer.train()
-        model.save_pretrained(folder)
-        return twinlens.DualEncoderModel.from_pretrained(folder), trainer.state.global_step
-
-
-def _collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    stacked = {name: torch.stack([sample[name] for sample in samples]) for name in ("pixel_values", "input_ids")}
-    return {**stacked, "return_loss": True}
-
-
-def tune_with_open_clip(pixels: Tensor, ids: Tensor, epochs: int) -> tuple[Any, int]:
-    """Train open_clip's model with its loss, optimizer and schedule, and the defaults of its command."""
-    import peers
-    from open_clip.loss import ClipLoss
-    from open_clip_train.params import get_default_params
-    from open_clip_train.scheduler import cosine_lr
-
-    with tempfile.TemporaryDirectory() as folder:
-        twinlens.DualEncoderModel.from_pretrained(START).save_pretrained(folder)
-        model = peers.to_open_clip(Path(folder), torch.float32).train()
-        defaults = get_default_params("ViT-B-32")
-        batch, warmup, decay = 64, 10_000, 0.2
-        own = [p for n, p in model.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "logit_scale" in n]
-        rest = [p for p in model.parameters() if all(p is not other for other in own)]
-        optimizer = torch.optim.AdamW(
-            [{"params": own, "weight_decay": 0.0}, {"params": rest, "weight_decay": decay}],
-            lr=defaults["lr"], betas=(defaults["beta1"], defaults["beta2"]), eps=defaults["eps"],
-        )  # fmt: skip
-        steps = epochs * (len(pixels) // batch)
-        schedule, loss, step = cosine_lr(optimizer, defaults["lr"], warmup, steps), ClipLoss(), 0
-        for _ in range(epochs):
-            for rows in torch.randperm(len(pixels)).split(batch):
-                if len(rows) < batch:
-                    continue
-                schedule(step)
-                optimizer.zero_grad()
-                images, texts, scale = model(pixels[rows], ids[rows])[:3]
-                loss(images, texts, scale).backward()
-                optimizer.step()
-                with torch.no_grad():
-                    model.logit_scale.clamp_(0, math.log(100))
-                step += 1
-        file = Path(folder, "tuned")
-        file.mkdir()
-        torch.save(model.state_dict(), file / "open_clip_pytorch_model.bin")
-        (file / "open_clip_config.json").write_text((Path(folder) / "open_clip" / "open_clip_config.json").read_text())
-        return twinlens.DualEncoderModel.from_pretrained(file / "open_clip_pytorch_model.bin"), step
-
-
 def measure_kept(count: int = 400) -> Iterator[Case]:
     """Yield what averages of the start and the tuned model know of the old and the new words."""
     with tempfile.TemporaryDirectory() as folder:
@@ -230,10 +133,10 @@ def main() -> None:
     parser = option_parser(__doc__)
     parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the accuracy by the number of pairs, as SVG")
-    parser.add_argument("--only", default="", help="a part of the case's name: pairs, peers or kept")
+    parser.add_argument("--only", default="", help="a part of the case's name: pairs or kept")
     options = parse_options(parser, KINDS_OF_CASES)
     torch.set_num_threads(1)
-    measures = {"pairs": lambda: measure_pairs(options.pairs), "peers": measure_peers, "kept": measure_kept}
+    measures = {"pairs": lambda: measure_pairs(options.pairs), "kept": measure_kept}
     cases: list[Case] = []
     for kind in KINDS_OF_CASES:
         if options.only in kind:
@@ -242,7 +145,7 @@ def main() -> None:
                 print_rows(cases, len(cases) - 1)
     if options.plot:
         draw(cases, options.plot)
-    write_results(options, cases, "peft", "open_clip_torch")
+    write_results(options, cases, "peft")
 
 
 if __name__ == "__main__":

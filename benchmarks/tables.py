@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +224,51 @@ def losses_alone(result: Result) -> list[Row]:
     ]
 
 
+def share(value: float) -> str:
+    """Return a relative difference with as many digits as matter."""
+    if value == 0:
+        return "0"
+    return number(value, 2) if value >= 0.01 else f"{value:.0e}"
+
+
+TRAINING: dict[str, tuple[str, Callable[[float], str]]] = {  # the cases of a row, and how its numbers are written
+    "curve": ("loss, 50 updates: difference to float64", share),
+    "curve, equal captions": ("the same with equal captions in a batch, which are not compared", share),
+    "ranks": ("gradients, 2 processes: difference to one process", share),
+    "ranks, scale": ("the same, of the logit scale", share),
+    "ranks, local loss": ("gradients, 2 processes, `--local-loss --gather-with-grad`", share),
+    "ranks, local loss, scale": ("the same, of the logit scale", share),
+    "parts": ("gradients, batch in 4 parts: difference to the whole batch", share),
+    "parts, scale": ("the same, of the logit scale", share),
+    "memory": ("memory of 256 pairs, MB", number),
+    "memory, parts": ("memory of 256 pairs in 16 parts, MB", number),
+    "speed, tensors": ("pairs/s, from tensors", partial(number, decimals=1)),
+    "speed, files": ("pairs/s, from JPEG files", partial(number, decimals=1)),
+    "accuracy": ("accuracy, all defaults, %", lambda value: number(100 * value, 1)),
+    "accuracy, as long": ("accuracy, epochs for as long as twinlens takes, %", lambda value: number(100 * value, 1)),
+}
+
+
 def training(result: Result) -> list[Row]:
-    """Return the memory of an update, with and without gradient caching."""
-    rows = [["pairs", "embedded at a time", "memory, MB", "of which pixels, MB"]]
+    """Return what was measured of each library, in a column of its own."""
+    found = by_case(result, "case", "library")
+    libraries = list(dict.fromkeys(library for _, library in found))
+    rows = [["", *libraries]]
+    for case, (title, to_text) in TRAINING.items():
+        values = {library: found[case, library]["value"] for library in libraries if (case, library) in found}
+        if values:
+            rows.append([title, *cells(values, libraries, to_text)])
+    return rows
+
+
+def training_accuracy(result: Result) -> list[Row]:
+    """Return how much each library trained, and what it then knew."""
+    rows = [["library", "epochs", "updates", "seconds", "accuracy, %"]]
     for case in result["cases"]:
-        memory = number(case["peak_mb"]), number(case["of_which_inputs_mb"])
-        rows.append([str(case["pairs"]), str(case["at_a_time"] or "all"), *memory])
+        if case["case"].startswith("accuracy") and (case["library"], case["case"]) != ("twinlens", "accuracy, as long"):
+            epochs = "by its rule" if case["library"] == "twinlens" else str(case["epochs"])
+            measured = [number(case["updates"]), number(case["seconds"]), number(100 * case["value"], 1)]
+            rows.append([case["library"], epochs, *measured])
     return rows
 
 
@@ -241,16 +281,6 @@ def fine_tuning(result: Result) -> list[Row]:
         found = {case["pairs"]: case for case in cases if (case["world"], case["mode"]) == (world, mode)}
         shares = [number(100 * found[count]["accuracy"], 1) for count in counts]
         rows.append([world, mode, *shares, number(found[counts[-1]]["seconds"])])
-    return rows
-
-
-def fine_tuning_peers(result: Result) -> list[Row]:
-    """Return the accuracy of each library on the same 400 pairs."""
-    rows = [["library", "epochs", "updates", "seconds", "accuracy, %"]]
-    for case in result["cases"]:
-        if case["case"] == "peers":
-            measured = [number(case["updates"]), number(case["seconds"]), number(100 * case["accuracy"], 1)]
-            rows.append([case["library"], "by its rule" if case["epochs"] is None else str(case["epochs"]), *measured])
     return rows
 
 
@@ -381,8 +411,8 @@ TABLES: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {  # a table's na
     "losses-cpu-ranks": ("losses-cpu", losses_ranks),
     "losses-cpu-alone": ("losses-cpu", losses_alone),
     "training-cpu": ("training-cpu", training),
+    "training-cpu-accuracy": ("training-cpu", training_accuracy),
     "fine-tuning-cpu": ("fine-tuning-cpu", fine_tuning),
-    "fine-tuning-cpu-peers": ("fine-tuning-cpu", fine_tuning_peers),
     "fine-tuning-cpu-kept": ("fine-tuning-cpu", fine_tuning_kept),
     "conversion-cpu": ("conversion-cpu", conversion),
     "locate-cpu": ("locate-cpu", located),

@@ -17,7 +17,16 @@ from PIL import Image
 import twinlens
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("common", "gpu_towers", "inputs", "peers", "plots", "products")  # of several scripts
+MODULES = (
+    "common",
+    "gpu_towers",
+    "inputs",
+    "peers",
+    "plots",
+    "products",
+    "trainers",
+    "training_cost",
+)  # of several scripts
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in MODULES)
 TINY_TOWER = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
@@ -28,7 +37,7 @@ def unchanged_process(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     yield
-    for name in MODULES:
+    for name in (*MODULES, "fine_tuning", "training"):  # two scripts that others import
         sys.modules.pop(name, None)
 
 
@@ -224,11 +233,45 @@ class TestSmallestSettings:
         cases = processing.compare_tokenizers("CLIP", ours, {"transformers": theirs}, processing.random_captions(10))
         assert [(case["variant"], case["captions"]) for case in cases] == [("twinlens", 10), ("transformers", 10)]
 
-    def test_training(self, monkeypatch):
+    def test_training(self, monkeypatch, tmp_path):
+        """open_clip is measured where it is installed."""
         training = load("training")
-        monkeypatch.setattr(training, "TOWER", TINY_TOWER)
-        monkeypatch.setattr(training, "in_fresh_process", lambda script, *given: training.peak_of_update(*given))
-        assert training.measure(pairs=4, gradient_cache_size=2)["peak_mb"] >= 0
+        monkeypatch.setattr(training, "BATCH", 16)
+        libraries = ["twinlens", "transformers"]
+        curves = {(case["case"], case["library"]): case["value"] for case in training.measure_curves(libraries, 2)}
+        found = {
+            (case["case"], case["library"]): case["value"] for case in training.measure_gradients("parts", libraries)
+        }
+        assert max(curves["curve", library] for library in libraries) < 1e-5
+        assert curves["curve, equal captions", "twinlens"] < 1e-5 < curves["curve, equal captions", "transformers"]
+        assert (
+            max(found["parts", "twinlens"], found["parts, scale", "twinlens"]) < 1e-5 < found["parts", "transformers"]
+        )
+
+    def test_cost_of_training(self, monkeypatch, tmp_path):
+        cost = load("training_cost")
+        for name, value in {"TOWER": TINY_TOWER, "BATCH": 2, "TIMED_UPDATES": 2, "LARGE_BATCH": 4, "PARTS": 2}.items():
+            monkeypatch.setattr(cost, name, value)
+        measure = cost.peak_of_updates
+        monkeypatch.setattr(cost, "in_fresh_process", lambda script, *given: measure(*given))
+        libraries = ["twinlens", "transformers"]
+        assert all(case["value"] >= 0 for case in cost.measure_memory(libraries, pairs=4))
+        speeds = [*cost.measure_speed(libraries, rounds=1)]
+        assert [case["library"] for case in speeds] == 2 * libraries
+        assert all(case["value"] > 0 for case in speeds)
+
+    @pytest.mark.thorough
+    def test_training_of_two_processes_and_with_defaults(self, monkeypatch):
+        training = importlib.import_module("training")  # by a name under which the two processes find it
+        monkeypatch.setattr(training, "BATCH", 16)
+        (ranks, scale) = training.measure_gradients("ranks", ["twinlens"])
+        assert max(ranks["value"], scale["value"]) < 1e-5
+        train = training.train
+        monkeypatch.setattr(training, "train", lambda plan: train(dataclasses.replace(plan, steps=2)))
+        monkeypatch.setattr(training, "DEFAULT_EPOCHS", {"transformers": 1})
+        cases = [*training.measure_accuracy(["twinlens", "transformers"], count=100)]
+        assert [case["library"] for case in cases] == ["twinlens"] * 2 + ["transformers"] * 2
+        assert all(0 <= case["value"] <= 1 and case["updates"] > 0 for case in cases)
 
     def test_conversion(self, tmp_path, capsys):
         conversion = load("conversion")
