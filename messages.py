@@ -40,3 +40,10 @@ def listed(items: Iterable[str], separator: str = "; ") -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[3 - _LONGEST // 2 :]}"
+
+
+def describe_encoding(error: UnicodeDecodeError) -> str:
+    """Return what is not UTF-8 in a text, and what to do."""
+    data, place = bytes(error.object), error.start
+    line = data[data.rfind(b"\n", 0, place) + 1 :].partition(b"\n")[0].decode("latin-1").strip()
+    return f"is not in UTF-8, at the byte {data[place]:#04x} in {line[:40]!r}. Save it as UTF-8."

@@ -1,6 +1,6 @@
 """Fine-tuning on few pairs with all defaults: accuracy by the number of pairs, and what is kept of the start.
 
-    python benchmarks/fine_tuning.py [--json FILE] [--plot FILE] [--pairs 50 100 200 400] [--only pairs]
+    python benchmarks/fine_tuning.py [--json FILE] [--plot FILE] [--pairs 100 400] [--only pairs]
 
 - pairs: `clip-shapes` is trained on the toy world in invented words (100 classes) and on scikit-learn's digits (10),
   all weights and with LoRA of rank 8, and measured on the classes of other pictures.
@@ -28,7 +28,7 @@ from twinlens.training import TrainingPlan, average, train
 
 START = "clip-shapes"
 KINDS_OF_CASES = ("pairs", "kept")
-PAIRS = [50, 100, 200, 400]
+PAIRS = [100, 400]
 MEASURED = 400  # pictures to measure on
 LORA_RANK = 8
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the tuned model in an average

@@ -21,7 +21,7 @@ from .evaluation import evaluate_command
 from .explanation import explain_command
 from .location import locate_command
 from .search import search_command
-from .terminal import one_line
+from .terminal import name_options, one_line
 from .training import train_command
 from .web import app_command
 
@@ -44,7 +44,7 @@ class ReadableFailures(TyperGroup):
                 raise
             if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
                 raise
-            _fail(_describe(error), 1)
+            _fail(name_options(_describe(error), self.get_command(ctx, ctx.invoked_subcommand or "")), 1)
 
 
 def _describe(error: Exception) -> str:
@@ -61,7 +61,8 @@ def _describe(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"twinlens: {one_line(message)}", file=sys.stderr)
+    over = "\r\x1b[K" if sys.stderr.isatty() else ""  # a live line, and the ^C behind it
+    print(f"{over}twinlens: {one_line(message)}", file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -69,6 +70,7 @@ app = typer.Typer(
     cls=ReadableFailures,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # its tables cut the names of options at 80 columns
     pretty_exceptions_enable=False,
     help="Read official CLIP, SigLIP and SigLIP 2 checkpoints safely, convert them with measured proof, and use them.",
     epilog="The exit code is 0 for success, 1 for a failure, and 2 for a wrong command or option. "
@@ -79,9 +81,10 @@ app = typer.Typer(
 def _paragraphs(command: Callable[..., None]) -> str:
     """Return the documentation of a command with each paragraph, or step of a list, on one line, as wide as that is.
 
-    Typer would keep the ends of lines of the source, which are no use in a terminal of another width.
+    A list begins with the mark by which click keeps its lines.
     """
-    return re.sub(r"(?<!\n)\n(?!\n|\d\. )", " ", inspect.getdoc(command) or "")
+    text = re.sub(r"(?<!\n)\n(?!\n|\d\. )", " ", inspect.getdoc(command) or "")
+    return re.sub(r"^(?=1\. )", "\b\n", text, flags=re.MULTILINE)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -104,7 +107,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo_command,
 }
 for name, command in COMMANDS.items():
-    app.command(name, help=_paragraphs(command))(command)
+    described = _paragraphs(command)
+    app.command(name, help=described, short_help=described.partition("\n")[0])(command)
 
 
 def print_version(asked: bool) -> None:

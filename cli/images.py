@@ -10,9 +10,9 @@ ADDRESSES = ("http:", "https:", "file:", "data:")  # how what is no path begins
 def find_images(arguments: Iterable[str]) -> list[str]:
     """Return the images that arguments name, in the order of the arguments.
 
-    A folder stands for the images in it and in all folders in it, and a pattern such as `photos/**/*.jpg` for the files
-    that match it, sorted by name. Anything else is an image itself, whether or not it can be read. Raises
-    FileNotFoundError for a folder or a pattern without images.
+    A folder stands for the images in it and in all folders in it, without hidden ones, and a pattern such as
+    `photos/**/*.jpg` for the files that match it, sorted by name. Anything else is an image itself, whether or not it
+    can be read. Raises FileNotFoundError for a folder or a pattern without images.
     """
     return [image for argument in arguments for image in _images_of(argument)]
 
@@ -35,5 +35,5 @@ def _walk(folder: str) -> Iterator[str]:
     from ..processing.image_files import is_image_name
 
     for parent, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(parent, name) for name in sorted(names) if is_image_name(name))

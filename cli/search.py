@@ -95,6 +95,8 @@ def search_command(
         print("No image fulfils the condition.", file=sys.stderr)
     for result in results:
         print(f"{result.score:7.4f}  {printable(result.path)}")
+    if html is not None:
+        print(f"Wrote {html}")
 
 
 def _check_model_of(index: Any, model: str | None) -> None:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..messages import printable
 
@@ -61,6 +61,22 @@ def one_line(message: str) -> str:
     if len(line) > LONGEST_MESSAGE:
         line = f"{line[: LONGEST_MESSAGE // 2]} ... {line[-LONGEST_MESSAGE // 2 :]}"
     return printable(line)
+
+
+def name_options(message: str, command: Any) -> str:
+    """Return a message about parameters in Python, such as `batch_size`, with the options of a command in their place.
+
+    `image_size=48` can also be what a file states, and is an option only where that was given.
+    """
+    for parameter in command.params if command is not None else ():
+        name, option = parameter.name, parameter.opts[0]
+        if not option.startswith("--"):
+            continue
+        if option in sys.argv:
+            message = re.sub(rf"(?<![\w./'\"-]){name}=(?=\S)", f"{option} ", message)
+        word = rf"(?<![\w./'\"-]){name}(?![\w/='\"-]|\.\w)" if "_" in name else rf"^{name}(?= must be)"
+        message = re.sub(word, option, message)
+    return message
 
 
 def align_points(numbers: Sequence[str]) -> list[str]:

@@ -24,10 +24,10 @@ def run_tour(folder: Path, console: "Console") -> None:
     """Run the tour, write its files into `folder`, and print every step."""
     converted = folder / "siglip-shapes"
     console.print(f"1. twinlens convert siglip-shapes {shlex.quote(str(converted))}", markup=False)
-    console.print("   A small SigLIP in big_vision's format that is part of this package; it knows drawings of shapes.")
+    console.print("   A small SigLIP in big_vision's format, which knows drawings of shapes.")
     console.print(convert("siglip-shapes", converted).table())
 
-    console.print('\n2. transformers\' own pipeline("zero-shot-image-classification"), with this model:')
+    console.print("\n2. transformers' own pipeline for zero-shot classification, with this model:")
     model, processor = SiglipModel.from_pretrained(converted), SiglipProcessor.from_pretrained(converted)
     classify = pipeline(
         "zero-shot-image-classification",
@@ -44,10 +44,12 @@ def run_tour(folder: Path, console: "Console") -> None:
         best, second, *_ = classify(
             picture, candidate_labels=[describe_kind(kind) for kind in KINDS], hypothesis_template="{}"
         )
-        unseen = f"; training had no {label}" if kind in HELD_OUT else ""
+        unseen = " *" if kind in HELD_OUT else ""
         console.print(
             f"   {label:<13} {best['label']} {best['score']:.1%}, then {second['label']} {second['score']:.1%}{unseen}"
         )
+
+    console.print("   * training showed none of these", markup=False)
 
     console.print(f'\n3. Search 200 pictures for "{QUERY}":')
     scenes = [draw_scene(Random(f"search {number}")) for number in range(200)]

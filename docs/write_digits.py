@@ -12,7 +12,11 @@ from random import Random
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
+
+try:
+    from sklearn.datasets import load_digits
+except ImportError as error:
+    raise SystemExit(f"write_digits.py needs scikit-learn ({error}): pip install scikit-learn") from error
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATE = "the digit {}"

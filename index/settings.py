@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ Engine = Literal["local", "ray"]
 SHARD_SIZES = {"cpu": 1024, "accelerator": 16_384}
 BATCH_SIZES = {"cpu": 32, "accelerator": 256}
 NOT_COMPARED = ("model", "dim", "optimization")  # in job.json: what the same weights have in common, or what was chosen
+_HASH = re.compile("[0-9a-f]{64}")
 WAIT_SECONDS = 0.5  # between two looks at what other processes have written
 
 
@@ -100,8 +102,15 @@ def _agreed(former: dict[str, Any], settings: dict[str, Any], folder: Path) -> d
         known, given = ({k: v for k, v in each.items() if k[:15] != "image_processor"} for each in (known, given))
     names = sorted({*known, *given})
     if different := [name for name in names if known.get(name) != given.get(name)]:
-        words = "; ".join(f"{name} was {known.get(name)} and is {given.get(name)}" for name in different)
+        words = "; ".join(
+            f"{name} was {_short(known.get(name))} and is {_short(given.get(name))}" for name in different
+        )
         raise ValueError(
             f"{folder} has another job: {words}. Start it again with the same settings, or embed into another folder."
         )
     return former
+
+
+def _short(value: Any) -> str:
+    """Return a value as text, of a hash the beginning."""
+    return value[:12] if isinstance(value, str) and _HASH.fullmatch(value) else str(value)

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
-LONGEST_SIDE = 1280  # pixels of a drawn picture; a larger one is drawn smaller
+SHORTEST_SIDE, LONGEST_SIDE = 448, 1280  # pixels of the longer side of a picture as it is drawn
 _BEST, _OTHER = (90, 255, 60), (255, 255, 255)
 _SMALLEST = 26  # pixels: a smaller box is drawn this large around its middle, so that it can be seen
 
@@ -14,9 +14,10 @@ _SMALLEST = 26  # pixels: a smaller box is drawn this large around its middle, s
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:
     """Return a copy of an image with boxes, given in its pixels, and a label at each; the first box stands out.
 
-    The copy is at most `LONGEST_SIDE` pixels long.
+    The copy is from `SHORTEST_SIDE` to `LONGEST_SIDE` pixels long, so that labels of one size can be read in it.
     """
-    scale = min(1.0, LONGEST_SIDE / max(image.size))
+    longest = max(image.size)
+    scale = min(max(longest, SHORTEST_SIDE), LONGEST_SIDE) / longest
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     draw = ImageDraw.Draw(picture)

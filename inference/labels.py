@@ -4,7 +4,7 @@ import csv
 import os
 from collections.abc import Iterable
 
-from ..messages import quoted
+from ..messages import describe_encoding, quoted
 
 _MOST_CHARACTERS = 1 << 24  # of a file with labels
 
@@ -57,4 +57,4 @@ def _read_lines(file: str) -> list[str]:
     except OSError as error:
         raise type(error)(f"Expected a text file with a label on each line, got {file!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"Expected labels in UTF-8, one on each line, got {file}: {error}.") from error
+        raise ValueError(f"Expected labels, one on each line, got {file}, which {describe_encoding(error)}") from error

@@ -112,9 +112,10 @@ def read_templates(option: str) -> tuple[str, ...]:
     if "{}" in option:
         return (option,)
     if not os.path.exists(option):
+        problem = "no file here" if option.endswith(".txt") else "neither"
         raise FileNotFoundError(
             f'Expected templates: {", ".join(TEMPLATES)}, a sentence such as "a photo of a {{}}.", or a text file with '
-            f"one on each line, got {quoted(option)}."
+            f"one on each line, got {quoted(option)}, which is {problem}."
         )
     return check_templates(read_labels(f"@{option}"))
 

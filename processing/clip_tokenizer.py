@@ -72,8 +72,8 @@ class CLIPTokenizer(DualEncoderTokenizer):
                 )
         else:
             raise VocabularyNotFoundError(
-                "Expected tokenizer.json, or vocab.json and merges.txt, found neither: "
-                "CLIPTokenizer.from_official() has OpenAI's vocabulary."
+                "Expected tokenizer.json, or vocab.json and merges.txt, found neither. OpenAI's vocabulary is part of "
+                "this package: leave the tokenizer out, or call CLIPTokenizer.from_official()."
             )
         start, end = clip_vocabulary.START, clip_vocabulary.END
         if not isinstance(model, models.BPE) or None in (model.token_to_id(start), model.token_to_id(end)):

@@ -323,6 +323,12 @@ class DualEncoderProcessor(ProcessorMixin):
             return cls.tokenizer_type.from_pretrained(str(source), **settings)
         except OSError as error:
             raise FileNotFoundError(f"{source} is neither a file, nor a folder, nor a Hub id within reach.") from error
+        except VocabularyNotFoundError as error:
+            if Path(source).exists():
+                raise
+            raise VocabularyNotFoundError(
+                f"{source} is no file here, no folder, and no Hub id with a vocabulary."
+            ) from error
 
 
 class CLIPProcessor(DualEncoderProcessor):

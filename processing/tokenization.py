@@ -264,7 +264,7 @@ class DualEncoderTokenizer(TokenizersBackend):
         is_first = object()
         if self.deprecation_warnings.setdefault(_CUT, is_first) is is_first:  # in the first thread that comes here
             logger.warning(
-                "A text has %d tokens, %d are read: %d were cut. There is one such warning only.",
+                "A text has %d tokens, and %d are read: %d too many. There is one such warning only.",
                 length,
                 limit,
                 length - limit,

@@ -153,6 +153,19 @@ class TestPagesRun:
     def test_every_block(self, page: Path, tour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copytree(tour, tmp_path, dirs_exist_ok=True)
         monkeypatch.chdir(tmp_path)
+        self.run_page(page, monkeypatch)
+
+    @pytest.mark.thorough
+    def test_all_pages_in_one_folder(self, tour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As a newcomer reads them: one page must not be in the way of the next."""
+        shutil.copytree(tour, tmp_path, dirs_exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        for page in PAGES:
+            if all(mark.name == "thorough" or not mark.args[0] for mark in marks_of(page)):
+                self.run_page(page, monkeypatch)
+
+    def run_page(self, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Run the blocks of a page in the present folder, where the tour is."""
         monkeypatch.setenv("COLUMNS", "120")
         for mapping in (transformers.CONFIG_MAPPING, transformers.MODEL_MAPPING):  # a page may register a class
             monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
@@ -330,7 +343,7 @@ def command_names() -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")
         patch.setenv("NO_COLOR", "1")
-        return re.findall(r"^│ ([a-z]+) ", run_command_line("twinlens --help"), flags=re.MULTILINE)
+        return re.findall(r"^  ([a-z]+)  ", run_command_line("twinlens --help"), flags=re.MULTILINE)
 
 
 class TestNumbers:

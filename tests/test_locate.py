@@ -200,6 +200,7 @@ class TestParts:
         assert drawn.size == (1280, 640)
         rows, columns = np.nonzero((np.asarray(drawn)[..., 1] > 200) & (np.asarray(drawn)[..., 0] < 150))
         assert (columns.min(), rows.max()) == pytest.approx((317, 343), abs=4)
+        assert draw_boxes(Image.new("RGB", (64, 32)), [], []).size == (448, 224)
 
 
 class TestCommand:

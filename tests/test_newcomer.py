@@ -20,6 +20,7 @@ from twinlens.parity.report import TerminalTable
 
 Run = Callable[..., tuple[int, str, str]]
 LABELS = ["--label", "a cat, asleep", "--label", "a dog"]
+TRAIN = ["train", "clip-shapes", "pairs.csv", "out"]
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def photos(tmp_path: Path) -> Path:
     shutil.copy(PHOTOGRAPH, tmp_path / "photos" / "cat.jpg")
     Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "more" / "red.png")
     (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / "._cat.jpg").write_bytes(b"what macOS writes beside an image for other systems")
     return tmp_path / "photos"
 
 
@@ -102,8 +104,76 @@ MISTAKES: dict[str, tuple[list[Any], int, str]] = {
     "no such scores": (["classify", "clip-shapes", "cat.jpg", *LABELS, "--scores", "logits"], 2, "--scores"),
     "no such device": (["classify", "clip-shapes", "cat.jpg", *LABELS, "--device", "tpu9"], 1, "device must be"),
     "no such model": (["classify", "clip-shape", "cat.jpg", *LABELS], 1, "'clip-shapes'"),
+    "templates that are not there": (
+        ["classify", "clip-shapes", "cat.jpg", *LABELS, "--template", "a.txt"],
+        1,
+        "no file",
+    ),
+    "labels in another encoding": (
+        ["classify", "clip-shapes", "cat.jpg", "--labels", "@latin-1.csv"],
+        1,
+        "not in UTF-8",
+    ),
     "a plot into nowhere": (["verify", "clip-shapes", "empty", "--plot", "no/where.png"], 1, "no folder no."),
     "a plot of another kind": (["verify", "clip-shapes", "empty", "--plot", "plot.jpg"], 1, "got plot.jpg"),
+    "no such command": (["clasify", "clip-shapes", "cat.jpg"], 2, "Did you mean 'classify'?"),
+    "batches of none": ([*TRAIN, "--batch-size", "0"], 1, "--batch-size must be at least 1, got 0."),
+    "fewer updates than none": ([*TRAIN, "--steps", "-3"], 1, "--steps must be at least 1, got -3."),
+    "no epochs": ([*TRAIN, "--epochs", "0"], 1, "--epochs must be above 0"),
+    "no rate": ([*TRAIN, "--learning-rate", "0"], 1, "--learning-rate must be above 0"),
+    "batches of one": ([*TRAIN, "--batch-size", "1"], 1, "choose at least 2"),
+    "a misspelt option": ([*TRAIN, "--bach-size", "8"], 2, "--batch-size"),
+    "gradient accumulation": ([*TRAIN, "--gradient-accumulation-steps", "4"], 2, "--gradient-cache-size"),
+    "no such tower": ([*TRAIN, "--freeze", "vision"], 2, "'image', 'text'"),
+    "no frozen tower": ([*TRAIN, "--unlocked-layers", "2"], 1, "--unlocked-layers 2 are those of a frozen tower"),
+    "no such optimizer": ([*TRAIN, "--optimizer", "adamv"], 1, "Similar names are adamw"),
+    "no such reports": ([*TRAIN, "--report-to", "nowhere"], 1, "--report-to nowhere needs nowhere"),
+    "adapters of random weights": (
+        [*TRAIN, "--lora-rank", "8", "--from-scratch"],
+        1,
+        "--from-scratch makes random weights",
+    ),
+    "classes without pairs": ([*TRAIN, "--zero-shot", "photos"], 1, "--zero-shot is measured along with --eval-data"),
+    "no such column": ([*TRAIN, "--text-column", "Text"], 1, "Name it with --text-column."),
+    "nothing to resume": ([*TRAIN, "--resume"], 1, "Leave out --resume to start afresh."),
+    "no such pairs": (["train", "clip-shapes", "absent", "out"], 1, "absent is neither a file nor a folder here"),
+    "images without captions": (["train", "clip-shapes", "photos", "out"], 1, "got 2 images without captions."),
+    "a table in another encoding": (["train", "clip-shapes", "latin-1.csv", "out"], 1, "0xfc in 'cat.jpg,gr\xfcn'"),
+    "one pair": (["train", "clip-shapes", "one.csv", "out"], 1, "bring at least 2 pairs, there is 1"),
+    "a file to train into": (
+        ["train", "clip-shapes", "pairs.csv", "cat.jpg"],
+        1,
+        "cat.jpg is a file, expected a folder",
+    ),
+    "a folder to train into": (
+        ["train", "clip-shapes", "pairs.csv", "photos"],
+        1,
+        "photos is not empty. Choose another",
+    ),
+    "no model to train": (["train", "empty", "pairs.csv", "out"], 1, "empty has no config.json"),
+    "no settings": ([*TRAIN, "--config", "absent.yaml"], 1, "got absent.yaml, which does not exist"),
+    "no folder to verify": (["verify", "clip-shapes", "absent"], 1, "absent has no config.json"),
+    "no vocabulary": (["convert", "clip-shapes", "out", "--tokenizer", "absent"], 1, "absent is no file here"),
+    "a size that does not fit": (
+        ["convert", "clip-shapes", "out", "--image-size", "99"],
+        1,
+        "--image-size 99 makes 12",
+    ),
+    "a folder to convert into": (["convert", "clip-shapes", "photos"], 1, "photos is not empty"),
+    "pictures to export": (
+        ["export", "photos", "a.pt", "--format", "openai"],
+        1,
+        "photos: expected a file, or a folder",
+    ),
+    "pictures to push": (["push", "photos", "me/photos", "--dry-run"], 1, "photos is not a model folder to push"),
+    "pictures to search": (["search", "photos", "a cat"], 1, "photos"),
+    "nothing to embed": (["embed", "clip-shapes", "empty", "--out", "out"], 1, "in the folder empty, got none"),
+    "an index into pictures": (["embed", "clip-shapes", "photos", "--out", "photos"], 1, "photos"),
+    "nothing to evaluate": (["evaluate", "clip-shapes", "absent"], 1, "absent"),
+    "a table to evaluate in another encoding": (["evaluate", "clip-shapes", "latin-1.csv"], 1, "not in UTF-8"),
+    "no second model": (["average", "clip-shapes", "empty", "--out", "out"], 1, "empty has no config.json"),
+    "a file for an average": (["average", "clip-shapes", "clip-shapes", "--out", "cat.jpg"], 1, "cat.jpg is a file"),
+    "a full folder for a graph": (["onnx", "clip-shapes", "photos"], 1, "photos"),
 }
 
 
@@ -114,6 +184,9 @@ def test_a_mistake_is_explained_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     shutil.copy(photos / "cat.jpg", tmp_path)
+    for name_of_table, rows in {"one": "cat.jpg,grün", "pairs": "cat.jpg,a cat\nphotos/more/red.png,red"}.items():
+        (tmp_path / f"{name_of_table}.csv").write_text(f"file_name,text\n{rows}\n", encoding="utf-8")
+    (tmp_path / "latin-1.csv").write_text("file_name,text\ncat.jpg,grün\n", encoding="latin-1")
     before = sorted(tmp_path.rglob("*"))
     arguments, expected, message = MISTAKES[name]
     code, output, errors = run(*arguments)
@@ -153,6 +226,21 @@ def test_no_number_is_lost_in_a_narrow_terminal(width: int) -> None:
     assert all(cell in text for cell in line[1:])
     assert "…" not in text or width < 60
     assert text.count("Parity of a file") == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [(80, "update 16/400  loss 1.155  scale 30.9"), (38, "update 16/400  loss 1.155  scale 30.9"),
+     (37, "update 16/400  loss 1.155"), (9, "update 1")],
+)  # fmt: skip
+def test_a_live_line_shows_whole_numbers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, shown: str
+) -> None:
+    from twinlens.training.progress import ShowProgress
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    ShowProgress()._draw("update 16/400  loss 1.155  scale 30.9")
+    assert capsys.readouterr().err == f"\r\x1b[K{shown}"
 
 
 @pytest.fixture(scope="module")

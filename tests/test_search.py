@@ -409,7 +409,8 @@ class TestCommand:
         page = tmp_path / "new" / "out.html"
         code, output, errors = run("search", world / "index", "a red square", "--top", 3, "--html", page)
         assert (code, errors) == (0, "")
-        first, *others = output.splitlines()
+        first, *others, wrote = output.splitlines()
+        assert wrote == f"Wrote {page}"
         assert re.fullmatch(rf" \d\.\d{{4}}  {re.escape(str(world))}/red\.png", first)
         assert len(others) == 2
         written = page.read_text(encoding="utf-8")

@@ -630,7 +630,8 @@ class TestCalls:
         pieces = tokenizer(long, add_special_tokens=False, verbose=False)["input_ids"]
         whole = len(pieces) + tokenizer.num_special_tokens_to_add()
         assert caplog.messages == [
-            f"A text has {whole} tokens, {limit} are read: {whole - limit} were cut. There is one such warning only."
+            f"A text has {whole} tokens, and {limit} are read: {whole - limit} too many. "
+            "There is one such warning only."
         ]
 
     @pytest.mark.parametrize("text", ["a", "cat ", "Ã©", "&", "amp;", "a\n", "猫", "e\u0301", "Σ'", "!<|endoftext|>"])

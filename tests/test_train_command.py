@@ -100,7 +100,7 @@ class TestPlan:
             ({"epochs": 0}, "epochs must be above 0, .* got 0"),
             ({"learning_rate": 0.0}, "learning_rate must be above 0, or the run would train nothing, got 0.0"),
             ({"patch_dropout": 1.0}, "patch_dropout must be below 1, .* got 1.0"),
-            ({"unlocked_layers": 2}, "unlocked_layers=2 are those of a frozen tower: name it with freeze"),
+            ({"unlocked_layers": 2}, "unlocked_layers=2 are those of a frozen tower: name it with --freeze"),
             ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
             ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
             ({"learning_rate": math.nan}, "learning_rate must be above 0, .* got nan"),
@@ -111,17 +111,18 @@ class TestPlan:
             TrainingPlan(**{"model": "m", "data": "d", "output": "o"} | settings)
 
     def test_every_setting_is_an_option_and_shows_its_default(self):
-        shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"}).stdout
-        lines = {words[1]: line for line in shown.splitlines() if len(words := line.split()) > 1}
+        shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"}).stdout
+        assert max(map(len, shown.splitlines())) <= 80
+        shown = re.sub(r"(?<=\w-) (?=\w)", "", " ".join(shown.split()))  # words are divided at hyphens
         for field in fields(TrainingPlan):
-            option = field.name.replace("_", "-")
-            line = lines[field.name.upper() if field.name in REQUIRED else f"--{option}"]
-            assert field.metadata["help"] in line
+            option, default = f"--{field.name.replace('_', '-')}", ""
             if isinstance(field.default, bool):
-                assert f"--no-{option}" in line
-                assert f"[default: no-{option}]" in line
+                name, default = f"{option} / --no{option[1:]}", f" [default: no{option[1:]}]"
             else:
-                assert (f"[default: {field.default}]" in line) == (field.default not in (None, ""))
+                name = f"{field.name.upper() if field.name in REQUIRED else option} <"
+                default = "" if field.default in (None, "") else f" [default: {field.default}]"
+            entry = shown[shown.index(name) :]
+            assert f" {field.metadata['help']}{default} " in entry[:700]
 
 
 @pytest.fixture

@@ -112,7 +112,9 @@ class TestFolders:
         ]
         assert "Left out 1 images" in caplog.text
 
-    @pytest.mark.parametrize(("content", "message"), [(b"\xff", "001.txt is not UTF-8"), (b" \n", "001.txt, which is")])
+    @pytest.mark.parametrize(
+        ("content", "message"), [(b"\xff", "001.txt is not in UTF-8"), (b" \n", "001.txt, which is")]
+    )
     def test_a_caption_that_cannot_be_read(self, tmp_path, content, message):
         write_images(tmp_path, 2)
         (tmp_path / "000.txt").write_text("a cat")
@@ -182,8 +184,8 @@ class TestTables:
             ("t.csv", "image,text\n,a\n", ValueError, r"Row 1 of .*t.csv: Expected the path of an image, got ''"),
             ("t.csv", "image,text\n000.png,a red, big star\n", ValueError, r"Row 1 of .* got ' big star' after them"),
             ("t.csv", "image,text\n000.png,a,,\nb.png,b\n", FileNotFoundError, r"1 of 2"),
-            ("t.csv", "image,text\n000.png,\udce9toile\n", ValueError, r"t.csv is not UTF-8, save it as that"),
-            ("t.jsonl", '{"text": "\udce9"}', ValueError, r"Row 1 of .*t.jsonl is not UTF-8"),
+            ("t.csv", "image,text\n000.png,\udce9toile\n", ValueError, r"t.csv is not in UTF-8, at the byte 0xe9 in"),
+            ("t.jsonl", '{"text": "\udce9"}', ValueError, r"Row 1 of .*t.jsonl is not in UTF-8"),
             ("t.csv", "image,text\n", ValueError, r"Expected image-caption pairs, got .*t.csv without any"),
             ("t.csv", 'image,text\n"a', ValueError, r"t.csv is not a sound .csv file: unexpected end of data"),
             ("t.jsonl", '{"image": "000.png", "text": []}\n', ValueError, r"Row 1 of .*: Expected a caption"),

@@ -60,9 +60,10 @@ class TestRule:
         assert choose_settings(given, parameters=10**6, pairs=None) == given
 
     def test_batches_evaluations_and_checkpoints(self) -> None:
-        assert choose_settings(PLAN, parameters=1, pairs=400).batch_size == 64
-        assert choose_settings(PLAN, parameters=1, pairs=40).batch_size == 40
-        assert choose_settings(PLAN, parameters=1, pairs=41, processes=2).batch_size == 20
+        few = {5: 5, 25: 16, 100: 16, 200: 33, 400: 64, 10**6: 64}
+        assert {pairs: choose_settings(PLAN, parameters=1, pairs=pairs).batch_size for pairs in few} == few
+        assert choose_settings(PLAN, parameters=1, pairs=400, processes=2).batch_size == 33
+        assert choose_settings(PLAN, parameters=1, pairs=31, processes=2).batch_size == 15
         assert choose_settings(replace(PLAN, batch_size=128), parameters=1, pairs=100).batch_size == 100
         chosen = choose_settings(replace(PLAN, epochs=2), parameters=1, pairs=6400)  # 100 updates an epoch
         assert (chosen.eval_steps, chosen.save_steps) == (100, 100)
@@ -73,8 +74,8 @@ class TestRule:
     def test_a_line_says_what_is_about_to_happen(self) -> None:
         chosen = choose_settings(PLAN, parameters=150_000_000, pairs=40)
         assert describe_start(chosen, trained=1234, pairs=40) == (
-            "Fine-tuning of 1,234 weights on 40 pairs: 100 epochs of batches of 40 (all there are), learning rate "
-            "1e-05 (cosine), warm-up of 10% of the run, no crops, no limit of the gradient."
+            "Fine-tuning of 1,234 weights on 40 pairs: 158 epochs of batches of 16, learning rate 1e-05 (cosine), "
+            "warm-up of 10% of the run, no crops, no limit of the gradient."
         )
 
 
@@ -109,6 +110,7 @@ class TestRuns:
         code, output, errors = run("train", "clip-shapes", world / "train", tmp_path / "out", *options)
         assert (code, output) == (1, "")
         assert "No weight has changed in 1 update at a learning rate of at most 1e-60" in errors
+        assert f"remove {tmp_path / 'out'}, and choose a higher learning rate" in errors
         assert not (tmp_path / "out" / "model.safetensors").exists()
 
     @pytest.mark.parametrize(
@@ -136,7 +138,18 @@ class TestRuns:
 
     def test_lines_without_a_terminal(self, world: Path, run: Any, tmp_path: Path) -> None:
         """The first evaluation comes before the first update; equal captions to measure on are counted."""
-        options = ("--eval-data", world / "test", "--steps", 3, "--log-steps", 1, "--report-to", "none")
+        options = (
+            "--eval-data",
+            world / "test",
+            "--steps",
+            3,
+            "--batch-size",
+            40,
+            "--log-steps",
+            1,
+            "--report-to",
+            "none",
+        )
         code, _, errors = run("train", "siglip-shapes", world / "train", tmp_path / "out", *options)
         assert code == 0
         said, first, *updates = errors.splitlines()
@@ -171,7 +184,7 @@ class TestRuns:
         options = ("--report-to", "tensorboard,nowhere")
         code, _, errors = run("train", "clip-shapes", world / "train", tmp_path / "out", *options)
         assert code == 1
-        assert "report_to=tensorboard,nowhere needs nowhere" in errors
+        assert "--report-to tensorboard,nowhere needs nowhere" in errors
 
     def test_bfloat16_on_the_cpu(self, world: Path, tmp_path: Path) -> None:
         train(plan(world, tmp_path / "out", steps=1, bf16=True))

@@ -57,7 +57,8 @@ def average(
     shares = check_shares(models, weights)
     folder = Path(output)
     if not overwrite and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty: choose another folder, or pass --overwrite.")
+        problem = "is not empty: choose another folder, or pass --overwrite." if folder.is_dir() else "is a file."
+        raise FileExistsError(f"Expected an empty or a new folder, {folder} {problem}")
     first, processor = load_exact_model(models[0]), load_processor(models[0], reads_texts=False)
     means = {name: share * shares[0] for name, share in _float64(first).items()}
     for source, share in zip(models[1:], shares[1:], strict=True):

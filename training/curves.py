@@ -19,7 +19,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], file: Path) -> None:
     axes = figure.subplots(2 if shares else 1, sharex=True, squeeze=False)[:, 0]
     for name, points in curves.items():
         axis = axes[1 if name in shares else 0]
-        axis.plot(*zip(*points, strict=True), marker="." if name.startswith("eval") else None, label=_label(name))
+        marker = "." if name.startswith("eval") or len(points) == 1 else None  # a line of one point cannot be seen
+        axis.plot(*zip(*points, strict=True), marker=marker, label=_label(name))
     axes[0].set(ylabel="loss")
     if shares:
         axes[1].set(ylabel="share of right answers", ylim=(0, 1.02))
@@ -27,6 +28,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], file: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     axes[-1].set(xlabel="updates")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(file, dpi=150)
 
 

@@ -13,7 +13,9 @@ from .plan import TrainingPlan
 
 Mode: TypeAlias = Literal["fine-tuning", "LoRA", "from scratch"]
 
-BATCH_SIZE = 64  # pairs, where there are as many
+BATCH_SIZE = 64  # pairs, of many
+SMALLEST_BATCH = 16  # of few: more updates teach more than more pairs to compare in each
+BATCHES_OF_FEW = 6  # in a pass over few pairs
 _REFERENCE_PARAMETERS = 150e6  # of ViT-B/32 and ViT-B/16, at which the literature has its learning rates
 
 
@@ -29,8 +31,8 @@ class _Recipe(NamedTuple):
 
 
 RECIPES: dict[Mode, _Recipe] = {
-    "fine-tuning": _Recipe(1e-5, 0.75, 1e-3, 1000, 1, 100, 1.0, 0.0),
-    "LoRA": _Recipe(1e-4, 0.69, 6e-3, 1000, 1, 100, 1.0, 1.0),  # at this rate some runs diverge without the limit
+    "fine-tuning": _Recipe(1e-5, 0.75, 1e-3, 1000, 1, 200, 1.0, 0.0),
+    "LoRA": _Recipe(1e-4, 0.69, 6e-3, 1000, 1, 200, 1.0, 1.0),  # at this rate some runs diverge without the limit
     "from scratch": _Recipe(5e-4, 0.12, 1e-3, 4000, 30, 200, 0.9, 0.0),
 }
 
@@ -53,7 +55,9 @@ def choose_settings(plan: TrainingPlan, *, parameters: int, pairs: int | None, p
     batch_size = plan.batch_size or BATCH_SIZE
     epochs = 1.0
     if pairs is not None:
-        batch_size = max(1, min(batch_size, pairs // processes))
+        each = pairs // processes
+        batch_size = plan.batch_size or min(BATCH_SIZE, max(SMALLEST_BATCH, each // BATCHES_OF_FEW))
+        batch_size = max(1, min(batch_size, each))
         passes = round(recipe.pair_passes / math.sqrt(pairs))
         epochs = float(min(recipe.most_epochs, max(recipe.fewest_epochs, passes)))
     plan = replace(

@@ -1,6 +1,11 @@
 """The packages that logs and the card of a run need: at its end it would be too late to miss one."""
 
+from difflib import get_close_matches
+
 from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
+from transformers.training_args import OptimizerNames
+
+OPTIMIZER = "adamw"  # our name of the default one
 
 
 def check_packages(report_to: str) -> None:
@@ -21,6 +26,17 @@ def check_packages(report_to: str) -> None:
             f"The curves in the model card need matplotlib ({error}): "
             "pip install '.[train]' in the checkout of twinlens."
         ) from error
+
+
+def check_optimizer(name: str) -> None:
+    """Raise ValueError for a name that no optimizer of transformers has."""
+    known = [OPTIMIZER, *(known.value for known in OptimizerNames)]
+    if name not in known:
+        close = get_close_matches(name, known) or known
+        raise ValueError(
+            f"optimizer must be {OPTIMIZER} or a name that `optim` of transformers' Trainer takes, got {name!r}. "
+            f"{'Similar names' if close is not known else 'They'} are {', '.join(close)}."
+        )
 
 
 def report_names(report_to: str) -> list[str]:

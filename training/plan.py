@@ -57,7 +57,8 @@ class TrainingPlan:
     epochs: float | None = _setting(f"The number of passes over the data.{_CHOSEN}")
     steps: int | None = _setting("The number of updates, instead of epochs; streamed data needs it.", minimum=1)
     batch_size: int | None = _setting(
-        "The number of pairs in one update of one process; at most as many as there are. By default 64.", minimum=1
+        "The number of pairs in one update of one process. By default a sixth of the pairs, within 16 and 64.",
+        minimum=1,
     )
     gradient_cache_size: int | None = _setting(
         "The number of pairs that are embedded at a time; the memory needed then depends on it, not on the batch size.",
@@ -144,14 +145,23 @@ class TrainingPlan:
             raise ValueError(f"patch_dropout must be below 1, or no patch would be left, got {self.patch_dropout}.")
         if self.unlocked_layers and not self.freeze:
             raise ValueError(
-                f"unlocked_layers={self.unlocked_layers} are those of a frozen tower: name it with freeze."
+                f"unlocked_layers={self.unlocked_layers} are those of a frozen tower: name it with --freeze."
+            )
+        if self.from_scratch and (self.lora_rank or self.freeze):
+            raise ValueError(
+                f"from_scratch makes random weights, and {'lora_rank' if self.lora_rank else 'freeze'} would leave "
+                "most of them as they are: leave out one of the two."
             )
         if "{}" not in self.template:
             raise ValueError(f"Expected a template with {{}} where the class goes, got {self.template!r}.")
 
     def changed(self) -> dict[str, Any]:
-        """Return the settings that are not defaults. Paths are reduced to their names, because folders are private."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("output", "resume")}
+        """Return the settings that are not defaults, and without epochs where steps count in their place.
+
+        Paths are reduced to their names, because folders are private.
+        """
+        left_out = ("output", "resume", "epochs") if self.steps else ("output", "resume")
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
         defaults = {item.name: item.default for item in fields(self)}
         return {
             name: Path(value).name if value and name in _PATHS else value

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -80,9 +81,11 @@ class ShowProgress(TrainerCallback):
         return "  ".join(parts)
 
     def _draw(self, line: str) -> None:
-        """Write over the live line; a terminal that is too narrow gets its beginning."""
+        """Write over the live line; a terminal that is too narrow gets the first of its numbers, each of them whole."""
         width = shutil.get_terminal_size().columns - 1
-        print(f"{_ERASE_LINE}{line[:width]}", end="", file=sys.stderr, flush=True)
+        if len(line) > width:
+            line = line[: width + 2].rpartition("  ")[0] or line[:width]
+        print(f"{_ERASE_LINE}{line}", end="", file=sys.stderr, flush=True)
 
     def _write(self, line: str) -> None:
         """Write a line that stays."""
@@ -103,6 +106,8 @@ def describe_evaluation(metrics: Mapping[str, float]) -> str:
 def say(line: str) -> None:
     """Write a line about a run to stderr, because stdout is for its result; of several processes the first does."""
     if os.environ.get("RANK", "0") == "0":
+        if sys.stderr.isatty():  # it would divide words at the end of a row
+            line = textwrap.fill(line, shutil.get_terminal_size().columns, break_on_hyphens=False)
         print(line, file=sys.stderr, flush=True)
 
 

@@ -23,7 +23,7 @@ from .duplicates import check_captions
 from .memory import MemoryEstimate, estimate_memory
 from .optimization import add_lora, freeze
 from .outcome import check_trained, digest_of_trained
-from .packages import check_packages, report_names
+from .packages import OPTIMIZER, check_optimizer, check_packages, report_names
 from .patch_dropout import drop_patches
 from .plan import TrainingPlan
 from .planned_data import build_collator, first_batch, load_evaluation, load_training_pairs
@@ -63,6 +63,7 @@ def train(plan: TrainingPlan) -> TrainingResult:
     no weight; SystemExit where SIGTERM stopped the training, after a checkpoint.
     """
     check_packages(plan.report_to)
+    check_optimizer(plan.optimizer)
     output = absolute_path(plan.output)
     checkpoint = _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
@@ -89,7 +90,7 @@ def train(plan: TrainingPlan) -> TrainingResult:
         if is_main:
             logger.warning(STOPPED, updates, trainer.state.max_steps)
         raise SystemExit(128 + signal.SIGTERM)
-    check_trained(model, before, updates=updates, learning_rate=trainer.args.learning_rate)
+    check_trained(model, before, output, updates=updates, learning_rate=trainer.args.learning_rate)
     metrics = (_last_evaluation(trainer) or trainer.evaluate()) if plan.eval_data else {}
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if is_main:
@@ -154,6 +155,7 @@ def _what_is_kept(plan: TrainingPlan, updates: int) -> str:
 def dry_run(plan: TrainingPlan) -> MemoryEstimate:
     """Check and load all that the run needs, run one pair, and return the memory needed; nothing is written."""
     check_packages(plan.report_to)
+    check_optimizer(plan.optimizer)
     output = absolute_path(plan.output)
     _find_checkpoint(output, plan.resume)
     model, processor = load(plan)
@@ -275,7 +277,7 @@ def build_trainer(
 
 def _named_settings(plan: TrainingPlan) -> dict[str, Any]:
     """Return the arguments whose names or defaults differ between versions of transformers."""
-    settings: dict[str, Any] = {} if plan.optimizer == "adamw" else {"optim": plan.optimizer}
+    settings: dict[str, Any] = {} if plan.optimizer == OPTIMIZER else {"optim": plan.optimizer}
     if plan.gradient_checkpointing:
         name = _CHECKPOINTING if hasattr(ContrastiveTrainingArguments, _CHECKPOINTING) else "gradient_checkpointing"
         settings |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
@@ -292,5 +294,7 @@ def _find_checkpoint(output: Path, resume: bool) -> Path | None:
             logger.warning("%s has no checkpoint yet, so the run starts again from the beginning.", output)
         return checkpoint
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if not output.is_dir():
+            raise FileExistsError(f"{output} is a file, expected a folder to write.")
         raise FileExistsError(f"{output} is not empty. Choose another folder, or --resume the run that is in it.")
     return None

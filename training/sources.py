@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from torch.utils.data import Dataset
 
 from ..catalogue.download import is_on_hub
+from ..messages import describe_encoding
 from ..processing.image_files import TAR_SUFFIXES, is_image
 from ..processing.image_input import open_image, short_name
 from .shards import is_address
@@ -202,7 +203,7 @@ def _pairs_from_folder(folder: Path, skip_corrupt: bool) -> FilePairs:
     images, texts, uncaptioned = [], [], 0
     left_out: list[str] = []
     for file in sorted(folder.rglob("*")):
-        if not is_image(file):
+        if not is_image(file) or any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue
         if not (captions := file.with_suffix(".txt")).is_file():
             uncaptioned += 1
@@ -217,8 +218,9 @@ def _pairs_from_folder(folder: Path, skip_corrupt: bool) -> FilePairs:
         images += [str(file)] * len(lines)
         texts += lines
     if not (images or left_out):
+        given = f"{uncaptioned} images without captions" if uncaptioned else "neither"
         raise ValueError(
-            f"Expected metadata.csv or metadata.jsonl in {folder}, or images each with a .txt beside it, got neither."
+            f"Expected metadata.csv or metadata.jsonl in {folder}, or images each with a .txt beside it, got {given}."
         )
     if uncaptioned:
         logger.warning("Left out %d images of %s, which have no .txt beside them.", uncaptioned, folder)
@@ -231,7 +233,7 @@ def _read_captions(file: Path) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8: {error}") from error
+        raise ValueError(f"{file} {describe_encoding(error)}") from error
     if not lines:
         raise ValueError(f"Expected a caption in {file}, which is empty.")
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, AnyStr, NamedTuple, TypeAlias
 
-from ..messages import listed, quoted
+from ..messages import describe_encoding, listed, quoted
 from ..processing.image_input import local_path
 
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None}
@@ -58,7 +58,7 @@ def read_rows(file: Path, columns: Sequence[Column]) -> Iterator[tuple[int, Row]
                 csv.DictReader(itertools.chain([header], _lines(lines, file)), delimiter=delimiter, strict=True), 1
             )
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8, save it as that: {error}") from error
+        raise ValueError(f"{file} {describe_encoding(error)}") from error
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{file} is not a sound {file.suffix} file: {error}") from error
 
@@ -114,7 +114,7 @@ def _parse_json_line(line: bytes, where: str) -> dict[str | None, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"R{where[1:]} is not UTF-8: {error}") from error
+        raise ValueError(f"R{where[1:]} {describe_encoding(error)}") from error
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
@@ -123,9 +123,9 @@ def _parse_json_line(line: bytes, where: str) -> dict[str | None, Any]:
 
 
 def has_columns(file: Path, columns: Sequence[Column]) -> bool:
-    """Return whether the first row of a table has all the columns."""
+    """Return whether the first row of a table has all the columns. Raises ValueError for a file that is no table."""
+    number, row = next(read_rows(file, columns), (0, {}))
     try:
-        number, row = next(read_rows(file, columns), (0, {}))
         read_fields(row, columns, f"row {number} of {file}")
     except ValueError:
         return False
