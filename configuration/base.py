@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..messages import quoted
 from .known_names import VISION_LANGUAGE
 from .limits import MAX_LAYERS, check_numbers, check_sizes
 from .strict import StrictConfig
@@ -253,7 +252,7 @@ class DualEncoderConfig(StrictConfig):
                 )
         super().__post_init__(**kwargs)
         if self.classifier_pooling not in ("mean", "pooled"):
-            raise ValueError(f"classifier_pooling must be 'mean' or 'pooled', got {quoted(self.classifier_pooling)}.")
+            raise ValueError(f"classifier_pooling must be 'mean' or 'pooled', got {self.classifier_pooling!r:.80}.")
         if self.classifier_pooling == "pooled" and not getattr(self.vision_config, "vision_use_head", True):
             raise ValueError("classifier_pooling='pooled' needs a tower with its head, got vision_use_head=False.")
 
