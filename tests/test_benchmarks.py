@@ -233,10 +233,11 @@ class TestSmallestSettings:
         cases = processing.compare_tokenizers("CLIP", ours, {"transformers": theirs}, processing.random_captions(10))
         assert [(case["variant"], case["captions"]) for case in cases] == [("twinlens", 10), ("transformers", 10)]
 
-    def test_training(self, monkeypatch, tmp_path):
+    @pytest.mark.thorough
+    def test_training(self, monkeypatch):
         """open_clip is measured where it is installed."""
         training = load("training")
-        monkeypatch.setattr(training, "BATCH", 16)
+        monkeypatch.setattr(training, "BATCH", 32)
         libraries = ["twinlens", "transformers"]
         curves = {(case["case"], case["library"]): case["value"] for case in training.measure_curves(libraries, 2)}
         found = {
@@ -248,7 +249,7 @@ class TestSmallestSettings:
             max(found["parts", "twinlens"], found["parts, scale", "twinlens"]) < 1e-5 < found["parts", "transformers"]
         )
 
-    def test_cost_of_training(self, monkeypatch, tmp_path):
+    def test_cost_of_training(self, monkeypatch):
         cost = load("training_cost")
         for name, value in {"TOWER": TINY_TOWER, "BATCH": 2, "TIMED_UPDATES": 2, "LARGE_BATCH": 4, "PARTS": 2}.items():
             monkeypatch.setattr(cost, name, value)
