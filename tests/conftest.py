@@ -87,6 +87,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="All texts, every missing weight, 20,000 damaged files, 20 killed conversions; otherwise a sample.",
     )
+    parser.addoption(
+        "--every-case",
+        action="store_true",
+        help="With --thorough: all 2,790 hostile documents, places and settings, 20 minutes; otherwise every eighth.",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

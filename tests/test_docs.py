@@ -302,7 +302,14 @@ class TestWhatPagesName:
     @pages
     def test_commands_and_options_in_sentences(self, page: Path) -> None:
         code = re.findall(r"`([^`\n]+)`", without_blocks(page))
-        known = {"--thorough", "--strict"}.union(*(options_of(command) for command in command_names()))
+        of_others = {
+            "--thorough",
+            "--strict",
+            "--local-loss",
+            "--gather-with-grad",
+            "--accum-freq",
+        }  # pytest, open_clip
+        known = of_others.union(*(options_of(command) for command in command_names()))
         for text in code:
             if match := re.match(r"twinlens ([a-z]+)", text):
                 assert match[1] in command_names(), f"{name_of(page)}: {text}"

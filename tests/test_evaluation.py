@@ -434,8 +434,8 @@ class TestLabelFiles:
             ("names.txt", "a cross\n", "a name for each of 2 classes in .*, got 1 lines"),
             ("names.txt", "red star\ta\nother\tb\n", "no name for 1 of 2 classes, such as 'blue cross'"),
             ("names.txt", "same\nsame\n", "another name for each class in .*, got 'same'"),
-            ("names.json", "[1]", "an object of classes and names"),
-            ("names.json", "{", "is not JSON"),
+            ("names.json", "[1]", "names.json holds a list, expected an object"),
+            ("names.json", "{", "names.json cannot be read: Expecting property name"),
             ("names.json", '{"red star": 1, "blue cross": "a"}', "labels in words, got 1"),
         ],
     )
