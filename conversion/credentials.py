@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..formats.small_files import MAX_VOCABULARY, check_size
+
 # For each kind, texts one of which every one of them contains, and its form.
 _KINDS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
     "a token of Hugging Face": ((b"hf_",), re.compile(rb"(?<!\w)hf_[A-Za-z0-9]{30,}(?!\w)")),
@@ -19,11 +21,15 @@ _BINARY = {".safetensors", ".onnx", ".onnx_data", ".bin", ".model", ".png", ".jp
 
 
 def find_credentials(folder: Path, names: Iterable[str]) -> list[str]:
-    """Return in words where text files of a folder hold tokens or private keys, without these themselves."""
+    """Return in words where text files of a folder hold tokens or private keys, without these themselves.
+
+    Raises FormatError for one that is larger than any vocabulary.
+    """
     return [found for name in names if Path(name).suffix not in _BINARY for found in _find(folder / name, name)]
 
 
 def _find(file: Path, name: str) -> list[str]:
+    check_size(file, MAX_VOCABULARY)
     if not file.stat().st_size:
         return []  # which cannot be mapped
     faults = []

@@ -8,7 +8,7 @@ from .errors import FormatError
 
 MAX_JSON = 16 << 20  # bytes; the largest are those of `LAYOUT_FILE` with arrays in them
 _MAX_SETTINGS = 4 << 20  # bytes; Gemma's tokenizer_config.json has 1.2 million
-_MAX_VOCABULARY = 64 << 20  # bytes; Gemma's tokenizer.json has 34 million
+MAX_VOCABULARY = 64 << 20  # bytes; Gemma's tokenizer.json has 34 million
 # What transformers reads in a folder beside its weights, and copies several times.
 _SETTINGS = (
     "config.json",
@@ -24,7 +24,7 @@ _SETTINGS = (
     "pytorch_model.bin.index.json",
 )
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
-_MOST_BYTES = dict.fromkeys(_SETTINGS, _MAX_SETTINGS) | dict.fromkeys(_VOCABULARIES, _MAX_VOCABULARY)
+_MOST_BYTES = dict.fromkeys(_SETTINGS, _MAX_SETTINGS) | dict.fromkeys(_VOCABULARIES, MAX_VOCABULARY)
 
 
 def read_small(path: Path, most: int = MAX_JSON) -> bytes:
