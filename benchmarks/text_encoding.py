@@ -2,8 +2,8 @@
 
     python benchmarks/text_encoding.py [--json FILE] [--rounds 1] [--only clip-strings]
 
-The captions have 4 to 30 of CLIP's tokens, 12 on average. They are made of few words, so that more of them begin alike
-than in most collections, which spares an optimised causal tower a quarter of the tokens.
+The captions have 4 to 30 of CLIP's tokens, 12 on average. They are made of few words and many begin alike, which spares
+an optimised causal tower a quarter of the tokens.
 Every library has the same random weights of B/32 (CLIP) and B/16 (SigLIP), two threads, and batches of 64 captions in
 float32, except that `encode` chooses its batches; the libraries take turns. Once the clock runs from strings to vectors
 and once from ids, without tokenization. Where a text always has the same number of tokens (77 in open_clip and

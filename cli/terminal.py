@@ -25,6 +25,9 @@ def quiet_libraries() -> None:
     The messages of twinlens say what matters in them. Commands that use models call this when they run; it imports
     transformers, which takes a second.
     """
+    from ..configuration import check_versions
+
+    check_versions()  # what is installed may be too old for all else
     import transformers
     from huggingface_hub.utils import logging as hub_logging
 
