@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+MAX_DIMENSIONS = 8  # of a tensor in any file; PyTorch's time grows with their square
+
 
 class MappedFile:
     """The bytes of a file. They take memory, and a descriptor, while somebody holds an array of them, and no longer.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..messages import shown
 from .errors import FormatError
-from .mapped_file import MappedFile, StoredTensors
+from .mapped_file import MAX_DIMENSIONS, MappedFile, StoredTensors
 
 # `Dtype` in tensor.rs of github.com/huggingface/safetensors, without those that have no place among weights.
 _DTYPES = {
@@ -101,6 +101,8 @@ def _place(name: str, entry: Mapping[str, Any], values: int) -> _Place:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _DTYPES:
         raise FormatError(f"{shown(name)} has the dtype {shown(dtype)}, expected {', '.join(_DTYPES)}.")
+    if len(shape) > MAX_DIMENSIONS:
+        raise FormatError(f"{shown(name)} has {len(shape):,} dimensions, expected at most {MAX_DIMENSIONS}.")
     start, end = offsets
     return _Place(_DTYPES[dtype], tuple(shape), values + start, values + end)
 

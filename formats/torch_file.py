@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..messages import listed, shown
 from .archives import read_entry
 from .errors import FormatError, SeveralModelsError
+from .mapped_file import MAX_DIMENSIONS
 from .pickle_reader import Data, PickleReader
 from .wrappers import model_prefixes, unwrap_names
 
@@ -34,7 +35,6 @@ _DTYPES = {
 _MAX_NESTING = 2  # dicts around the dict of the weights
 _MAX_ATTRIBUTES = 100_000  # of all modules; a forged tree can contain itself. CLIP ViT-L has some thousand
 _MAX_PATH = 500  # characters of a module's name in the tree
-_MAX_DIMENSIONS = 8
 
 _Dict = dict[str | int, Any]
 
@@ -152,7 +152,7 @@ class _Stored:
 
     def view(self, name: str, storage: Tensor) -> Tensor:
         """Return the tensor in the bytes of its storage. Raises FormatError where it does not lie inside."""
-        same_length = len(self.size) == len(self.stride) <= _MAX_DIMENSIONS
+        same_length = len(self.size) == len(self.stride) <= MAX_DIMENSIONS
         numbers = (self.offset, *self.size, *self.stride) if same_length else ()
         if not numbers or not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
             raise FormatError(
