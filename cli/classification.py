@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Answer = list[dict[str, Any]]  # labels and scores of one image, the best first
 
+_DOWNLOADS = 8  # at the same time
+
 
 def classify_command(
     model: Model,
@@ -171,25 +173,43 @@ def _answers(
 ) -> Iterator[tuple[str, Answer | Exception]]:
     """Yield each image with its answer, or with the error of one that cannot be read; progress shows in between."""
     from ..processing.image_input import READ_ERRORS
+    from ..processing.threads import thread_map
 
-    def classify(some: Sequence[str]) -> list[Answer]:
+    def classify(some: Sequence[Any]) -> list[Answer]:
         answers: list[Answer] = classifier(list(some), top_k=top, batch_size=batch_size)
         return answers
 
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        answers: list[Answer | Exception] = []
         with show_progress(quiet=quiet) as progress:  # which is off the terminal again while answers are printed
             progress(f"{start:,} of {len(images):,} images")
+            with thread_map(min(len(batch), _DOWNLOADS)) as run:
+                found = run(_fetch, batch)
+            answers: dict[int, Answer | Exception] = {
+                place: image for place, image in enumerate(found) if isinstance(image, Exception)
+            }
+            there = [place for place in range(len(batch)) if place not in answers]
             try:
-                answers.extend(classify(batch))
+                answers |= zip(there, classify([found[place] for place in there]) if there else (), strict=True)
             except READ_ERRORS:
-                for image in batch:
+                for place in there:
                     try:
-                        answers.extend(classify([image]))
+                        answers |= {place: classify([found[place]])[0]}
                     except READ_ERRORS as error:
-                        answers.append(error)
-        yield from zip(batch, answers, strict=True)
+                        answers[place] = error
+        yield from ((image, answers[place]) for place, image in enumerate(batch))
+
+
+def _fetch(image: str) -> str | dict[str, Any] | Exception:
+    """Return an image as it is; of an address the file there, or why there is none: its server is asked once."""
+    from ..processing.image_input import READ_ERRORS, download_image
+
+    if not image.lower().startswith(("http://", "https://")):
+        return image
+    try:
+        return {"bytes": download_image(image), "path": image}
+    except READ_ERRORS as error:
+        return error
 
 
 def _print_text(entry: dict[str, Any], *, is_share: bool) -> None:

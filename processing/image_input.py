@@ -90,8 +90,11 @@ def open_image(source: object, exif_transpose: bool = False) -> Image.Image:
     ValueError where an image has none of the `FORMATS` of `image_formats`, cannot be read or has no pixels, and OSError
     where a file or URL is out of reach. Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) applies.
     """
+    name = ""
     if isinstance(source, Mapping) and source.keys() & {"bytes", "path"}:
-        source = source.get("bytes") or source.get("path")
+        path = source.get("path")
+        name = short_name(path) if isinstance(path, str) else ""
+        source = source.get("bytes") or path
     if isinstance(source, Image.Image):
         return _decode(source, os.fsdecode(getattr(source, "filename", "")) or "the image", exif_transpose)
     if isinstance(source, str | os.PathLike):
@@ -99,7 +102,7 @@ def open_image(source: object, exif_transpose: bool = False) -> Image.Image:
     if hasattr(source, "read"):
         source = _read_file(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode_bytes(bytes(source), f"{len(source)} bytes", exif_transpose)
+        return _decode_bytes(bytes(source), name or f"{len(source)} bytes", exif_transpose)
     raise TypeError(
         "Expected PIL images, NumPy arrays, PyTorch tensors, paths, URLs, open files, the bytes of files or these in "
         f"base64, or lists of them, got {type(source).__name__}."

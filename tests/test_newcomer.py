@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.servers import file, saying, serving
 from PIL import Image
 
 import twinlens
@@ -19,6 +21,7 @@ from twinlens.cli.terminal import align_points
 from twinlens.parity.report import TerminalTable
 
 Run = Callable[..., tuple[int, str, str]]
+ABSENT = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 LABELS = ["--label", "a cat, asleep", "--label", "a dog"]
 TRAIN = ["train", "clip-shapes", "pairs.csv", "out"]
 
@@ -44,9 +47,9 @@ class TestImages:
         ]
 
     def test_names_that_look_like_patterns(self, photos: Path) -> None:
-        file = photos / "a[1].png"
-        Image.new("RGB", (4, 4)).save(file)
-        assert find_images([str(file)]) == [str(file)]
+        image = photos / "a[1].png"
+        Image.new("RGB", (4, 4)).save(image)
+        assert find_images([str(image)]) == [str(image)]
 
     def test_nothing_found(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
@@ -59,9 +62,9 @@ class TestImages:
 class TestClassify:
     def test_one_bad_image_does_not_end_the_run(self, run: Run, photos: Path, tmp_path: Path) -> None:
         (photos / "broken.png").write_text("no image")
-        file = tmp_path / "labels.txt"
-        file.write_text("a cat\na dog\n")
-        command = ("classify", "clip-shapes", photos, "absent.png", "--labels-file", file, "--batch-size", 2)
+        listed = tmp_path / "labels.txt"
+        listed.write_text("a cat\na dog\n")
+        command = ("classify", "clip-shapes", photos, "absent.png", "--labels-file", listed, "--batch-size", 2)
         code, output, errors = run(*command, "--format", "csv", "--top", 1)
         rows = [*csv.DictReader(io.StringIO(output))]
         assert code == 1
@@ -70,6 +73,28 @@ class TestClassify:
         headline, *lines = errors.splitlines()
         assert headline == "twinlens: 2 of 4 images could not be classified:"
         assert [line.split(", ")[1] for line in lines] == [f"got {photos / 'broken.png'}", "got absent.png"]
+
+    def test_addresses_are_asked_once(self, run: Run, photos: Path) -> None:
+        asked: list[str] = []
+        contents = {"cat.jpg": (photos / "cat.jpg").read_bytes(), "page.html": b"<html>"}
+
+        def answer(connection: socket.socket, request: bytes) -> None:
+            name = request.split()[1].decode().lstrip("/")
+            asked.append(name)
+            file(contents[name])(connection, request) if name in contents else saying(ABSENT)(connection, request)
+
+        with serving(answer) as address:
+            urls = [f"http://{address}/{name}" for name in ("absent.png", "cat.jpg", "page.html")]
+            code, output, errors = run("classify", "clip-shapes", *urls, photos, *LABELS, "--format", "jsonl")
+        entries = [json.loads(line) for line in output.splitlines()]
+        assert sorted(asked) == ["absent.png", "cat.jpg", "page.html"]
+        assert code == 1
+        assert ["error" in entry for entry in entries] == [True, False, True, False, False]
+        assert entries[1]["scores"] == pytest.approx(entries[3]["scores"])
+        assert errors.splitlines()[1:] == [
+            f"  Expected an image at {urls[0]}, which could not be downloaded: HTTP Error 404: Not Found",
+            f"  Expected an image, got {urls[2]}, which has no format that Pillow knows.",
+        ]
 
     def test_labels_in_quotes_and_lines_of_json(self, run: Run, photos: Path) -> None:
         labels = '"a cat, asleep",a dog'
