@@ -202,7 +202,8 @@ def _answers(
 
 def _fetch(image: str) -> str | dict[str, Any] | Exception:
     """Return an image as it is; of an address the file there, or why there is none: its server is asked once."""
-    from ..processing.image_input import READ_ERRORS, download_image
+    from ..processing.image_download import download_image
+    from ..processing.image_input import READ_ERRORS
 
     if not image.lower().startswith(("http://", "https://")):
         return image

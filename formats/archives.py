@@ -3,10 +3,11 @@
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Literal
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..messages import shown
 from .errors import FormatError
-from .mapped_file import MappedFile, StoredTensors
+from .mapped_file import MappedFile, StoredTensor, StoredTensors
 
 _MAX_UNPACKED_RATIO = 2  # unpacked bytes per byte of the file; weights hardly compress
 _MAX_DIRECTORY = 8 << 20  # bytes of a zip's directory, 80 for an entry: a hundred times those of the largest checkpoint
@@ -26,6 +27,7 @@ _MAX_DIRECTORY = 8 << 20  # bytes of a zip's directory, 80 for an entry: a hundr
 # 12 bytes; in large archives another one has it after 40.
 _END, _MAX_END, _LARGE_END = b"PK\x05\x06", 22 + 65_535 + 100, b"PK\x06\x06"
 _AT_ONCE = 1 << 20  # bytes
+_MAX_HEADER = 12 + 10_000  # bytes; NumPy reads no longer ones
 
 
 @contextmanager
@@ -72,38 +74,53 @@ def read_entry(archive: ZipFile, entry: ZipInfo) -> bytearray:
 
 def read_npz(archive: ZipFile, path: Path) -> Mapping[str, Tensor]:
     """Return the arrays of a .npz file, which stay there if they are not compressed."""
-    entries = archive.infolist()
     mapped = MappedFile(path)
-    # By one thread: NumPy's headers go through `ast`, whose state Python 3.11 shares among all.
-    arrays = {entry.filename.removesuffix(".npy"): _array_mapper(mapped, archive, entry) for entry in entries}
+    large = [entry for entry in archive.infolist() if entry.file_size > _AT_ONCE]
     with ThreadPoolExecutor() as pool:  # a checksum is slower than the disk, and leaves Python's lock alone
-        list(pool.map(partial(_check_sum, archive), entries))
-    for map_array in arrays.values():
-        map_array()  # so that a dtype without meaning is refused here
+        checked = pool.map(partial(_check_sum, archive), large)
+        # By one thread: NumPy's headers go through `ast`, whose state Python 3.11 shares among all.
+        arrays = {
+            entry.filename.removesuffix(".npy"): _find_array(mapped, archive, entry) for entry in archive.infolist()
+        }
+        list(checked)
     return StoredTensors(arrays)
 
 
-def _array_mapper(mapped: MappedFile, archive: ZipFile, entry: ZipInfo) -> Callable[[], Tensor]:
-    """Read the header of an entry of a .npz file; return a function that maps the array, or holds it if compressed."""
+def _find_array(mapped: MappedFile, archive: ZipFile, entry: ZipInfo) -> StoredTensor:
+    """Read the header of an entry of a .npz file; the array stays there, or is held in memory if it is compressed."""
     if not entry.filename.endswith(".npy"):
         raise FormatError(f"{shown(entry.filename)} is not a NumPy array.")
     with archive.open(entry) as file:
-        major, _ = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(file)
-        header = file.tell()
+        start = file.read(_AT_ONCE + 1)  # of a small entry all, whose checksum is compared at its end
+    shape, fortran_order, dtype, header = _read_header(start)
     if dtype.hasobject:
         raise FormatError("Object arrays cannot be loaded: they hold pickles, which can run code.")
     if header + math.prod(shape) * dtype.itemsize != entry.file_size:
         raise FormatError(f"{shown(entry.filename)} has {entry.file_size} bytes, its header says another number.")
+    torch_dtype = _from_numpy(np.empty(0, dtype)).dtype  # one without meaning is refused here
     order: Literal["C", "F"] = "F" if fortran_order else "C"
     if entry.compress_type != ZIP_STORED:
-        tensor = _from_numpy(np.ndarray(shape, dtype, read_entry(archive, entry), header, order=order))
-        return lambda: tensor
+        array = np.ndarray(shape, dtype, read_entry(archive, entry), header, order=order)
+        return StoredTensor(torch_dtype, shape, partial(_from_numpy, array))
     memory = mapped.memory()
     name_length, extra_length = struct.unpack_from("<26xHH", memory, entry.header_offset)
-    start = entry.header_offset + 30 + name_length + extra_length + header
-    return partial(_map_array, mapped, start, dtype, shape, order)
+    place = entry.header_offset + 30 + name_length + extra_length + header
+    return StoredTensor(torch_dtype, shape, partial(_map_array, mapped, place, dtype, shape, order))
+
+
+def _read_header(start: bytes) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
+    """Return the shape, the order, the dtype and the length of the header with which the bytes of an array begin."""
+    count = 2 if start[6:7] == b"\1" else 4  # after the name of the format and its version
+    length = 8 + count + int.from_bytes(start[8 : 8 + count], "little")
+    return _parse_header(start[: min(length, _MAX_HEADER)])
+
+
+@lru_cache(maxsize=64)  # all layers have the same
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
+    file = BytesIO(header)
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    return *read(file), file.tell()
 
 
 def _map_array(

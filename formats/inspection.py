@@ -1,12 +1,12 @@
 """Descriptions of files and folders: family, geometry, dtypes, parameters, hash. Nothing in them is executed."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import Unpack
 
@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .errors import FormatError, readable_errors
 from .folder_files import describe_file
 from .layout import Layout
+from .mapped_file import StoredTensor, described
 from .options import LoadOptions, check_options
 from .reader import read_weights, weight_files
 from .small_files import read_json
@@ -45,7 +46,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "layout": _describe_layout(checkpoint.layout),
         "files": [describe_file(file) for file in checkpoint.files],
         **_describe_config(checkpoint.config),
-        **_describe_values(checkpoint.tensors),
+        **_describe_values(described(checkpoint.tensors)),
     }
 
 
@@ -69,15 +70,17 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
     if is_single_tower(config):
         files, tensors = weight_files(folder), read_weights(folder)
         check_image_tower(config, tensors)
+        values = described(tensors)
     else:
         checkpoint = read_checkpoint(folder)
-        files, tensors = [*checkpoint.files], {**checkpoint.tensors, **checkpoint.layout.integer_buffers}
+        files = [*checkpoint.files]
+        values = {**described(checkpoint.tensors), **described(checkpoint.layout.integer_buffers)}
     return {
         "format": "transformers",
         "layout": "sharded" if len(files) > 1 else "one file",
         "files": [describe_file(file) for file in files],
         **_describe_config(config),
-        **_describe_values(tensors),
+        **_describe_values(values),
     }
 
 
@@ -95,13 +98,14 @@ def _describe_config(config: PreTrainedConfig) -> dict[str, Any]:
     return {"family": config.model_type, "geometry": geometry}
 
 
-def _describe_values(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _describe_values(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """Count the values of tensors."""
     dtypes: Counter[str] = Counter()
     parameters = 0
-    for name, tensor in tensors.items():
-        dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    for name, (dtype, shape, _) in tensors.items():
+        count = math.prod(shape)
+        dtypes[str(dtype).removeprefix("torch.")] += count
         # Old folders hold `position_ids`, batch norms their statistics.
-        if tensor.is_floating_point() and not name.endswith((".running_mean", ".running_var")):
-            parameters += tensor.numel()
+        if dtype.is_floating_point and not name.endswith((".running_mean", ".running_var")):
+            parameters += count
     return {"dtypes": dict(sorted(dtypes.items())), "parameters": parameters}

@@ -14,8 +14,9 @@ from typing_extensions import Self
 
 from ..configuration import DualEncoderConfig, TowerConfig
 from .errors import FormatError
+from .mapped_file import described
 from .options import LoadOptions
-from .table import Rule, expand
+from .table import Rule, prefixed
 
 LAYOUT_FILE = "official_layout.json"  # in a converted folder: the layout of its source, and the choices of the user
 _TENSOR_FIELDS = ("integer_buffers", "merged_sources")
@@ -66,7 +67,7 @@ class Layout(ABC):
 
     def rules(self) -> list[Rule]:
         """Return all rules, with the full names of the file."""
-        return expand(self.own_rules(), "", self.prefix)
+        return prefixed(self.own_rules(), self.prefix)
 
     @abstractmethod
     def config(self, options: LoadOptions) -> DualEncoderConfig | TowerConfig:
@@ -133,7 +134,7 @@ def _unpack(packed: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return `Layout.dtypes` of weights: the commonest dtype under "", and the names that have another."""
-    names = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    names = {name: str(stored.dtype).removeprefix("torch.") for name, stored in described(tensors).items()}
     commonest = max(sorted(set(names.values())), key=list(names.values()).count)
     return {"": commonest, **{name: dtype for name, dtype in names.items() if dtype != commonest}}
 

@@ -3,8 +3,11 @@
 import mmap
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 MAX_DIMENSIONS = 8  # of a tensor in any file; PyTorch's time grows with their square
@@ -29,20 +32,38 @@ class MappedFile:
         return mapped
 
 
+class StoredTensor(NamedTuple):
+    """A tensor in a file: what is known without its values, and the function that maps these."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    values: Callable[[], Tensor]
+
+
 class StoredTensors(Mapping[str, Tensor]):
     """Tensors that stay in their file: each is mapped when asked for, and takes memory only while somebody holds it."""
 
-    def __init__(self, mappers: Mapping[str, Callable[[], Tensor]]) -> None:
-        self._mappers = mappers
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self.stored = stored
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._mappers[name]()
+        return self.stored[name].values()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._mappers
+        return name in self.stored
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._mappers)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self._mappers)
+        return len(self.stored)
+
+
+def described(tensors: Mapping[str, Tensor]) -> Mapping[str, StoredTensor]:
+    """Return dtypes and shapes of tensors, which are not mapped for it if they are those of one file."""
+    if isinstance(tensors, StoredTensors):
+        return tensors.stored
+    return {
+        name: StoredTensor(tensor.dtype, tuple(tensor.shape), partial(tensors.__getitem__, name))
+        for name, tensor in tensors.items()
+    }

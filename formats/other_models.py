@@ -36,11 +36,13 @@ _BY_NAMES = (
     (r"\b(audio_branch|audio_model|modality_trunks)\.", "a model of sounds, such as CLAP or ImageBind"),
     (r"^(blocks|encoder\.layer)\.0\. ^(embeddings\.)?cls_token$", "a ViT trained without texts, such as DINO"),
 )  # fmt: skip
+_NUMBER = re.compile(r"\d+")
 
 
 def refuse_other_models(names: Iterable[str]) -> None:
     """Raise FormatError where the names of weights are those of a known model that is no dual encoder of ours."""
-    lines = "\n".join(names)
+    first_of = {_NUMBER.sub("", name): name for name in sorted(names, reverse=True)}  # all layers look alike
+    lines = "\n".join(first_of.values())
     for patterns, what in _BY_NAMES:
         if all(re.search(pattern, lines, re.MULTILINE) for pattern in patterns.split(" ")):
             raise FormatError(f"this is {what}; expected a CLIP or a SigLIP, or one of their towers.")

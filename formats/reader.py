@@ -2,7 +2,6 @@
 
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from ..messages import shown
 from . import torch_file
 from .archives import open_archive, read_npz
 from .errors import FormatError, SeveralModelsError, one_line
-from .mapped_file import StoredTensors
+from .mapped_file import StoredTensors, described
 from .safetensors_file import read_safetensors, tensor_names
 from .small_files import read_json
 from .wrappers import log_unwrapped, model_prefixes, unwrap_names
@@ -54,7 +53,8 @@ def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> Mapping[
     """Return some or all tensors under new names; `names` maps these to the present ones."""
     if len(names) == len(tensors) and all(new == present for new, present in names.items()):
         return tensors
-    return StoredTensors({new: partial(tensors.__getitem__, present) for new, present in names.items()})
+    known = described(tensors)
+    return StoredTensors({new: known[present] for new, present in names.items()})
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
@@ -109,14 +109,14 @@ def read_files(files: Iterable[Path]) -> tuple[str, Mapping[str, Tensor]]:
     (`StoredTensors`), so these must not change meanwhile. Raises FormatError for everything else, damaged and hostile
     files included.
     """
-    tensors: ChainMap[str, Tensor] = ChainMap()
+    tensors: Mapping[str, Tensor] = {}
     container = ""
     for file in files:
         container, part = _read_tensors(file)
         check_names(part)
         if twice := sorted(tensors.keys() & part.keys()):
             raise FormatError(f"{twice[0]} is in two of the files.")
-        tensors.maps.append(part)  # type: ignore[arg-type]  # nobody writes into it
+        tensors = ChainMap(tensors, part) if tensors else part  # type: ignore[arg-type]  # nobody writes into it
     return container, tensors
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..messages import shown
 from .errors import FormatError
-from .mapped_file import MAX_DIMENSIONS, MappedFile, StoredTensors
+from .mapped_file import MAX_DIMENSIONS, MappedFile, StoredTensor, StoredTensors
 
 # `Dtype` in tensor.rs of github.com/huggingface/safetensors, without those that have no place among weights.
 _DTYPES = {
@@ -47,7 +47,12 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
     Raises SafetensorError for one that is not sound, FormatError for a dtype that is not known here.
     """
     mapped = MappedFile(path)
-    return StoredTensors({name: partial(_map, mapped, place) for name, place in _places(path).items()})
+    return StoredTensors(
+        {
+            name: StoredTensor(place.dtype, place.shape, partial(_map, mapped, place))
+            for name, place in _places(path).items()
+        }
+    )
 
 
 def read_runs(path: Path, most: int) -> Iterator[tuple[list[str], Tensor]]:

@@ -42,17 +42,25 @@ def rule(sources: str, targets: str, shape: str, operation: Operation = KEEP) ->
     return Rule(names, tuple(targets.split()), shapes if len(shapes) > 1 else shapes * len(names), operation)
 
 
-def expand(rules: Sequence[Rule], tower: str, source: str = "", target: str = "") -> list[Rule]:
-    """Return the rules of one tower, with prefixes before the names on both sides."""
+def prefixed(rules: Sequence[Rule], source: str, target: str = "") -> list[Rule]:
+    """Return rules with prefixes before the names on both sides."""
+    if not source and not target:
+        return list(rules)
     return [
-        Rule(
-            tuple(source + name for name in rule.sources),
-            tuple(target + name for name in rule.targets),
-            tuple(tuple(size.replace(".", f"{tower}.") for size in shape) for shape in rule.shapes),
-            rule.operation,
+        rule._replace(
+            sources=tuple(source + name for name in rule.sources), targets=tuple(target + name for name in rule.targets)
         )
         for rule in rules
     ]
+
+
+def expand(rules: Sequence[Rule], tower: str, source: str = "", target: str = "") -> list[Rule]:
+    """Return the rules of one tower, with prefixes before the names on both sides."""
+    sized = [
+        rule._replace(shapes=tuple(tuple(size.replace(".", f"{tower}.") for size in shape) for shape in rule.shapes))
+        for rule in rules
+    ]
+    return prefixed(sized, source, target)
 
 
 def expand_layers(rules: Sequence[Rule], tower: str, layers: int, source: str, target: str) -> list[Rule]:
@@ -61,7 +69,8 @@ def expand_layers(rules: Sequence[Rule], tower: str, layers: int, source: str, t
     A `source` without `{n}` holds all layers on a leading axis.
     """
     if "{n}" in source:
-        return [rule for n in range(layers) for rule in expand(rules, tower, source.format(n=n), target.format(n=n))]
+        sized = expand(rules, tower)
+        return [rule for n in range(layers) for rule in prefixed(sized, source.format(n=n), target.format(n=n))]
     return [
         Rule(
             rule.sources,
@@ -80,9 +89,8 @@ def solve(table: Sequence[Rule], tensors: Mapping[str, Tensor]) -> tuple[dict[st
     counts = {name for rule in table if rule.operation is COUNT for name in rule.sources}
     violations = _compare_names(expected, tensors)
     for name, shape in expected.items():
-        if name not in tensors:
+        if (tensor := tensors.get(name)) is None:
             continue
-        tensor = tensors[name]
         actual = tuple(tensor.shape)
         for symbol, size in zip(shape, actual, strict=False):
             if "*" not in symbol and not symbol.isdigit():
@@ -111,8 +119,11 @@ def targets(table: Sequence[Rule], sizes: Mapping[str, int]) -> dict[str, Shape]
     """Return the names and shapes of what `to_transformers` yields."""
     shapes: dict[str, Shape] = {}
     for rule in table:
-        outputs = rule.operation.forward([torch.empty(shape, device="meta") for shape in _shapes(rule, sizes)])
-        shapes |= {name: tuple(output.shape) for name, output in zip(rule.targets, outputs, strict=True)}
+        outputs = sources = _shapes(rule, sizes)
+        if rule.operation is not KEEP:
+            results = rule.operation.forward([torch.empty(shape, device="meta") for shape in sources])
+            outputs = [tuple(result.shape) for result in results]
+        shapes |= zip(rule.targets, outputs, strict=True)
     return shapes
 
 

@@ -35,6 +35,8 @@ from .table import Rule, solve, targets
 # `official_formats`.
 _FAMILY_LAYOUTS: dict[str, type[Layout]] = {layout.format: layout for layout in (OpenAILayout, BigVisionLayout)}
 
+_POSITION_IDS = re.compile(POSITION_IDS_BUFFERS).search
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersLayout(Layout):
@@ -56,7 +58,7 @@ class TransformersLayout(Layout):
                 "their folder; put it beside them."
             )
         layout = cls.from_config(_config(sidecar_json))
-        integer_buffers = {name: tensor for name, tensor in tensors.items() if re.search(POSITION_IDS_BUFFERS, name)}
+        integer_buffers = {name: tensors[name] for name in tensors if _POSITION_IDS(name)}
         return replace(layout, container=container, sidecar_json=sidecar_json, integer_buffers=integer_buffers)
 
     @classmethod
@@ -116,7 +118,7 @@ def check_image_tower(config: TowerConfig, tensors: Mapping[str, Tensor]) -> Non
     both = family_of(config).config(vision_config=config.to_dict(), **shared)
     rules = {rule.targets[0]: rule for rule in TransformersLayout.from_config(both).own_rules()}
     prefix = "vision_model."  # which older versions of transformers write, and newer ones do not
-    names = {name.removeprefix(prefix): name for name in tensors if not re.search(POSITION_IDS_BUFFERS, name)}
+    names = {name.removeprefix(prefix): name for name in tensors if not _POSITION_IDS(name)}
     own = {name.removeprefix(prefix): rule for name, rule in rules.items() if name.startswith(prefix)}
     own |= {name: rule for name, rule in rules.items() if name == "visual_projection.weight" and name in names}
     expected = [rule._replace(sources=(names.get(name, name),)) for name, rule in own.items()]
