@@ -29,7 +29,7 @@ from ..parity.certificate import Certificate
 from ..parity.preprocessing import Choices
 from ..parity.verify import certify_folder, model_class_of
 from ..processing import DualEncoderProcessor, Preprocessing, build_processor
-from ..processing.processor import holds_image_settings
+from ..processing.processor_loading import holds_image_settings
 from ..processing.sentence_transformers import save_sentence_transformers_files
 from .export import save_layout
 from .model_card import model_card

@@ -30,7 +30,7 @@ from ..formats.open_clip_config import CONFIG_FILE
 from ..formats.pixels import preprocess_cfg
 from ..parity.preprocessing import Choices
 from ..processing import DualEncoderProcessor
-from ..processing.processor import holds_image_settings
+from ..processing.processor_loading import holds_image_settings
 
 Format = Literal["openai", "big_vision", "open_clip", "transformers"]
 ExportDType = Literal["float32", "float16", "bfloat16"]

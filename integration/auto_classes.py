@@ -15,7 +15,7 @@ from ..catalogue.download import HUB_ARGUMENTS
 from ..configuration import FAMILIES, carries_code, family_of
 from ..configuration.remote_code import auto_map
 from ..processing import DualEncoderProcessor, VocabularyNotFoundError
-from ..processing.processor import text_settings
+from ..processing.processor_loading import text_settings
 
 # Arguments of the Auto classes that choose among transformers' own classes.
 _CHOICES = ("backend", "code_revision", "trust_remote_code", "use_fast", "_commit_hash", "_from_auto")

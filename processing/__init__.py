@@ -8,14 +8,8 @@ from .image_processors import (
     Siglip2ImageProcessor,
     SiglipImageProcessor,
 )
-from .processor import (
-    CLIPProcessor,
-    DualEncoderProcessor,
-    Preprocessing,
-    Siglip2Processor,
-    SiglipProcessor,
-    build_processor,
-)
+from .processor import CLIPProcessor, DualEncoderProcessor, Siglip2Processor, SiglipProcessor
+from .processor_loading import Preprocessing, build_processor
 from .siglip_tokenizer import SiglipTokenizer
 from .siglip_vocabulary import TEXT_CLEANUPS
 from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError

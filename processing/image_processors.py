@@ -70,7 +70,7 @@ class DualEncoderImageProcessor(PilBackend):
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *args: Any, **kwargs: Any) -> "Self":
         """Load as transformers does, or by a name of `twinlens list` as `DualEncoderProcessor.from_pretrained` does."""
         if is_name(pretrained_model_name_or_path):
-            from .processor import part_of_processor  # which imports this module
+            from .processor_loading import part_of_processor  # which imports this module
 
             return part_of_processor(cls, "image_processor", pretrained_model_name_or_path, **kwargs)
         with suggest_names(pretrained_model_name_or_path):

@@ -1,33 +1,15 @@
 """One processor for the texts and images of a checkpoint, with the settings it was trained with."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from PIL import Image
-from transformers import (
-    AutoConfig,
-    BaseImageProcessor,
-    BatchFeature,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
+from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.processing_utils import AudioKwargs, ProcessingKwargs, TextKwargs, VideosKwargs
 
-from ..catalogue.download import is_name, published_vocabulary, suggest_names
-from ..configuration import (
-    FAMILIES,
-    OTHER_FAMILIES,
-    DualEncoderConfig,
-    TowerConfig,
-    family_of,
-    is_single_tower,
-    title_of,
-)
-from ..formats import Checkpoint, check_settings, is_checkpoint_file, pop_options, read_json, read_source
-from ..messages import quoted
+from ..configuration import DualEncoderConfig
 from .clip_tokenizer import CLIPTokenizer
 from .description import describe_text_steps, numbered
 from .image_processors import (
@@ -38,13 +20,10 @@ from .image_processors import (
 )
 from .native_parts import own_image_processor, own_tokenizer
 from .siglip_tokenizer import SiglipTokenizer
-from .tokenization import DualEncoderTokenizer, VocabularyNotFoundError
+from .tokenization import DualEncoderTokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # part of `typing` from Python 3.11 on
-
-Preprocessing = Literal["official", "hub"]
-Part = TypeVar("Part", DualEncoderImageProcessor, DualEncoderTokenizer)
 
 # Settings that every processor of transformers takes, and that mean nothing without videos and audio.
 _OF_OTHER_INPUTS = {name for kinds in (AudioKwargs, ProcessingKwargs, VideosKwargs) for name in kinds.__annotations__}
@@ -162,43 +141,9 @@ class DualEncoderProcessor(ProcessorMixin):
         that of `read_checkpoint`; the image processor's settings can be given by name. Raises ValueError where the
         source is of another family than the class that this is called on.
         """
-        source = str(pretrained_model_name_or_path)
-        image_names = {
-            name for processor in _CLASSES for name in processor.image_processor_type.valid_kwargs.__annotations__
-        }
-        image_settings = {name: value for name, value in kwargs.items() if name in image_names}
-        if is_checkpoint_file(source) or is_name(source):
-            checkpoint, entry = read_source(source, **pop_options(kwargs))
-            tokenizer = tokenizer or published_vocabulary(source, entry)
-            chosen = {name: kwargs[name] for name in ("text_cleanup", "preprocessing") if name in kwargs}
-            processor_class = cls._processor_class(checkpoint.config.model_type, source)
-            return processor_class._from_config(
-                checkpoint.config, checkpoint, tokenizer=tokenizer, **chosen, **image_settings
-            )
-        other = {name: value for name, value in kwargs.items() if name not in image_names}
-        check_settings(source, kwargs.get("subfolder"))
-        try:
-            config_dict, _ = PreTrainedConfig.get_config_dict(source, **other)
-        except OSError:  # a folder of processor files alone
-            config_dict = {}
-        model_type = config_dict.get("model_type") or _other_model_type(Path(source))
-        if model_type in OTHER_FAMILIES and cls is DualEncoderProcessor:
-            config = DualEncoderConfig.from_pretrained(source, **other) if config_dict else None
-            return cls._of_other_family(model_type, source, tokenizer or source, config, **kwargs)
-        if model_type:
-            cls._processor_class(model_type, source)  # another kind of model may have no image processor
-        with suggest_names(source):
-            image_dict, _ = DualEncoderImageProcessor.get_image_processor_dict(source, **other)
-        type_name = image_dict.get("image_processor_type") or image_dict.get("feature_extractor_type")
-        processor_class = cls._processor_class(model_type or type_name, source)
-        other |= text_settings(config_dict)
-        image_processor = processor_class.image_processor_type.from_dict(image_dict, **image_settings)
-        try:
-            return processor_class(image_processor, processor_class._load_tokenizer(tokenizer or source, **other))
-        except VocabularyNotFoundError:
-            if tokenizer is not None:
-                raise
-            return processor_class(image_processor)
+        from .processor_loading import load_processor  # which imports this module
+
+        return cast("Self", load_processor(cls, pretrained_model_name_or_path, tokenizer, **kwargs))
 
     @classmethod
     def from_parts(cls, vision: str | Path, text: str | Path) -> "Self":
@@ -207,17 +152,9 @@ class DualEncoderProcessor(ProcessorMixin):
         It has the image processor of the one and the tokenizer of the other, and is saved as transformers'
         VisionTextDualEncoderProcessor. Raises OSError where one of them is missing.
         """
-        return cls._of_other_family("vision-text-dual-encoder", str(vision), text, AutoConfig.from_pretrained(text))
+        from .processor_loading import load_of_two  # which imports this module
 
-    @classmethod
-    def _of_other_family(
-        cls, model_type: str, images: str, texts: str | Path, config: PreTrainedConfig | None, **kwargs: Any
-    ) -> "Self":
-        from .other_processor import OtherProcessor  # which imports this module
-
-        if wrong := {"text_cleanup", "preprocessing"} & kwargs.keys():
-            raise ValueError(f"{images}: the processor is transformers' own, which has no {' and '.join(wrong)}.")
-        return cast("Self", OtherProcessor.load(model_type, images, texts, config, **kwargs))
+        return cast("Self", load_of_two(vision, text))
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write `preprocessor_config.json`, `processor_config.json` and the tokenizer's files, for any transformers."""
@@ -236,99 +173,17 @@ class DualEncoderProcessor(ProcessorMixin):
         return [*written, str(processor_file)]
 
     @classmethod
-    def _processor_class(cls, name: str | None, source: str) -> "type[Self]":
-        """Return the class for a `model_type`, that of a tower included, or for the name of an image processor.
-
-        It is this class where a user derived it from the one that the name stands for. Raises ValueError for an unknown
-        name, or one that stands for a class neither derived from this one nor the one that this is derived from.
-        """
-        processor_class = _CLASS_BY_NAME.get(name or "")
-        if processor_class is None:
-            if name in OTHER_FAMILIES:
-                raise ValueError(f"{source} holds the processor of {title_of(name)}, not a {cls.__name__}.")
-            titles = " or ".join(map(title_of, [*FAMILIES, *OTHER_FAMILIES]))
-            raise ValueError(f"{source}: expected a checkpoint of {titles}, got {quoted(name)}.")
-        if issubclass(processor_class, cls):
-            return processor_class
-        # The nearest of ours, because Siglip2Processor is derived from SiglipProcessor and must not read its folders.
-        if processor_class is next((parent for parent in cls.__mro__ if parent in _CLASSES), None):
-            return cls
-        raise ValueError(f"{source} holds a {processor_class.__name__}, not a {cls.__name__}.")
-
-    @classmethod
-    def _from_config(
-        cls,
-        config: DualEncoderConfig | TowerConfig,
-        checkpoint: Checkpoint | None,
-        *,
-        tokenizer: str | Path | None,
-        text_cleanup: str | None = None,
-        preprocessing: Preprocessing = "official",
-        **image_settings: Any,
-    ) -> "Self":
-        """Do what `build_processor` does, for a configuration of this family."""
-        if preprocessing not in get_args(Preprocessing):
-            raise ValueError(
-                f"preprocessing must be one of {', '.join(get_args(Preprocessing))}, got {preprocessing!r}."
-            )
-        if is_single_tower(config):
-            config = family_of(config).config(**{config.base_config_key: config.to_dict()})
-        image, text = cls._settings_from_config(config)
-        if checkpoint is not None:
-            image |= checkpoint.image_settings
-            text |= checkpoint.text_settings
-            tokenizer = tokenizer or checkpoint.vocabulary
-        if preprocessing == "official":
-            image["resize_engine"] = "official"
-        else:
-            image = {name: value for name, value in image.items() if name not in ("openai_order", "rgb_first")}
-        image_processor = cls.image_processor_type(**(image | image_settings))
-        if text_cleanup is not None:
-            if not cls.has_text_cleanup:
-                raise ValueError(
-                    f"text_cleanup is for SigLIP, CLIP's cleaning is a fixed part of it: got {text_cleanup!r}."
-                )
-            text["text_cleanup"] = text_cleanup
-        size = config.text_config.vocab_size
-        if tokenizer is None:
-            name = checkpoint.layout.names_tokenizer if checkpoint is not None else None
-            return cls(image_processor, cls._bundled_tokenizer(size, name, **text))
-        vocabulary = cls._load_tokenizer(tokenizer, **text)
-        if len(vocabulary) != size:
-            raise ValueError(
-                f"The vocabulary {tokenizer} has {len(vocabulary)} pieces and the model has embeddings for {size}: "
-                "pass the one it was trained with."
-            )
-        return cls(image_processor, vocabulary)
-
-    @classmethod
-    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    def settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the settings of the image processor and those of the tokenizer that follow from a configuration."""
         raise NotImplementedError
 
     @classmethod
-    def _bundled_tokenizer(cls, vocabulary_size: int, name: str | None, **settings: Any) -> DualEncoderTokenizer | None:
+    def bundled_tokenizer(cls, vocabulary_size: int, name: str | None, **settings: Any) -> DualEncoderTokenizer | None:
         """Return the tokenizer that is part of this package, for a model of the official vocabulary's size.
 
         `name` is the tokenizer that the source states, None where it states none.
         """
         return None
-
-    @classmethod
-    def _load_tokenizer(cls, source: str | Path, **settings: Any) -> DualEncoderTokenizer:
-        """Load a tokenizer from a file, a folder or a Hub id; VocabularyNotFoundError where it holds no vocabulary."""
-        if Path(source).is_file():
-            return cls.tokenizer_type.from_file(source, **settings)
-        try:
-            return cls.tokenizer_type.from_pretrained(str(source), **settings)
-        except OSError as error:
-            raise FileNotFoundError(f"{source} is neither a file, nor a folder, nor a Hub id within reach.") from error
-        except VocabularyNotFoundError as error:
-            if Path(source).exists():
-                raise
-            raise VocabularyNotFoundError(
-                f"{source} is no file here, no folder, and no Hub id with a vocabulary."
-            ) from error
 
 
 class CLIPProcessor(DualEncoderProcessor):
@@ -341,13 +196,13 @@ class CLIPProcessor(DualEncoderProcessor):
     tokenizer_type = CLIPTokenizer
 
     @classmethod
-    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    def settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         size = config.vision_config.image_size
         image = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
         return image, {"model_max_length": config.text_config.max_position_embeddings}
 
     @classmethod
-    def _bundled_tokenizer(cls, vocabulary_size: int, name: str | None, **settings: Any) -> DualEncoderTokenizer | None:
+    def bundled_tokenizer(cls, vocabulary_size: int, name: str | None, **settings: Any) -> DualEncoderTokenizer | None:
         if vocabulary_size != _CLIP_VOCABULARY_SIZE or not (name or _OFFICIAL_TOKENIZERS).startswith(
             _OFFICIAL_TOKENIZERS
         ):
@@ -366,7 +221,7 @@ class SiglipProcessor(DualEncoderProcessor):
     tokenizer_type = SiglipTokenizer
 
     @classmethod
-    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    def settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         size, pad = config.vision_config.image_size, config.text_config.pad_token_id
         # The Hub folders' filters: bicubic for SigLIP, which pads text with 1, bilinear for SigLIP 2, with 0.
         resample = Image.Resampling.BILINEAR if pad == 0 else Image.Resampling.BICUBIC
@@ -381,7 +236,7 @@ class Siglip2Processor(SiglipProcessor):
     image_processor_type = Siglip2ImageProcessor
 
     @classmethod
-    def _settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    def settings_from_config(cls, config: DualEncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         text = config.text_config
         return (
             {"patch_size": config.vision_config.patch_size},
@@ -389,76 +244,4 @@ class Siglip2Processor(SiglipProcessor):
         )
 
 
-def holds_image_settings(folder: Path) -> bool:
-    """Return whether a folder states its pixels: in a file of their own, or as transformers 5 saves a processor."""
-    own_file, processor_file = folder / "preprocessor_config.json", folder / "processor_config.json"
-    return own_file.is_file() or "image_processor" in read_json(processor_file, {})
-
-
-def text_settings(config_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the tokenizer that follow from a `config.json`, of both towers or one."""
-    length = (config_dict.get("text_config") or config_dict).get("max_position_embeddings")
-    return {"model_max_length": length} if length else {}
-
-
-def _other_model_type(folder: Path) -> str | None:
-    """Return the `model_type` of transformers' other families that a folder of processor files alone is for."""
-    name = read_json(folder / "processor_config.json", {}).get("processor_class")
-    if name in (own.__name__ for own in _CLASSES):  # of which transformers' families may have one too
-        return None
-    return next((key for key, family in OTHER_FAMILIES.items() if family.processor == name), None)
-
-
-_CLASSES: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)
-
-
-def _names(processor_class: type[DualEncoderProcessor]) -> Iterator[str]:
-    """Yield the names of a processor in its sources: the `model_type`s that it is for, its image processor's two."""
-    for family in FAMILIES.values():
-        if family.processor == processor_class.__name__:
-            yield from family.model_types
-    image_processor = processor_class.image_processor_type.__name__
-    yield image_processor
-    yield image_processor.replace("ImageProcessor", "FeatureExtractor")  # in folders of 2021
-
-
-_CLASS_BY_NAME = {name: processor_class for processor_class in _CLASSES for name in _names(processor_class)}
-
-
-def part_of_processor(cls: type[Part], name: str, source: str | Path, **kwargs: Any) -> Part:
-    """Return the image processor or the tokenizer of `DualEncoderProcessor.from_pretrained(source, **kwargs)`.
-
-    Raises ValueError where it is of another class than `cls`, or where the source has none.
-    """
-    part = getattr(DualEncoderProcessor.from_pretrained(source, **kwargs), name)
-    if not isinstance(part, cls):
-        raise ValueError(f"{source} has {f'a {type(part).__name__}' if part else f'no {name}'}, not a {cls.__name__}.")
-    return part
-
-
-def build_processor(
-    config: DualEncoderConfig | TowerConfig,
-    checkpoint: Checkpoint | None = None,
-    *,
-    tokenizer: str | Path | None = None,
-    text_cleanup: str | None = None,
-    preprocessing: Preprocessing = "official",
-    **image_settings: Any,
-) -> DualEncoderProcessor:
-    """Build the processor of an official checkpoint from its configuration and from what the checkpoint states.
-
-    `preprocessing` is "official" for pixels as the family's own code makes them, with which it was trained, or "hub"
-    for those of the folders that transformers reads; image settings given by name come first.
-    `tokenizer` is OpenAI's `bpe_simple_vocab_16e6.txt.gz`, a SentencePiece `.model`, a `tokenizer.json`, a folder or a
-    Hub id; without it CLIP gets the vocabulary of this package and SigLIP takes images only. `text_cleanup` is a key
-    of `TEXT_CLEANUPS`, for SigLIP. Raises ValueError where the vocabulary is not of the size the model has.
-    """
-    processor_class = DualEncoderProcessor._processor_class(config.model_type, type(config).__name__)
-    return processor_class._from_config(
-        config,
-        checkpoint,
-        tokenizer=tokenizer,
-        text_cleanup=text_cleanup,
-        preprocessing=preprocessing,
-        **image_settings,
-    )
+PROCESSORS: tuple[type[DualEncoderProcessor], ...] = (CLIPProcessor, SiglipProcessor, Siglip2Processor)

@@ -82,7 +82,7 @@ class DualEncoderTokenizer(TokenizersBackend):
         A name is read as `DualEncoderProcessor.from_pretrained` reads it.
         """
         if is_name(pretrained_model_name_or_path):
-            from .processor import part_of_processor  # which imports this module
+            from .processor_loading import part_of_processor  # which imports this module
 
             return part_of_processor(cls, "tokenizer", pretrained_model_name_or_path, **kwargs)
         with suggest_names(pretrained_model_name_or_path):

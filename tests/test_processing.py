@@ -32,6 +32,7 @@ from twinlens.processing import (
     SiglipTokenizer,
     build_processor,
 )
+from twinlens.processing.processor_loading import class_of
 from twinlens.processing.sentencepiece_model import read_sentencepiece
 
 
@@ -292,7 +293,7 @@ class TestProcessor:
         for family in FAMILIES.values():
             processor_class = getattr(twinlens.processing, family.processor)
             for model_type in family.model_types:
-                assert DualEncoderProcessor._processor_class(model_type, "a test") is processor_class
+                assert class_of(DualEncoderProcessor, model_type, "a test") is processor_class
 
 
 def check_folder(folder: Path, processor: DualEncoderProcessor, family: type) -> None:
