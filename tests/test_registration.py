@@ -230,11 +230,11 @@ class TestUndoing:
         class Mine(transformers.CLIPConfig):
             pass
 
-        content = transformers.CONFIG_MAPPING._extra_content
-        monkeypatch.setitem(content, "siglip", Mine)
+        content = {"siglip": Mine}
+        monkeypatch.setattr(transformers.CONFIG_MAPPING, "_extra_content", content)
         with twinlens.register():
             assert type(AutoConfig.for_model("siglip")) is twinlens.SiglipConfig
-            monkeypatch.setitem(content, "clip", Mine)
+            content["clip"] = Mine
         assert content == {"siglip": Mine, "clip": Mine}
 
     def test_who_has_wrapped_an_auto_class_since_calls_transformers(
