@@ -106,12 +106,12 @@ class MultiHeadAttention(AttentionNames, PickledWithoutHooks, nn.Module):
     """The base of both kinds of attention: heads, and the choice of a kernel through the framework's interface."""
 
     is_causal = False  # for kernels that are called without this argument
+    out_proj: nn.Linear
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.out_proj = linear(config.hidden_size, config.hidden_size, "attention_out")
 
     def attend(
         self,
@@ -151,8 +151,10 @@ class Attention(MultiHeadAttention):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        width = config.hidden_size
-        self.q_proj, self.k_proj, self.v_proj = (linear(width, width, "attention_in") for _ in "qkv")
+        sizes = (config.hidden_size, config.hidden_size)
+        # In transformers' order: an optimizer's state has no names, and would go to another weight of this shape.
+        self.k_proj, self.v_proj, self.q_proj = (linear(*sizes, "attention_in") for _ in "kvq")
+        self.out_proj = linear(*sizes, "attention_out")
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Return the attention of `hidden_states` (batch, length, width) to themselves, and its map or None."""
@@ -167,6 +169,7 @@ class PoolingAttention(MultiHeadAttention):
         super().__init__(config)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * config.hidden_size, config.hidden_size))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * config.hidden_size))
+        self.out_proj = linear(config.hidden_size, config.hidden_size, "attention_out")
 
     def initialize_own_parameters(self, config: TransformerConfig) -> None:
         bound = (3 / config.hidden_size) ** 0.5  # Xavier for each of query, key and value
@@ -182,7 +185,6 @@ class PoolingAttention(MultiHeadAttention):
             raise ValueError("The pooling attends to one sequence: expected the same tensor as key and value.")
         width = self.config.hidden_size
         query = nn.functional.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        key_value = nn.functional.linear(key, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        key, value = key_value.chunk(2, dim=-1)  # (batch, length, width) each
-        query = query.expand(key.shape[0], -1, -1)  # (batch, 1, width)
+        key, value = nn.functional.linear(key, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
+        query = query.expand(key.shape[0], -1, -1)  # (batch, 1, width), for keys and values (batch, length, width)
         return self.multi_head_attention(query, key, value, is_causal=False, **kwargs)

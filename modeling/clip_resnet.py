@@ -89,10 +89,9 @@ class AttentionPooling(MultiHeadAttention):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__(config)
-        width = config.hidden_size
-        self.position_embedding = nn.Embedding(config.num_positions, width)
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in "qkv")
-        self.out_proj = nn.Linear(width, config.projection_dim)
+        self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(config.hidden_size, config.hidden_size) for _ in "qkv")
+        self.out_proj = nn.Linear(config.hidden_size, config.projection_dim)
 
     def forward(self, tokens: Tensor, grid: torch.Size, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Pool tokens (batch, tokens, width) of a `grid` to (batch, dim); the map is (batch, heads, 1, 1 + tokens)."""

@@ -48,10 +48,9 @@ class VisionEmbeddings(EmbeddingNames, nn.Module):
 def check_images(config: SquareViTConfig | ResNetConfig, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
     """Raise ValueError for images of another shape than the checkpoint was trained on."""
     channels, size = config.num_channels, config.image_size
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-        expected = f"(batch, {channels}, height, width)"
-        raise ValueError(f"pixel_values must have shape {expected}, got {tuple(pixel_values.shape)}.")
-    height, width = pixel_values.shape[-2:]
+    if len(shape := tuple(pixel_values.shape)) != 4 or shape[1] != channels:
+        raise ValueError(f"pixel_values must have shape (batch, {channels}, height, width), got {shape}.")
+    height, width = shape[-2:]
     if not interpolate_pos_encoding and (height, width) != (size, size):
         raise ValueError(
             f"Images must be {size}x{size} (config.image_size), got {height}x{width}. "
@@ -190,8 +189,7 @@ def fit_length(input_ids: Tensor, config: TextConfig) -> Tensor:
     # Without a question about their length, so that one exported graph serves all of them; -1 is no id.
     input_ids = nn.functional.pad(input_ids, (0, length), value=-1)
     input_ids, beyond = input_ids[:, :length], input_ids[:, length : length + 1]
-    last = input_ids[:, -1:]
-    last = last.masked_fill(last.ne(pad) & beyond.ne(-1), eos)  # (batch, 1)
+    last = input_ids[:, -1:].masked_fill(input_ids[:, -1:].ne(pad) & beyond.ne(-1), eos)  # (batch, 1)
     return torch.cat([input_ids[:, :-1], last], dim=1).masked_fill(input_ids.eq(-1), pad)
 
 
@@ -203,6 +201,5 @@ def roll_left_padded_rows(input_ids: Tensor, pad: int, eos: int) -> Tensor:
     length = input_ids.shape[1]
     is_left_padded = input_ids[:, :1].eq(pad) & input_ids[:, -1:].eq(eos)  # (batch, 1)
     first_token = input_ids.ne(pad).int().argmax(dim=1, keepdim=True)  # position of the first id that is not padding
-    shift = first_token * is_left_padded
-    columns = torch.arange(length, device=input_ids.device) + shift  # (batch, length)
+    columns = torch.arange(length, device=input_ids.device) + first_token * is_left_padded  # (batch, length)
     return nn.functional.pad(input_ids, (0, length), value=pad).gather(1, columns)

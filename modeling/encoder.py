@@ -44,7 +44,14 @@ class EncoderLayer(LayerNames, PickledWithoutHooks, GradientCheckpointingLayer):
 
 
 class CLIPEncoderLayer(EncoderLayer):
-    """The same under the name by which FSDP and accelerate look for CLIP's."""
+    """The same under the name by which FSDP and accelerate look for CLIP's, in the order of transformers' parts.
+
+    An optimizer's state has no names: it goes from one class to the other by that order.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self._modules.update({name: self._modules.pop(name) for name in ("layer_norm1", "mlp", "layer_norm2")})
 
 
 class SiglipEncoderLayer(EncoderLayer):

@@ -1,5 +1,6 @@
 """`to_transformers` returns transformers' own model with the same weights."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ def test_same_class_weights_and_outputs(family: str, kind: str, tmp_path: Path) 
     theirs.save_pretrained(tmp_path)
     again = getattr(twinlens, f"{family}{kind}").from_pretrained(tmp_path)
     torch.testing.assert_close(again.state_dict(), ours.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_the_state_of_an_optimizer_crosses(family: str) -> None:
+    """It has no names, and belongs to weights by their order: of another one, momentum would go astray."""
+    ours, theirs = families.twins(family)
+    inputs = {**families.images(family), "input_ids": families.token_ids(family, 2)}
+
+    def step(model: Any, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(**inputs, return_loss=True).loss.backward()
+        optimizer.step()
+
+    first = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
+    step(theirs, first)
+    ours.load_state_dict(theirs.state_dict())
+    second = torch.optim.SGD(ours.parameters(), lr=0.01, momentum=0.9)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    step(theirs, first)
+    step(ours, second)
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=1e-6)
 
 
 def test_dtype_mode_kernels_and_what_is_frozen() -> None:

@@ -3,6 +3,7 @@
 import inspect
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -55,6 +56,7 @@ def _run(file: str, name: str, arguments: tuple[Any, ...], output: Path) -> None
     for stream in (1, 2):
         os.dup2(opened, stream)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
     try:
         spec = spec_from_file_location(Path(file).stem, file)
         assert spec is not None
