@@ -38,6 +38,7 @@ class DualEncoderProcessor(ProcessorMixin):
     """
 
     has_text_cleanup: ClassVar[bool] = False  # whether the tokenizer takes `text_cleanup`
+    padding_has_no_effect: ClassVar[bool] = False  # whether texts of any padding have the same embedding
     text_defaults: Mapping[str, Any] = {"padding": "max_length", "truncation": True}  # of the tokenizer
     image_processor_type: type[DualEncoderImageProcessor] = DualEncoderImageProcessor
     tokenizer_type: ClassVar[type[DualEncoderTokenizer]] = DualEncoderTokenizer
@@ -192,6 +193,7 @@ class CLIPProcessor(DualEncoderProcessor):
     image_processor: CLIPImageProcessor
     tokenizer: CLIPTokenizer
 
+    padding_has_no_effect = True  # the text tower is causal
     image_processor_type = CLIPImageProcessor
     tokenizer_type = CLIPTokenizer
 

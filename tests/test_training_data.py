@@ -18,8 +18,10 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from braceexpand import braceexpand
+from helpers import families
 from helpers.text_corpus import trained_sentencepiece
 from PIL import ExifTags, Image
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 
 import twinlens
@@ -653,13 +655,28 @@ def samples() -> list[Sample]:
 
 
 class TestBatches:
-    def test_clip(self, clip):
+    def test_clip_fills_texts_to_the_longest(self, clip):
         batch = ContrastiveCollator(clip, augmentation=RandomResizedCrop())(samples())
         assert {name: tuple(value.shape) for name, value in batch.items()} == {
             "pixel_values": (6, 3, 16, 16),
-            "input_ids": (6, 77),
-            "attention_mask": (6, 77),
+            "input_ids": (6, 4),
+            "attention_mask": (6, 4),
         }
+
+    def test_what_fills_texts_of_clip_changes_no_gradient(self, clip):
+        model = families.model("CLIP").double().train()
+        short = ContrastiveCollator(clip)(samples())
+        ids, mask = short["input_ids"] % 97, short["attention_mask"]  # the tiny model has a tiny vocabulary
+        ids = torch.where(short["input_ids"] == clip.tokenizer.eos_token_id, 98, ids)
+        pixels = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+
+        def gradients(fill: int) -> list[torch.Tensor]:
+            inputs = {"input_ids": pad(ids, (0, fill)), "attention_mask": pad(mask, (0, fill))}
+            model.zero_grad()
+            model(pixel_values=pixels, **inputs, return_loss=True).loss.backward()
+            return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+        torch.testing.assert_close(gradients(0), gradients(8), rtol=1e-5, atol=1e-9)
 
     def test_siglip_fills_texts_to_their_length(self, siglip):
         """The square of SigLIP need not be one."""
@@ -677,7 +694,7 @@ class TestBatches:
     def test_without_augmentation_it_is_the_processor(self, clip):
         one: list[Sample] = [{**sample, "text": "a cat", "image_id": 7} for sample in samples()]
         batch = ContrastiveCollator(clip)(one)
-        plain = clip(images=[sample["image"] for sample in one], text=["a cat"] * 6)
+        plain = clip(images=[sample["image"] for sample in one], text=["a cat"] * 6, padding="longest")
         assert all(torch.equal(batch[name], plain[name]) for name in plain)
         assert batch["image_ids"].tolist() == [7] * 6
         assert batch["image_ids"].dtype == torch.int64
@@ -747,7 +764,8 @@ class TestBatches:
         for epoch in range(12):
             collate.set_epoch(epoch)
             drawn |= {tuple(ids) for ids in collate(samples())["input_ids"].tolist()}
-        assert drawn == {tuple(ids) for ids in clip(text=["a cat", "a dog", "a cup"])["input_ids"].tolist()}
+        expected = clip(text=["a cat", "a dog", "a cup"], padding="longest")["input_ids"]
+        assert drawn == {tuple(ids) for ids in expected.tolist()}
 
     def test_are_the_same_from_workers(self, clip):
         """Workers that outlive an epoch learn of the next one."""

@@ -32,11 +32,12 @@ class ContrastiveCollator:
         if processor.tokenizer is None:
             raise ValueError("Expected a processor with a tokenizer, got one that takes images only.")
         self.processor, self.augmentation, self.seed = processor, augmentation, seed
+        self._text_settings = {"padding": "longest"} if processor.padding_has_no_effect else {}
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with workers, which outlive an epoch
         # A random crop is resized to the size of the model at once; a centre crop would cut off parts of it again.
         images = processor.image_processor
         crop = images.crop_size if images.do_center_crop else None
-        self._settings = {"size": dict(crop), "do_center_crop": False} if augmentation and crop else {}
+        self._image_settings = {"size": dict(crop), "do_center_crop": False} if augmentation and crop else {}
 
     def for_evaluation(self) -> "ContrastiveCollator":
         """Return a collator that takes whole images, and of several captions always the same one."""
@@ -53,10 +54,12 @@ class ContrastiveCollator:
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Return `pixel_values` (batch, channels, height, width), `input_ids` (batch, length) and other model inputs.
 
+        Texts are as long as the longest one of the batch where padding has no effect, and else as in the processor.
         If all samples have an `image_id`, `image_ids` (batch,) holds them: equal images have equal ids.
         """
         generators = [self._generator(sample["index"]) for sample in samples]
-        batch = dict(self.processor(text=list(map(_draw_caption, samples, generators))))
+        captions = list(map(_draw_caption, samples, generators))
+        batch = dict(self.processor(text=captions, **self._text_settings))
         if self.augmentation is None:
             images = [ImageItem(sample["image"], f"Sample {sample['index']}") for sample in samples]
             batch |= self.processor.image_processor(images)
@@ -73,7 +76,7 @@ class ContrastiveCollator:
         self, samples: Sequence[Sample], generators: Sequence[torch.Generator], pool: ThreadPoolExecutor
     ) -> dict[str, torch.Tensor]:
         images = list(pool.map(self._open_and_crop, samples, generators))
-        return self.processor.image_processor(images, **self._settings)
+        return self.processor.image_processor(images, **self._image_settings)
 
     def _open_and_crop(self, sample: Sample, generator: torch.Generator) -> Image.Image:
         image = sample["image"]
