@@ -243,7 +243,9 @@ TRAINING: dict[str, tuple[str, Callable[[float], str]]] = {  # the cases of a ro
     "memory": ("memory of 256 pairs, MB", number),
     "memory, parts": ("memory of 256 pairs in 16 parts, MB", number),
     "speed, tensors": ("pairs/s, from tensors", partial(number, decimals=1)),
+    "speed, tensors, ratio": ("the same over transformers', median of all rounds", partial(number, decimals=2)),
     "speed, files": ("pairs/s, from JPEG files", partial(number, decimals=1)),
+    "speed, files, ratio": ("the same over transformers', median of all rounds", partial(number, decimals=2)),
     "accuracy": ("accuracy, all defaults, %", lambda value: number(100 * value, 1)),
     "accuracy, as long": ("accuracy, epochs for as long as twinlens takes, %", lambda value: number(100 * value, 1)),
 }

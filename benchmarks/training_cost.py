@@ -103,7 +103,7 @@ def pairs_of_files(library: str, start: Path, folder: Path) -> tuple[Dataset[Any
 
 
 def measure_speed(libraries: Sequence[str], rounds: int) -> Iterator[Case]:
-    """Yield the median pairs a second of all rounds."""
+    """Yield the median pairs a second of all rounds, and the median of their ratios to transformers'."""
     with tempfile.TemporaryDirectory() as folder:
         start, count = write_start(Path(folder, "start")), BATCH * TIMED_UPDATES
         samples, files = random_samples(count), write_files(Path(folder, "files"), count)
@@ -119,3 +119,6 @@ def measure_speed(libraries: Sequence[str], rounds: int) -> Iterator[Case]:
             interleaved_times({library: partial(train, library) for library in rates}, rounds, warm_up=False)
             for library, measured in rates.items():
                 yield {"case": case, "library": library, "value": round(statistics.median(measured), 1)}
+            for library, measured in rates.items():
+                ratios = [rate / other for rate, other in zip(measured, rates["transformers"], strict=True)]
+                yield {"case": f"{case}, ratio", "library": library, "value": round(statistics.median(ratios), 2)}
