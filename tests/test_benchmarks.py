@@ -258,8 +258,9 @@ class TestSmallestSettings:
         libraries = ["twinlens", "transformers"]
         assert all(case["value"] >= 0 for case in cost.measure_memory(libraries, pairs=4))
         speeds = [*cost.measure_speed(libraries, rounds=1)]
-        assert [case["library"] for case in speeds] == 2 * libraries
+        assert [case["library"] for case in speeds] == 4 * libraries  # rates and ratios
         assert all(case["value"] > 0 for case in speeds)
+        assert [case["value"] for case in speeds if "ratio" in case["case"]][1::2] == [1, 1]
 
     @pytest.mark.thorough
     def test_training_of_two_processes_and_with_defaults(self, monkeypatch):
