@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import random
 import signal
 import struct
 import zipfile
@@ -16,13 +15,13 @@ import pytest
 import safetensors.torch
 import torch
 from helpers.builders import TINY_CLIP, TINY_SIGLIP, big_vision_tensors, openai_tensors, write_archive, write_npz
+from helpers.damage import cut_in_headers, damaged
 from helpers.processes import run_command
 
 from twinlens.formats import FormatError, read_checkpoint
 
 SECONDS = 10  # for one file
 SPARE = 64 << 20  # bytes that libraries may take beside the tensors
-Mutation = Callable[[bytes, random.Random], bytes]
 
 CLIP: dict[str, Any] = {**TINY_CLIP, "width": 64, "layers": 1, "text_layers": 1, "vocabulary": 20}
 SIGLIP: dict[str, Any] = {**TINY_SIGLIP, "layers": 1, "text_layers": 1}
@@ -37,55 +36,6 @@ def files(folder: Path) -> dict[str, tuple[bytes, dict[str, torch.Tensor]]]:
     write_npz(folder / "npz", siglip)
     safetensors.torch.save_file(clip, folder / "safetensors")
     return {path.name: (path.read_bytes(), siglip if path.name == "npz" else clip) for path in sorted(folder.iterdir())}
-
-
-def flip(data: bytes, choose: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(choose.choice((1, 1, 2, 16))):
-        changed[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
-    return bytes(changed)
-
-
-def overwrite(data: bytes, choose: random.Random) -> bytes:
-    place, values = choose.randrange(len(data)), choose.choice((b"\xff" * 8, bytes(8), choose.randbytes(4)))
-    return data[:place] + values + data[place + len(values) :]
-
-
-def cut(data: bytes, choose: random.Random) -> bytes:
-    return data[: choose.randrange(len(data))]
-
-
-def leave_out(data: bytes, choose: random.Random) -> bytes:
-    place = choose.randrange(len(data))
-    return data[:place] + data[place + choose.choice((1, 2, 64, 4096)) :]
-
-
-def insert(data: bytes, choose: random.Random) -> bytes:
-    place = choose.randrange(len(data))
-    return data[:place] + choose.randbytes(choose.choice((1, 4, 300))) + data[place:]
-
-
-def swap(data: bytes, choose: random.Random) -> bytes:
-    size = choose.choice((1, 8, 200))
-    first, second = sorted(choose.randrange(len(data) - 2 * size) for _ in range(2))
-    second = max(second, first + size)
-    a, b = data[first : first + size], data[second : second + size]
-    return data[:first] + b + data[first + size : second] + a + data[second + size :]
-
-
-def in_headers(mutate: Mutation) -> Mutation:
-    """Mutate where structures are rather than values: the first kilobytes, or the directory at a zip's end."""
-
-    def mutation(data: bytes, choose: random.Random) -> bytes:
-        size = min(len(data) // 2, 6000)
-        if choose.random() < 0.5 and data[:2] == b"PK":
-            return data[:-size] + mutate(data[-size:], choose)
-        return mutate(data[:size], choose) + data[size:]
-
-    return mutation
-
-
-MUTATE = (flip, overwrite, cut, leave_out, insert, swap)
 
 
 def outcome(path: Path, expected: dict[str, torch.Tensor], checks_values: bool) -> str:
@@ -134,17 +84,14 @@ def test_mutated_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thorough
     Path("/proc/self/clear_refs").write_text("5")  # forgets what was the most until now
     before, _ = resident()
     for number in range(mutations):
-        choose = random.Random(number)
         name = list(sources)[number % len(sources)]
         data, tensors = sources[name]
-        mutate = choose.choice(MUTATE)
-        mutated = (in_headers(mutate) if choose.random() < 0.7 else mutate)(data, choose)
-        target.write_bytes(mutated)
+        target.write_bytes(damaged(data, number))
         try:
             # Only zip archives have checksums of their values.
             counts[name, outcome(target, tensors, name not in ("legacy", "safetensors"))] += 1
         except Exception as error:
-            raise AssertionError(f"{name}, mutation {number} by {mutate.__name__}: {error!r}") from error
+            raise AssertionError(f"{name}, damage {number}: {error!r}") from error
     assert resident()[1] - before < 2 * largest + SPARE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mutated", "sound"]
     assert not list((tmp_path / "empty").iterdir())
@@ -249,7 +196,7 @@ def test_command_line(tmp_path: Path) -> None:
     (tmp_path / "sound").mkdir()
     sources = files(tmp_path / "sound")
     for number, name in enumerate(("zip", "npz")):
-        (tmp_path / "file").write_bytes(in_headers(cut)(sources[name][0], random.Random(number)))
+        (tmp_path / "file").write_bytes(cut_in_headers(sources[name][0], number))
         command = ("inspect", tmp_path / "file") if number else ("convert", tmp_path / "file", tmp_path / "folder")
         code, printed = run_command(*command, output=tmp_path / "log")
         assert (code, len(printed)) == (1, 1)
