@@ -18,9 +18,9 @@ from helpers.damage import damaged
 from helpers.photographs import cat
 from PIL import Image
 
-from .settings import sound_folder
-from .trial import memory
-from .vocabularies import model
+from hostile.settings import sound_folder
+from hostile.trial import memory
+from hostile.vocabularies import model
 
 SECONDS = 10  # for one file
 SPARE_MEMORY = 1 << 30  # bytes
