@@ -91,7 +91,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--every-case",
         action="store_true",
         help="With --thorough: all 2,790 hostile documents, places and settings (otherwise every eighth), and 20,000 "
-        "damages of each kind (otherwise 2,000). It takes an hour.",
+        "damages of each kind (otherwise 1,000). It takes an hour.",
     )
 
 
