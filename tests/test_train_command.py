@@ -59,6 +59,12 @@ class TestPlan:
         assert (read.bf16, read.batch_size) == (True, 16)
         assert read.changed()["learning_rate"] == 1e-4
 
+    def test_yaml_with_names_of_options(self, tmp_path):
+        file = tmp_path / "run.yaml"
+        file.write_text("learning-rate: 1e-4\n--batch-size: 16\n")
+        read = TrainingPlan.read(file, {"model": "here", "data": "there", "output": "out"})
+        assert (read.learning_rate, read.batch_size) == (1e-4, 16)
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [

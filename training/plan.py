@@ -195,8 +195,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     settings = {} if settings is None else settings  # an empty file
     if not isinstance(settings, dict):
         raise ValueError(f"Expected names and values in {file}, such as `batch_size: 64`, got {quoted(settings)}.")
+    # the names of the options too, --learning-rate and learning-rate, which errors of the command line show
+    settings = {str(name).removeprefix("--").replace("-", "_"): value for name, value in settings.items()}
     types = get_type_hints(TrainingPlan)
-    if unknown := [str(name) for name in settings if name not in types]:
+    if unknown := [name for name in settings if name not in types]:
         raise ValueError(f"{file} has unknown settings: {', '.join(unknown)}. Known are {', '.join(types)}.")
     for name, value in settings.items():
         if float in (types[name], *get_args(types[name])) and isinstance(value, str):
