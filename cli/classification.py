@@ -183,8 +183,10 @@ def _answers(
         batch = images[start : start + batch_size]
         with show_progress(quiet=quiet) as progress:  # which is off the terminal again while answers are printed
             progress(f"{start:,} of {len(images):,} images")
-            with thread_map(min(len(batch), _DOWNLOADS)) as run:
-                found = run(_fetch, batch)
+            distinct = list(dict.fromkeys(batch))
+            with thread_map(min(len(distinct), _DOWNLOADS)) as run:
+                fetched = dict(zip(distinct, run(_fetch, distinct), strict=True))
+            found = [fetched[image] for image in batch]
             answers: dict[int, Answer | Exception] = {
                 place: image for place, image in enumerate(found) if isinstance(image, Exception)
             }

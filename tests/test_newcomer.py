@@ -85,11 +85,11 @@ class TestClassify:
 
         with serving(answer) as address:
             urls = [f"http://{address}/{name}" for name in ("absent.png", "cat.jpg", "page.html")]
-            code, output, errors = run("classify", "clip-shapes", *urls, photos, *LABELS, "--format", "jsonl")
+            code, output, errors = run("classify", "clip-shapes", *urls, photos, urls[1], *LABELS, "--format", "jsonl")
         entries = [json.loads(line) for line in output.splitlines()]
         assert sorted(asked) == ["absent.png", "cat.jpg", "page.html"]
         assert code == 1
-        assert ["error" in entry for entry in entries] == [True, False, True, False, False]
+        assert ["error" in entry for entry in entries] == [True, False, True, False, False, False]
         assert entries[1]["scores"] == pytest.approx(entries[3]["scores"])
         assert errors.splitlines()[1:] == [
             f"  Expected an image at {urls[0]}, which could not be downloaded: HTTP Error 404: Not Found",

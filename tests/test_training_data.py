@@ -663,6 +663,13 @@ class TestBatches:
             "attention_mask": (6, 4),
         }
 
+    def test_what_is_no_sample_is_refused(self, clip):
+        with pytest.raises(ValueError, match="at least one sample"):
+            ContrastiveCollator(clip)([])
+        others: Any = [samples()[0], {"image": picture(0), "text": "a cat"}]
+        with pytest.raises(ValueError, match=r"Sample 1 of the batch has no index: expected image, text and index"):
+            ContrastiveCollator(clip)(others)
+
     def test_what_fills_texts_of_clip_changes_no_gradient(self, clip):
         model = families.model("CLIP").double().train()
         short = ContrastiveCollator(clip)(samples())

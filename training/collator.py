@@ -32,7 +32,7 @@ class ContrastiveCollator:
         if processor.tokenizer is None:
             raise ValueError("Expected a processor with a tokenizer, got one that takes images only.")
         self.processor, self.augmentation, self.seed = processor, augmentation, seed
-        self._text_settings = {"padding": "longest"} if processor.padding_has_no_effect else {}
+        self._text_settings: dict[str, Any] = {"padding": "longest"} if processor.padding_has_no_effect else {}
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with workers, which outlive an epoch
         # A random crop is resized to the size of the model at once; a centre crop would cut off parts of it again.
         images = processor.image_processor
@@ -56,7 +56,9 @@ class ContrastiveCollator:
 
         Texts are as long as the longest one of the batch where padding has no effect, and else as in the processor.
         If all samples have an `image_id`, `image_ids` (batch,) holds them: equal images have equal ids.
+        Raises ValueError for no samples, and for one without an image, a text or its index in the data.
         """
+        _check(samples)
         generators = [self._generator(sample["index"]) for sample in samples]
         captions = list(map(_draw_caption, samples, generators))
         batch = dict(self.processor(text=captions, **self._text_settings))
@@ -90,6 +92,17 @@ class ContrastiveCollator:
     def _generator(self, index: int) -> torch.Generator:
         digest = blake2b(f"{self.seed} {self.epoch} {index}".encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise ValueError("Expected a batch of at least one sample, got none.")
+    for place, sample in enumerate(samples):
+        if missing := [name for name in ("image", "text", "index") if name not in sample]:
+            raise ValueError(
+                f"Sample {place} of the batch has no {' and no '.join(missing)}: expected image, text and index, the "
+                "number of the sample in the data."
+            )
 
 
 def _draw_caption(sample: Sample, generator: torch.Generator) -> str:
