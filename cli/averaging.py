@@ -7,7 +7,7 @@ import typer
 
 from .models import check_model
 from .options import AsJson, Overwrite
-from .terminal import print_json, quiet_libraries
+from .terminal import print_json, print_line, quiet_libraries
 
 
 def average_command(
@@ -40,4 +40,4 @@ def average_command(
     if as_json:
         print_json({"folder": str(folder)})
     else:
-        print(f"Wrote {folder}")
+        print_line(f"Wrote {folder}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .options import AsJson, with_load_options
-from .terminal import print_json, quiet_libraries
+from .terminal import print_json, print_line, quiet_libraries
 
 
 def list_command(
@@ -86,9 +86,9 @@ def print_description(description: dict[str, Any]) -> None:
     facts["parameters"] = f"{description['parameters']:,}"
     facts["values"] = ", ".join(f"{count:,} {dtype}" for dtype, count in description["dtypes"].items())
     for name, value in facts.items():
-        print(f"{name:<11}{value}")
+        print_line(f"{name:<11}{value}")
     for file in description["files"]:
-        print(f"{'file':<11}{file['name']}, {file['bytes']:,} bytes, sha256 {file['sha256']}")
+        print_line(f"{'file':<11}{file['name']}, {file['bytes']:,} bytes, sha256 {file['sha256']}")
 
 
 def describe_tower(tower: dict[str, Any]) -> str:

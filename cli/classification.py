@@ -13,7 +13,7 @@ import typer
 from .images import find_images
 from .models import check_model
 from .options import AsJson, Model
-from .terminal import align_points, one_line, print_json, print_json_line, quiet_libraries, show_progress
+from .terminal import align_points, one_line, print_json, print_json_line, print_line, quiet_libraries, show_progress
 
 if TYPE_CHECKING:
     from ..inference import ZeroShotClassifier
@@ -107,7 +107,7 @@ def classify_command(
     found = find_images(images)
     if repeated := [name for name, count in Counter(given).items() if count > 1]:
         names_of_some = ", ".join(map(repr, repeated[:5])) + (", ..." if len(repeated) > 5 else "")
-        print(f"Repeated, and counted once: {names_of_some}.", file=sys.stderr)
+        print_line(f"Repeated, and counted once: {names_of_some}.", error=True)
     _check_some(found)
     quiet_libraries()
     check_model(model)
@@ -217,10 +217,10 @@ def _fetch(image: str) -> str | dict[str, Any] | Exception:
 
 def _print_text(entry: dict[str, Any], *, is_share: bool) -> None:
     """Print an image and under it its scores, in percent if they are shares, and its labels."""
-    print(entry["image"])
+    print_line(entry["image"])
     scores = [describe_share(score) if is_share else f"{score:.4f}" for score in entry["scores"].values()]
     for score, name in zip(align_points(scores), entry["scores"], strict=True):
-        print(f"  {score}  {name}")
+        print_line(f"  {score}  {name}")
 
 
 def describe_share(share: float) -> str:
@@ -241,8 +241,8 @@ def _report(problems: dict[str, str], total: int) -> None:
     """Print the images that could not be classified, and why, to standard error."""
     if total == 1:
         (line,) = problems.values()
-        print(f"twinlens: {line}", file=sys.stderr)
+        print_line(f"twinlens: {line}", error=True)
         return
     print(f"twinlens: {len(problems):,} of {total:,} images could not be classified:", file=sys.stderr)
     for line in problems.values():
-        print(f"  {line}", file=sys.stderr)
+        print_line(f"  {line}", error=True)

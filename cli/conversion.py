@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .options import AsJson, Overwrite, with_load_options
-from .terminal import console, print_json, quiet_libraries, show_progress
+from .terminal import console, print_json, print_line, quiet_libraries, show_progress
 
 
 @with_load_options
@@ -89,7 +89,7 @@ def convert_command(
         if (entry := _entry_without_hash(source)) is not None:
             (digest, *_) = (file["sha256"] for file in certificate.source["files"])
             print(f"No hash of {entry} is published; its geometry is as published. The file has the sha256 {digest}.")
-    print(f"Wrote {folder}")
+    print_line(f"Wrote {folder}")
 
 
 def _entry_without_hash(source: str) -> str | None:
@@ -160,7 +160,7 @@ def verify_command(
         for sentence in (*certificate.sentences(), *certificate.notes):
             print(sentence)
         if plot:
-            print(f"Wrote {plot}")
+            print_line(f"Wrote {plot}")
     if not certificate.passed:
         raise typer.Exit(1)
 
@@ -213,7 +213,7 @@ def export_command(
         print_json({"files": files})
         return
     for name in files:
-        print(f"Wrote {name}")
+        print_line(f"Wrote {name}")
 
 
 def push_command(

@@ -8,7 +8,7 @@ import typer
 
 from .models import check_model
 from .options import AsJson, Model, Overwrite
-from .terminal import console, print_json, quiet_libraries, show_progress
+from .terminal import console, print_json, print_line, quiet_libraries, show_progress
 
 
 class Tower(str, Enum):  # of which an option can be repeated, as a Literal cannot
@@ -79,4 +79,4 @@ def onnx_command(
         return
     for check in checks:
         console().print(check.table())
-    print(f"Wrote {folder}")
+    print_line(f"Wrote {folder}")

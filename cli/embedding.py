@@ -11,7 +11,7 @@ import typer
 
 from .models import check_model
 from .options import AsJson, Model
-from .terminal import print_json, quiet_libraries, show_progress
+from .terminal import print_json, print_line, quiet_libraries, show_progress
 
 if TYPE_CHECKING:
     from ..index.job import Progress
@@ -104,8 +104,8 @@ def embed_command(
     if result.embedded:
         print(f"Read {result.embedded:,} images in {_duration(result.seconds)}.")
     if result.skipped:
-        print(f"Skipped {result.skipped:,} that could not be read: {out / 'skipped.jsonl'}")
-    print(f"{out} has {result.rows:,} embeddings of {result.metadata['dim']} numbers.")
+        print_line(f"Skipped {result.skipped:,} that could not be read: {out / 'skipped.jsonl'}")
+    print_line(f"{out} has {result.rows:,} embeddings of {result.metadata['dim']} numbers.")
 
 
 def _number(name: str, text: str) -> int | None:

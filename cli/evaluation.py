@@ -18,7 +18,7 @@ from .evaluation_measures import (
 from .evaluation_tables import print_result
 from .models import check_model
 from .options import AsJson, Model
-from .terminal import print_json, quiet_libraries
+from .terminal import print_json, print_line, quiet_libraries
 
 DEFAULT_TEMPLATES = "siglip"
 
@@ -168,7 +168,7 @@ def evaluate_command(
         return
     print_result(result)
     if out is not None:
-        print(f"Wrote {out}")
+        print_line(f"Wrote {out}")
 
 
 def _read_shots(option: str | None) -> list[int]:

@@ -4,27 +4,31 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from .terminal import print_line
+
 WIDTH = 80
 MOST_SHOWN = 10  # of skipped images, and of the best and worst classes
 
 
 def print_result(result: Mapping[str, Any]) -> None:
     """Print what was measured, and on standard error which images were left out."""
-    print(_shorten(f"{result['model']} on {result['data']}"))
+    print_line(_shorten(f"{result['model']} on {result['data']}"))
     {"classes": _print_classes, "labels": _print_labels, "pairs": _print_pairs}[result["task"]](result)
     if "index" in result:
-        print(_shorten(f"{_count(result['index']['images'], 'embedding')} from {result['index']['folder']}"))
+        print_line(_shorten(f"{_count(result['index']['images'], 'embedding')} from {result['index']['folder']}"))
     if skipped := result["skipped"]:
         noun = "pair" if result["task"] == "pairs" else "image"
         print(f"Skipped {_count(len(skipped), noun)} that cannot be read:", file=sys.stderr)
         for item in skipped[:MOST_SHOWN]:
-            print(f"  {item['reason']}", file=sys.stderr)
+            print_line(f"  {item['reason']}", error=True)
         if len(skipped) > MOST_SHOWN:
             print(f"  and {len(skipped) - MOST_SHOWN:,} more, which --json or --out lists", file=sys.stderr)
 
 
 def _print_classes(result: Mapping[str, Any]) -> None:
-    print(f"{_count(result['images'], 'image')}, {_words_of(result)}" + _split_of(result))
+    print_line(f"{_count(result['images'], 'image')}, {_words_of(result)}")
+    if "train_images" in result:
+        print_line(_shorten(result["split"]))
     rows = [("zero-shot", result["zero_shot"])]
     if "linear_probe" in result:
         rows.append((f"linear probe, {_count(result['train_images'], 'image')}", result["linear_probe"]))
@@ -43,12 +47,12 @@ def _print_classes(result: Mapping[str, Any]) -> None:
 
 
 def _print_labels(result: Mapping[str, Any]) -> None:
-    print(f"{_count(result['images'], 'image')}, {_words_of(result)}")
+    print_line(f"{_count(result['images'], 'image')}, {_words_of(result)}")
     print(f"{'mean average precision':<44}{result['mean_average_precision']:>12.1%}")
     ordered = sorted(result["average_precision"].items(), key=lambda item: -item[1])
     shown = ordered if len(ordered) <= 2 * MOST_SHOWN else [*ordered[:MOST_SHOWN], None, *ordered[-MOST_SHOWN:]]
     for item in shown:
-        print(f"  {_shorten(item[0], 40):<42}{item[1]:>12.1%}" if item else "  ...")
+        print_line(f"  {_shorten(item[0], 40):<42}{item[1]:>12.1%}" if item else "  ...")
 
 
 def _print_pairs(result: Mapping[str, Any]) -> None:
@@ -66,10 +70,6 @@ def _words_of(result: Mapping[str, Any]) -> str:
     classes, templates = len(result["classes"]), result["templates"]
     said = f'"{templates[0]}"' if len(templates) == 1 else f"{len(templates)} templates"
     return _shorten(f"{classes:,} {'class' if classes == 1 else 'classes'}, {said}", 50)
-
-
-def _split_of(result: Mapping[str, Any]) -> str:
-    return f"\n{_shorten(result['split'])}" if "train_images" in result else ""
 
 
 def _count(number: int, noun: str) -> str:

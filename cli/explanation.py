@@ -8,7 +8,7 @@ import typer
 from .models import check_model
 from .options import AsJson, Model
 from .pictures import picture_format
-from .terminal import print_json, quiet_libraries
+from .terminal import print_json, print_line, quiet_libraries
 
 
 def explain_command(
@@ -55,5 +55,5 @@ def explain_command(
         print_json({"picture": str(out), "map": map, "texts": [score._asdict() for score in scores]})
         return
     for score in scores:
-        print(f"{score.text}: {describe_score(loaded, score, len(scores))}")
-    print(f"Wrote {out}")
+        print_line(f"{score.text}: {describe_score(loaded, score, len(scores))}")
+    print_line(f"Wrote {out}")

@@ -9,7 +9,7 @@ import typer
 from .models import check_model
 from .options import AsJson, Model
 from .pictures import picture_format
-from .terminal import print_json, quiet_libraries
+from .terminal import print_json, print_line, quiet_libraries
 
 
 def locate_command(
@@ -64,9 +64,9 @@ def locate_command(
         size = [picture.width, picture.height]
         print_json({"image": image, "size": size, "text": text, "boxes": results, "encodings": found.encodings})
         return
-    print(f"{image}: {text} ({found.encodings} crops encoded)")
+    print_line(f"{image}: {text} ({found.encodings} crops encoded)")
     for box, score in zip(boxes, scores, strict=True):
         left, top, right, bottom = (round(edge) for edge in box)
         print(f"  {score:6.3f}  from ({left}, {top}) to ({right}, {bottom})")
     if out is not None:
-        print(f"Wrote {out}")
+        print_line(f"Wrote {out}")

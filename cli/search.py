@@ -8,7 +8,7 @@ import typer
 
 from .models import check_model
 from .options import AsJson
-from .terminal import print_json, quiet_libraries, show_progress
+from .terminal import print_json, print_line, quiet_libraries, show_progress
 
 if TYPE_CHECKING:
     from ..index import SearchResult
@@ -70,7 +70,6 @@ def search_command(
     quiet_libraries()
     from ..index import Index, Searcher
     from ..index.lance import import_lancedb, open_table
-    from ..messages import printable
     from ..processing.image_input import open_image
 
     if where or approximate:
@@ -94,9 +93,9 @@ def search_command(
     if not results:
         print("No image fulfils the condition.", file=sys.stderr)
     for result in results:
-        print(f"{result.score:7.4f}  {printable(result.path)}")
+        print_line(f"{result.score:7.4f}  {result.path}")
     if html is not None:
-        print(f"Wrote {html}")
+        print_line(f"Wrote {html}")
 
 
 def _check_model_of(index: Any, model: str | None) -> None:

@@ -45,6 +45,11 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
+def print_line(text: str, *, error: bool = False) -> None:
+    """Print one line of text, to standard error for an `error`: names of files and labels in it may hold anything."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
+
+
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     print(json.dumps(value, indent=2))

@@ -9,7 +9,7 @@ import typer
 from ..training.plan import REQUIRED, TrainingPlan
 from .models import check_model
 from .options import AsJson, argument, option, with_parameters
-from .terminal import print_json, quiet_libraries
+from .terminal import print_json, print_line, quiet_libraries
 
 _TYPES = get_type_hints(TrainingPlan)
 
@@ -65,7 +65,7 @@ def train_command(
             print(f"{name.removeprefix('eval_').replace('_', ' '):<28}{value:7.1%}")
     if result.skipped:
         print(f"Skipped {result.skipped} {'pair' if result.skipped == 1 else 'pairs'} that could not be read.")
-    print(f"Wrote {plan.output}")
+    print_line(f"Wrote {plan.output}")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

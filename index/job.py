@@ -19,10 +19,11 @@ from filelock import FileLock, Timeout
 from ..formats import read_json
 from ..runtime import device_named
 from .embedding import embed_batches, one_core_each, usable_cores
-from .layout import INDEX_FILE, JOB_FILE, SKIPPED_FILE, embeddings_file, import_pyarrow
+from .layout import INDEX_FILE, JOB_FILE, SKIPPED_FILE, embeddings_file
 from .settings import WAIT_SECONDS, EmbedPlan, agree
 from .shards import complete, remove_parts, write_shards
 from .sources import Batches, Source, TarSource, open_source
+from .tables import import_pyarrow
 
 LOCK_FILE = ".lock"
 

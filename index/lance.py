@@ -13,7 +13,8 @@ import numpy as np
 
 from ..formats import read_json
 from .exact_search import Found, check_queries, exact_scores
-from .layout import Index, embeddings_file, import_pyarrow
+from .layout import Index, embeddings_file
+from .tables import import_pyarrow
 
 FOLDER = "lance"
 COLUMNS = ("row", "path", "hash", "size")

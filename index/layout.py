@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..formats.small_files import MAX_JSON, parse_json, read_json
 from ..messages import quoted
+from .tables import check_table, import_pyarrow, read_columns, read_footer
 
 FORMAT, VERSION = "twinlens-index", 1
 INDEX_FILE, JOB_FILE, SKIPPED_FILE = "index.json", "job.json", "skipped.jsonl"
@@ -79,7 +80,7 @@ def number_rows(folder: Path, shards: int) -> int:
     rows = 0
     for shard in range(shards):
         file = table_file(folder, shard)
-        footer = _footer(file)
+        footer = read_footer(file)
         if footer.num_rows and footer.row_group(0).column(0).statistics.min != rows:
             columns = import_pyarrow().parquet.read_table(file).to_pydict()
             write_table(file, columns["path"], columns["hash"], columns["size"], rows)
@@ -124,18 +125,6 @@ def _mode_of_new_files(file: Path) -> int:
     return file.stat().st_mode
 
 
-def import_pyarrow() -> Any:
-    """Return pyarrow with its Parquet module. Raises ImportError that names the extra."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(
-            f"An index needs pyarrow ({error}): pip install '.[embed]' in the checkout of twinlens."
-        ) from error
-    return pyarrow
-
-
 @dataclass(frozen=True)
 class Index:
     """The embeddings of a job, mapped into memory: nothing is read before it is used.
@@ -160,9 +149,7 @@ class Index:
         if (rows := sum(map(len, shards))) != metadata["rows"]:
             raise ValueError(f"{path / INDEX_FILE} promises {metadata['rows']} rows, and the shards have {rows}.")
         for number, shard in enumerate(shards):
-            rows = _footer(table_file(path, number)).num_rows
-            if rows != len(shard):
-                raise ValueError(f"{table_file(path, number)} has {rows} rows, expected {len(shard)} as the vectors.")
+            check_table(table_file(path, number), len(shard))
         return cls(path, metadata, shards)
 
     @property
@@ -182,9 +169,7 @@ class Index:
 
     def read_table(self, shard: int, columns: Sequence[str] = ("row", "path", "hash", "size")) -> Any:
         """Return columns of a shard as a table of pyarrow."""
-        with import_pyarrow().parquet.ParquetFile(table_file(self.folder, shard)) as file:
-            # `read_table` would start threads and a library of data sets, which takes 50 MB more.
-            return file.read(columns=list(columns), use_threads=False)
+        return read_columns(table_file(self.folder, shard), columns)
 
 
 class Paths(Sequence[str]):
@@ -278,13 +263,3 @@ def _tensor_place(file: Path) -> tuple[str, tuple[int, ...], int]:
         (length,) = struct.unpack("<Q", stream.read(8))
         entry = parse_json(stream.read(min(length, MAX_JSON + 1)), file)[TENSOR]
     return DTYPES.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-
-
-def _footer(file: Path) -> Any:
-    if not file.is_file():
-        raise ValueError(f"{file} is missing.")
-    arrow = import_pyarrow()
-    try:
-        return arrow.parquet.read_metadata(file)
-    except arrow.ArrowInvalid as error:
-        raise ValueError(f"{file} is damaged or cut off: {error}") from error

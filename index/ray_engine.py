@@ -15,9 +15,10 @@ import torch
 
 from ..inference import Embedder
 from .embedding import embed_batches
-from .layout import import_pyarrow, write_whole
+from .layout import write_whole
 from .shards import write_shards
 from .sources import Batch, Batches, Item
+from .tables import import_pyarrow
 
 LIST_FILE = ".shards.parquet"  # the images of each shard that is to be done, a row group each
 COLUMNS = ("path", "file", "start", "size", "problem")  # of an image: the fields of `Item` that a place in a file has

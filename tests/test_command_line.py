@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from twinlens.catalogue import CATALOGUE, download
+from twinlens.catalogue.bundled import bundled_checkpoint
 from twinlens.cli import app, main
 from twinlens.cli.app import COMMANDS
 from twinlens.cli.models import check_model
@@ -192,6 +194,14 @@ class TestExit:
         assert line.startswith("twinlens: ")
         assert message in line
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_nothing_that_a_terminal_obeys(run, tmp_path):
+    name = "\x1b[2J\n\u202e"
+    file = shutil.copy(bundled_checkpoint("siglip-shapes").weights, tmp_path / f"{name}.npz")
+    code, output, _ = run("inspect", file)
+    assert code == 0
+    assert r"\x1b[2J\n\u202e.npz" in output
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 import safetensors.numpy
 
@@ -49,7 +51,7 @@ def test_other_libraries_read_it(tmp_path: Path) -> None:
     tensors = safetensors.numpy.load_file(tmp_path / "embeddings-00002.safetensors")
     assert tensors.keys() == {"embeddings"}
     assert (tensors["embeddings"] == vectors[3:]).all()
-    table = pyarrow.parquet.read_table(tmp_path / "index-00002.parquet")
+    table = parquet.read_table(tmp_path / "index-00002.parquet")
     assert {field.name: str(field.type) for field in table.schema} == {
         "row": "int64",
         "path": "string",
@@ -75,6 +77,12 @@ def test_rows_are_numbered_at_the_end(tmp_path: Path) -> None:
 
 def cut(file: Path, *, by: int = 1) -> None:
     file.write_bytes(file.read_bytes()[:-by])
+
+
+def columns(folder: Path, **values: list[Any]) -> None:
+    """Write the table of the first shard again, with these columns in place of its own, or beside them."""
+    file = folder / "index-00000.parquet"
+    parquet.write_table(pyarrow.table({**parquet.read_table(file).to_pydict(), **values}), file)
 
 
 def change(folder: Path, **values: object) -> None:
@@ -104,6 +112,13 @@ def change(folder: Path, **values: object) -> None:
             lambda f: (f / "index-00002.parquet").replace(f / "index-00000.parquet"),
             "index-00000.parquet has 2 rows, expected 3 as the vectors",
         ),
+        (
+            lambda f: columns(f, path=[1, 2, 3]),
+            r"the columns .*path \(INT64 NONE\).*, expected row \(INT64 NONE\), path",
+        ),
+        (lambda f: columns(f, path=[["a"], [], []]), r"the columns .*path\.list"),
+        (lambda f: columns(f, hash=[b"\xff"] * 3), r"the columns .*hash \(BYTE_ARRAY NONE\)"),
+        (lambda f: columns(f, other=["\x1b"] * 3), r"the columns .*other"),
     ],
 )  # type: ignore[misc]
 def test_what_is_wrong_is_said(tmp_path: Path, damage: object, message: str) -> None:
@@ -111,6 +126,21 @@ def test_what_is_wrong_is_said(tmp_path: Path, damage: object, message: str) -> 
     damage(tmp_path)  # type: ignore[operator]
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         Index.open(tmp_path)
+
+
+def test_values_that_a_table_lacks(tmp_path: Path) -> None:
+    write(tmp_path)
+    columns(tmp_path, path=["a", None, "c"])
+    with pytest.raises(ValueError, match=r"index-00000\.parquet is damaged: it lacks values in path"):
+        _ = Index.open(tmp_path).paths[0]
+
+
+@pytest.mark.parametrize("length", [50_000, 5_000_000])
+def test_texts_that_are_too_long(tmp_path: Path, length: int) -> None:
+    write(tmp_path)
+    columns(tmp_path, path=["a" * length] * 3)
+    with pytest.raises(ValueError, match=r"index-00000\.parquet has .*(a path of more than 32,768 bytes|too long)"):
+        _ = Index.open(tmp_path).paths[0]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

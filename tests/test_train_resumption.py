@@ -328,6 +328,25 @@ class TestDamages:
         assert code == 1
         assert "checkpoint-7: its weights are damaged, or hold more than tensors; nothing in them was executed" in line
 
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("scheduler.pt", lambda state: {**state, "last_epoch": None}, "has None as last_epoch"),
+            ("scheduler.pt", lambda state: {**state, "_step_count": "\x1b"}, r"has '\\x1b' as _step_count"),
+            ("optimizer.pt", lambda state: state["param_groups"][0].update(amsgrad=None) or state, "None as amsgrad"),
+        ],
+    )  # type: ignore[misc]
+    def test_kinds_that_no_run_has_written(
+        self, world: Path, whole: Path, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
+    ) -> None:
+        checkpoint = shutil.copytree(whole / WORK_FOLDER / "checkpoint-7", tmp_path / "checkpoint-7")
+        torch.save(change(torch.load(checkpoint / name)), checkpoint / name)
+        (checkpoint / MANIFEST).unlink()
+        checkpoints._write_manifest(checkpoint)
+        trainer = build_trainer(plan(world, tmp_path / "out"), *load(plan(world, tmp_path / "out")), tmp_path / "out")
+        with pytest.raises(ValueError, match=message):
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+
     def test_by_the_trainer_alone(self, world: Path, whole: Path, tmp_path: Path) -> None:
         shutil.copytree(whole / WORK_FOLDER / "checkpoint-7", tmp_path / "checkpoint-7")
         planned = plan(world, tmp_path / "out")

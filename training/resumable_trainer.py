@@ -1,5 +1,6 @@
 """A transformers `Trainer` whose checkpoints are whole, are checked before they are used, and can go on otherwise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..formats import readable_errors
+from ..messages import quoted
 from .checkpoints import STATE, check_whole, complete_checkpoint
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"  # transformers' names
@@ -78,11 +80,13 @@ class ResumableTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         groups, scheduler = self.optimizer.param_groups, self.lr_scheduler
+        fresh = [scheduler.state_dict(), *groups]
         chosen = [{name: group[name] for name in _CHOSEN if name in group} for group in groups]
         with readable_errors(str(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or self.is_deepspeed_enabled:
             return
+        _check_kinds(checkpoint, fresh, [scheduler.state_dict(), *self.optimizer.param_groups])
         for group, settings in zip(self.optimizer.param_groups, chosen, strict=True):
             group.update(settings)
         if isinstance(scheduler, LambdaLR):
@@ -94,3 +98,12 @@ class ResumableTrainer(Trainer):
             for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
                 group["lr"] = rate
         self.state.compute_steps(self.args, self.state.max_steps)
+
+
+def _check_kinds(checkpoint: str, fresh: Sequence[dict[str, Any]], loaded: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where settings of a schedule, or of groups of parameters, are of other kinds than fresh ones."""
+    for expected, given in zip(fresh, loaded, strict=True):
+        for name in sorted(expected.keys() & given.keys()):
+            kind: Any = type(expected[name])
+            if expected[name] is not None and not isinstance(given[name], (int, float) if kind is float else kind):
+                raise ValueError(f"{checkpoint} has {quoted(given[name])} as {name} of its optimizer or schedule.")

@@ -182,7 +182,13 @@ def dry_run(plan: TrainingPlan) -> MemoryEstimate:
 
 
 def _check_output(output: Path, model: "DualEncoderModel | PeftModel") -> None:
-    """Raise OSError unless the folder can be written and the disk has room for the result and one checkpoint."""
+    """Raise OSError unless the folder can be written and the disk has room for the result and one checkpoint.
+
+    Raises ValueError for a name that is not UTF-8, in which tokenizers' library cannot write: it would only say so
+    after the first updates.
+    """
+    if os.fsencode(output).decode("utf-8", "replace") != str(output):
+        raise ValueError(f"{output} is not in UTF-8, and no tokenizer can be written there. Choose another folder.")
     parent = next(path for path in (output, *output.parents) if path.exists())
     if not parent.is_dir():
         raise NotADirectoryError(f"{output} cannot be made, because {parent} is a file. Choose another folder.")

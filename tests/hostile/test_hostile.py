@@ -9,7 +9,10 @@ import pytest
 from .trial import outcomes
 
 KINDS = (
-    *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("archives", "training_data", "places", "documents")),
+    *(
+        pytest.param(kind, marks=pytest.mark.thorough)
+        for kind in ("archives", "training_data", "places", "documents", "names")
+    ),
     "settings",
     "vocabularies",
     "images",

@@ -116,7 +116,8 @@ def attempt(arguments: Iterable[str]) -> str:
             code = end.code or 0
     lines = errors.getvalue().splitlines()
     if code == 0:
-        return "answered"
+        said = (printed.getvalue() + errors.getvalue()).replace("\n", "")
+        return "answered" if said.isprintable() else f"it prints {ascii(said)[-300:]}"
     warnings, line = lines[:-1], "".join(lines[-1:])  # of names that it does not know, and what a run is about to do
     if code != 1 or not line.startswith("twinlens: ") or len(warnings) > 5 or "Traceback" in warnings[:1]:
         return f"exit code {code}, {len(lines)} lines: {' / '.join(lines)[-300:]}"
