@@ -334,6 +334,12 @@ class TestDamages:
             ("scheduler.pt", lambda state: {**state, "last_epoch": None}, "has None as last_epoch"),
             ("scheduler.pt", lambda state: {**state, "_step_count": "\x1b"}, r"has '\\x1b' as _step_count"),
             ("optimizer.pt", lambda state: state["param_groups"][0].update(amsgrad=None) or state, "None as amsgrad"),
+            ("optimizer.pt", lambda state: state["state"][0].update(exp_avg=None) or state, "NoneType as exp_avg of a"),
+            (
+                "optimizer.pt",
+                lambda state: state["state"][1].update(exp_avg_sq=torch.zeros(3, 5, 7)) or state,
+                r"a tensor \(3, 5, 7\) as exp_avg_sq of a weight \(",
+            ),
         ],
     )  # type: ignore[misc]
     def test_kinds_that_no_run_has_written(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -14,6 +15,7 @@ from ..messages import quoted
 from .checkpoints import STATE, check_whole, complete_checkpoint
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"  # transformers' names
+_MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 _CHOSEN = ("weight_decay", "betas", "eps", "initial_lr")  # of a group of parameters, as arguments say
 
 
@@ -87,6 +89,7 @@ class ResumableTrainer(Trainer):
         if checkpoint is None or self.is_deepspeed_enabled:
             return
         _check_kinds(checkpoint, fresh, [scheduler.state_dict(), *self.optimizer.param_groups])
+        _check_moments(checkpoint, getattr(self.optimizer, "optimizer", self.optimizer))  # in accelerate's wrapper
         for group, settings in zip(self.optimizer.param_groups, chosen, strict=True):
             group.update(settings)
         if isinstance(scheduler, LambdaLR):
@@ -107,3 +110,15 @@ def _check_kinds(checkpoint: str, fresh: Sequence[dict[str, Any]], loaded: Seque
             kind: Any = type(expected[name])
             if expected[name] is not None and not isinstance(given[name], (int, float) if kind is float else kind):
                 raise ValueError(f"{checkpoint} has {quoted(given[name])} as {name} of its optimizer or schedule.")
+
+
+def _check_moments(checkpoint: str, optimizer: Any) -> None:
+    """Raise ValueError where what Adam remembers of a weight has another shape: its fused kernel would not look."""
+    if not isinstance(optimizer, Adam):
+        return
+    for weight, state in optimizer.state.items():
+        for name in sorted(state.keys() & _MOMENTS):
+            shape = getattr(state[name], "shape", None)
+            if shape != weight.shape:
+                given = type(state[name]).__name__ if shape is None else f"a tensor {tuple(shape)}"
+                raise ValueError(f"{checkpoint} has {given} as {name} of a weight {tuple(weight.shape)}.")
