@@ -12,6 +12,8 @@ from ..processing import DualEncoderProcessor
 from .embedding import TEXTS_AT_ONCE
 from .labels import check_labels, read_labels
 
+_MOST_TEMPLATES = 1000  # ten times the longest list of the papers
+
 # "openai80" are the templates that OpenAI wrote for ImageNet: github.com/openai/CLIP, MIT licence,
 # notebooks/Prompt_Engineering_for_ImageNet.ipynb. "siglip" is what transformers' zero-shot pipeline puts around labels.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -121,11 +123,13 @@ def read_templates(option: str) -> tuple[str, ...]:
 
 
 def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
-    """Return the templates. Raises ValueError unless there are some, each with `{}`, where the label goes."""
+    """Return the templates. Raises ValueError unless there are 1 to 1,000, each with `{}`, where the label goes."""
     if isinstance(templates, str) or not isinstance(templates, Iterable):
         raise ValueError(f"Expected a list of templates, got {quoted(templates)}.")
     if not (templates := tuple(templates)):
         raise ValueError("Expected at least one template, got none.")
+    if len(templates) > _MOST_TEMPLATES:
+        raise ValueError(f"Expected at most {_MOST_TEMPLATES:,} templates, got {len(templates):,}.")
     if wrong := [template for template in templates if not isinstance(template, str) or "{}" not in template]:
         raise ValueError(f"Expected templates with {{}} where the label goes, got {quoted(wrong[0])}.")
     return tuple(map(str, templates))
