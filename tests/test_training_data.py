@@ -335,7 +335,7 @@ class TestDamagedImages:
         assert [number_of(sample) for sample in samples] == [0, 3, 3, 3]
         assert [sample["text"] for sample in samples] == ["no. 0", "no. 3", "no. 3", "no. 3"]
         assert [sample["index"] for sample in samples] == [0, 1, 2, 3]
-        assert data.skipped == 3  # two for the second, one for the third
+        assert data.skipped == 2  # each once, in however many places and passes it was found
 
     def test_none_is_sound(self, pairs):
         for file in pairs.parent.glob("*.png"):

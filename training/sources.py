@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from huggingface_hub import constants
 from torch.utils.data import Dataset
 
@@ -143,12 +144,13 @@ class SkipUnreadable(Dataset[Sample]):
     def __init__(self, pairs: "FilePairs | ColumnPairs") -> None:
         self.pairs = pairs
         self._left_out = len(pairs.left_out) if isinstance(pairs, FilePairs) else 0
-        self._skip = SkipCounter()
+        self._log = SkipCounter()
+        self._is_unreadable = torch.zeros(len(pairs), dtype=torch.bool).share_memory_()  # what each pass finds again
 
     @property
     def skipped(self) -> int:
         """The number of pairs left out at the start, and of those that this process and its workers have replaced."""
-        return self._left_out + self._skip.total
+        return self._left_out + int(self._is_unreadable.sum())
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -159,7 +161,9 @@ class SkipUnreadable(Dataset[Sample]):
             try:
                 image, text = open_image(sample["image"]), check_caption(sample["text"])
             except UNREADABLE as error:
-                self._skip(f"pair {place}: {error}")
+                if not self._is_unreadable[place]:
+                    self._is_unreadable[place] = True
+                    self._log(f"pair {place}: {error}")
             else:
                 return {**sample, "image": image, "text": text, "index": index}
         raise ValueError(f"None of the {len(self)} pairs can be read.")
