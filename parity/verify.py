@@ -41,7 +41,7 @@ from .original import original_subject
 from .preprocessing import Choices, check_preprocessing
 
 MISPLACED_COLUMNS = (
-    "On the CPU, plain transformers gives wrong positions to an image that is a single column of patches, and its "
+    "On the CPU, transformers before 5.24 gives wrong positions to an image of a single column of patches, and its "
     "logits are up to 10 off. Such images are left out of the comparison with it; the float64 reference checks them."
 )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.families import FLEX, TOKENS, VISION, images, model, rows_of, token_ids, twins
-from helpers.versions import IS_OLDEST, interpolates_one_column
+from helpers.versions import IS_OLDEST, places_one_column
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -47,12 +47,12 @@ def test_positions_are_those_of_float64(grid: tuple[int, int]) -> None:
     assert torch.equal(positions[0, len(expected) :], positions[:1, 0].expand(60 - len(expected), -1))  # padding
     resize = theirs.embeddings.resize_positional_embeddings
     of_transformers = resize(table, grids, 60)[0, : len(expected)]
-    # Some versions of interpolate, which transformers calls, are wrong for a column without the height of the table.
-    is_wrong = grid[1] == 1 and grid[0] not in (1, 4) and not interpolates_one_column()
+    # PyTorch's interpolate, which transformers before 5.24 calls, is wrong for a column without the table's height.
+    is_wrong = grid[1] == 1 and grid[0] not in (1, 4) and not places_one_column()
     assert ((of_transformers - expected).abs().max() > 0.05) == is_wrong
 
 
-@pytest.mark.skipif(interpolates_one_column(), reason="this PyTorch is right for a single column")
+@pytest.mark.skipif(places_one_column(), reason="this transformers is right for a single column")
 @torch.inference_mode()
 def test_single_columns_are_right_where_transformers_is_not() -> None:
     ours, theirs = twins("Siglip2")

@@ -8,6 +8,8 @@ import pytest
 import torch
 import transformers
 from helpers import families
+from helpers.versions import skip_old_peft
+from peft import LoraConfig
 
 import twinlens
 
@@ -117,9 +119,9 @@ def test_what_transformers_has_nothing_for() -> None:
     config.classifier_pooling = "pooled"
     with pytest.raises(ValueError, match="would give other answers there"):
         twinlens.to_transformers(twinlens.SiglipForImageClassification(config))
-    peft = pytest.importorskip("peft")
+    skip_old_peft()
     adapted = families.model("CLIP")
-    adapted.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(ValueError, match=r"no place for .*lora.*merge_and_unload"):
         twinlens.to_transformers(adapted)
     with torch.device("meta"):

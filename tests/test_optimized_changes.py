@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.families import images, model, pixels, token_ids
+from helpers.versions import skip_old_peft
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -79,6 +80,7 @@ def set_attribute(path: str, value: Callable[[], Any]) -> Callable[[Any], None]:
 
 def add_adapter(model: Any) -> None:
     torch.manual_seed(1)
+    skip_old_peft()
     model.add_adapter(LoraConfig(target_modules=["q_proj", "fc1"], init_lora_weights=False))
     model.eval()
 

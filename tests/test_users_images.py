@@ -12,7 +12,7 @@ from helpers import families
 from helpers.builders import TINY_CLIP, TINY_CLIP_JSON, open_clip_tensors
 from helpers.differences import SILENT, difference, same
 from helpers.photographs import cat
-from helpers.versions import interpolates_one_column
+from helpers.versions import places_one_column
 from PIL import Image
 
 import twinlens
@@ -176,13 +176,13 @@ def naflex(library: Any, grid: tuple[int, int], patches: torch.Tensor, is_turned
     "NaFlex images of a single column of patches",
     "wrong by up to ten logits",
     "right",
-    "PyTorch's `interpolate` on the CPU, antialiased, is wrong for width 1; that of 2.15 is right",
+    "PyTorch's `interpolate` on the CPU, antialiased, is wrong for width 1; transformers 5.24 does without",
     fails=(AssertionError, "not close"),
 )
 def test_single_columns(library: Any) -> None:
     """A column is a row whose picture and positions are mirrored at the diagonal."""
-    if library is transformers and interpolates_one_column():
-        pytest.skip("this PyTorch is right for a single column")
+    if library is transformers and places_one_column():
+        pytest.skip("this transformers is right for a single column")
     patches = torch.randn(1, 12, PATCH_VALUES)
     same(naflex(library, (12, 1), patches), naflex(library, (1, 12), patches, is_turned=True))
 

@@ -28,7 +28,7 @@ from helpers.builders import (
 from helpers.official_outputs import FIXTURES, NAFLEX
 from helpers.processes import finish, start
 from helpers.released_files import released_module, released_package
-from helpers.versions import interpolates_one_column
+from helpers.versions import places_one_column
 from PIL import Image
 
 from twinlens.catalogue import official_checkpoint
@@ -293,7 +293,7 @@ class TestNaFlex:
         assert "# SigLIP 2 NaFlex converted from `checkpoint.npz`" in card
         assert "rounds to levels of 0..255 as it resizes" in card
 
-    @pytest.mark.skipif(interpolates_one_column(), reason="this PyTorch is right for a single column")
+    @pytest.mark.skipif(places_one_column(), reason="this transformers is right for a single column")
     def test_transformers_is_wrong_for_a_single_column(self, naflex: tuple[Path, Path]) -> None:
         """So that the certificate leaves such images out of this comparison, and out of this one only."""
         source, folder = naflex

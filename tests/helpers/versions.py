@@ -3,6 +3,8 @@
 import pytest
 import torch
 import transformers
+from transformers.integrations.peft import MIN_PEFT_VERSION
+from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 IS_OLDEST = transformers.__version__.startswith("5.12.")
 NEEDS_AUTO_IMAGE_PROCESSOR = pytest.mark.skipif(
@@ -17,8 +19,14 @@ GEMMA_3 = pytest.param(
 )
 
 
-def interpolates_one_column() -> bool:
-    """Whether PyTorch's antialiased `interpolate` is right for width 1: the row that the mirrored table has."""
-    table, resize = torch.randn(1, 1, 4, 4), torch.nn.functional.interpolate
-    column = resize(table, (12, 1), mode="bilinear", antialias=True)
-    return torch.allclose(column.mT, resize(table.mT, (1, 12), mode="bilinear", antialias=True), atol=1e-5)
+def places_one_column() -> bool:
+    """Whether transformers' positions of a single column are right: those of the row of the mirrored table."""
+    resize = Siglip2VisionEmbeddings.resize_positional_embeddings
+    table = torch.randn(4, 4, 2)
+    column = resize(table, torch.tensor([[12, 1]]), 12)
+    return torch.allclose(column, resize(table.transpose(0, 1), torch.tensor([[1, 12]]), 12), atol=1e-5)
+
+
+def skip_old_peft() -> None:
+    """Skip a test where `add_adapter` of this transformers refuses the installed peft."""
+    pytest.importorskip("peft", minversion=MIN_PEFT_VERSION)
