@@ -90,8 +90,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every-case",
         action="store_true",
-        help="With --thorough: all 2,790 hostile documents, places and settings (otherwise every eighth), and 20,000 "
-        "damages of each kind (otherwise 1,000). It takes an hour.",
+        help="With --thorough: all 2,790 hostile documents, places and settings (otherwise every sixteenth), slow "
+        "servers, and 20,000 damages of each kind (otherwise 300). It takes an hour.",
     )
 
 

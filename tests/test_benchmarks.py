@@ -249,6 +249,7 @@ class TestSmallestSettings:
             max(found["parts", "twinlens"], found["parts, scale", "twinlens"]) < 1e-5 < found["parts", "transformers"]
         )
 
+    @pytest.mark.thorough
     def test_cost_of_training(self, monkeypatch):
         cost = load("training_cost")
         for name, value in {"TOWER": TINY_TOWER, "BATCH": 2, "TIMED_UPDATES": 2, "LARGE_BATCH": 4, "PARTS": 2}.items():

@@ -10,8 +10,8 @@ from .damages import examine
 
 @pytest.mark.parametrize("kind", ["images", "vocabularies", "settings"])
 def test_damaged_files(kind: str, tmp_path: Path, thorough: bool, pytestconfig: pytest.Config) -> None:
-    count = 60
+    count = 20
     if thorough:
-        count = 20_000 if pytestconfig.getoption("every_case") else 1000
+        count = 20_000 if pytestconfig.getoption("every_case") else 300
     log = tmp_path / "log"
     assert finish(start(examine, kind, count, output=log), seconds=3600) == 0, log.read_text()[-1500:]

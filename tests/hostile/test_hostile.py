@@ -19,6 +19,7 @@ KINDS = (
     "folders",
 )
 MANY = ("places", "documents", "settings")  # of which CI has no time for all
+SLOW = "server drips"  # for a minute each; tests/test_addresses.py lets them drip for less
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -42,8 +43,8 @@ def test_every_case_is_answered_or_refused(
     module = f"hostile.{kind}"
     cases = import_module(module)
     names = cases.ALL if thorough else cases.SAMPLE
-    if thorough and kind in MANY and not pytestconfig.getoption("every_case"):
-        names = cases.ALL[::8]
+    if thorough and not pytestconfig.getoption("every_case"):
+        names = cases.ALL[::16] if kind in MANY else [name for name in names if not name.startswith(SLOW)]
     found = outcomes(module, names, tmp_path)
     assert found.keys() == set(names)
     print(
