@@ -1,6 +1,7 @@
 """Zip archives that may be forged, and the arrays of NumPy in them."""
 
 import math
+import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -75,18 +76,20 @@ def read_entry(archive: ZipFile, entry: ZipInfo) -> bytearray:
 def read_npz(archive: ZipFile, path: Path) -> Mapping[str, Tensor]:
     """Return the arrays of a .npz file, which stay there if they are not compressed."""
     mapped = MappedFile(path)
+    memory = mapped.memory()  # once for the headers of all
     large = [entry for entry in archive.infolist() if entry.file_size > _AT_ONCE]
     with ThreadPoolExecutor() as pool:  # a checksum is slower than the disk, and leaves Python's lock alone
         checked = pool.map(partial(_check_sum, archive), large)
         # By one thread: NumPy's headers go through `ast`, whose state Python 3.11 shares among all.
         arrays = {
-            entry.filename.removesuffix(".npy"): _find_array(mapped, archive, entry) for entry in archive.infolist()
+            entry.filename.removesuffix(".npy"): _find_array(mapped, memory, archive, entry)
+            for entry in archive.infolist()
         }
         list(checked)
     return StoredTensors(arrays)
 
 
-def _find_array(mapped: MappedFile, archive: ZipFile, entry: ZipInfo) -> StoredTensor:
+def _find_array(mapped: MappedFile, memory: mmap.mmap, archive: ZipFile, entry: ZipInfo) -> StoredTensor:
     """Read the header of an entry of a .npz file; the array stays there, or is held in memory if it is compressed."""
     if not entry.filename.endswith(".npy"):
         raise FormatError(f"{shown(entry.filename)} is not a NumPy array.")
@@ -102,7 +105,6 @@ def _find_array(mapped: MappedFile, archive: ZipFile, entry: ZipInfo) -> StoredT
     if entry.compress_type != ZIP_STORED:
         array = np.ndarray(shape, dtype, read_entry(archive, entry), header, order=order)
         return StoredTensor(torch_dtype, shape, partial(_from_numpy, array))
-    memory = mapped.memory()
     name_length, extra_length = struct.unpack_from("<26xHH", memory, entry.header_offset)
     place = entry.header_offset + 30 + name_length + extra_length + header
     return StoredTensor(torch_dtype, shape, partial(_map_array, mapped, place, dtype, shape, order))
