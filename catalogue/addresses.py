@@ -31,6 +31,11 @@ _LONGEST_SHOWN = 255  # characters of an address
 _ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 
 
+def is_address(text: str) -> bool:
+    """Return whether a text, in place of a path, is an http or https address."""
+    return text.lstrip()[:8].lower().startswith(("http://", "https://"))
+
+
 class Clock:
     """The time that a server has, to be shared by all steps of an answer."""
 

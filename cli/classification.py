@@ -148,11 +148,12 @@ def classify_command(
 
 def _check_some(images: Sequence[str]) -> None:
     """Raise the error of the first image if none of them is there, before the model is loaded."""
+    from ..catalogue.addresses import is_address
     from ..processing.image_input import READ_ERRORS, local_path, open_image
 
     error = None
     for image in images:
-        if image.lower().startswith(("http://", "https://")):  # these are downloaded once, by the processor
+        if is_address(image):  # these are downloaded once, by the processor
             return
         if os.path.isfile(path := local_path(image)) and os.access(path, os.R_OK):
             return
@@ -204,10 +205,11 @@ def _answers(
 
 def _fetch(image: str) -> str | dict[str, Any] | Exception:
     """Return an image as it is; of an address the file there, or why there is none: its server is asked once."""
+    from ..catalogue.addresses import is_address
     from ..processing.image_download import download_image
     from ..processing.image_input import READ_ERRORS
 
-    if not image.lower().startswith(("http://", "https://")):
+    if not is_address(image):
         return image
     try:
         return {"bytes": download_image(image), "path": image}

@@ -17,6 +17,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
+from ..catalogue.addresses import is_address
 from ..modeling import DualEncoderModel
 from ..processing import DualEncoderProcessor
 from ..processing.image_arrays import highest_float
@@ -157,7 +158,7 @@ def _kind_of(item: Any) -> Kind | None:
 
 def _names_an_image(text: str) -> bool:
     """Return whether a text is what people write for an image: its URL, or the name of an existing file."""
-    if text.startswith(("http://", "https://")):
+    if is_address(text):
         return not re.search(r"\s", text) and bool(_IMAGE_SUFFIX.search(re.split("[?#]", text)[0]))
     return text.startswith("data:image/") or bool(_IMAGE_SUFFIX.search(text) and os.path.isfile(text))
 

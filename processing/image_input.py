@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-from ..catalogue.addresses import shown_address
+from ..catalogue.addresses import is_address, shown_address
 from .image_arrays import highest_float
 from .image_download import download_image
 from .image_formats import open_formats, starts_a_program, unopened_format
@@ -24,7 +24,6 @@ from .image_formats import open_formats, starts_a_program, unopened_format
 # What `open_image` raises; a warning, such as Pillow's of many pixels, where the caller has made it an error.
 READ_ERRORS = (TypeError, ValueError, OSError, Image.DecompressionBombError, Warning)
 
-_WEB = ("http://", "https://")
 _LONGEST_NAME, _LONGEST_BASE64_NAME = 255, 64  # characters; a longer text may be an image itself, which nobody reads
 # What Pillow says of files that may be sound, but that it, or a library that it was built with, does not decode.
 _NOT_DECODABLE = re.compile("not available|find loader|locate|unsupported|unimplemented|unknown|decoder error", re.I)
@@ -111,11 +110,10 @@ def open_image(source: object, exif_transpose: bool = False) -> Image.Image:
 
 def _open_text(text: str, exif_transpose: bool) -> Image.Image:
     """Open a URL, a path or base64."""
-    scheme = text.lstrip()[:8].lower()
-    if scheme.startswith("data:"):
+    if text.lstrip()[:5].lower() == "data:":
         return _decode_bytes(text.encode(), f"a data URI of {len(text)} characters", exif_transpose)
     name = short_name(text)
-    if scheme.startswith(_WEB):
+    if is_address(text):
         return _decode(BytesIO(download_image(text.strip())), name, exif_transpose)
     path = local_path(text)
     if os.path.isfile(path):
@@ -139,7 +137,7 @@ def local_path(text: str) -> str:
 
 def short_name(text: str) -> str:
     """Return the name by which errors call a path or URL, without what is private: a long text may be an image."""
-    if text.lstrip()[:8].lower().startswith(_WEB):
+    if is_address(text):
         return shown_address(text.strip())
     return text if len(text) <= _LONGEST_NAME else f"a text of {len(text)} characters"
 

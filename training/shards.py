@@ -8,7 +8,7 @@ from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
-from ..catalogue.addresses import ADDRESS_ERRORS, Clock, open_address, reason_in_words, shown_address
+from ..catalogue.addresses import ADDRESS_ERRORS, Clock, is_address, open_address, reason_in_words, shown_address
 from ..messages import quoted, shown
 from ..processing.tar_headers import BoundedHeader
 
@@ -72,11 +72,6 @@ class _Header(BoundedHeader):
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError(f"{quoted(self.name)} is sparse")
         return super()._proc_member(tar)
-
-
-def is_address(shard: str) -> bool:
-    """Return whether a name of a tar is an address, which is asked without any other program."""
-    return shard.lower().startswith(("http://", "https://"))
 
 
 def shown_shard(shard: str) -> str:

@@ -13,11 +13,11 @@ import torch
 from huggingface_hub import constants
 from torch.utils.data import Dataset
 
+from ..catalogue.addresses import is_address
 from ..catalogue.download import is_on_hub
 from ..messages import describe_encoding
 from ..processing.image_files import TAR_SUFFIXES, is_image
 from ..processing.image_input import open_image, short_name
-from .shards import is_address
 from .streams import (
     UNREADABLE,
     Caption,

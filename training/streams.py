@@ -14,10 +14,11 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..catalogue.addresses import is_address
 from ..formats import parse_json
 from ..messages import quoted, shown
 from ..processing.image_input import READ_ERRORS, open_image
-from .shards import expand_braces, is_address, open_shard, read_tar, shown_shard
+from .shards import expand_braces, open_shard, read_tar, shown_shard
 
 T = TypeVar("T")
 Caption: TypeAlias = str | Sequence[str]  # several captions are alternatives, of which the collator draws one

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, AnyStr, NamedTuple, TypeAlias
 
+from ..catalogue.addresses import is_address
 from ..messages import describe_encoding, listed, quoted
 from ..processing.image_input import local_path
 
@@ -94,7 +95,7 @@ def check_image(image: Any) -> str:
 
 def locate_image(image: str, file: Path) -> tuple[str, bool]:
     """Return what to open for an image in a table, and whether it is a file here; paths are relative to the table."""
-    if image.lower().startswith(("http://", "https://", "data:")):
+    if is_address(image) or image.lower().startswith("data:"):
         return image, False
     return str(file.parent / local_path(image)), True
 
